@@ -1,0 +1,1 @@
+"""ObjectCache: prefix KV in object storage, delivered layer by layer."""

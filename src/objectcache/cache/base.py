@@ -1,0 +1,164 @@
+"""What a prefix-KV cache does, in this process or through a gateway: match, retrieve, store, commit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from objectcache.cache.retrieval import Retrieval
+from objectcache.integrity import Buffer
+from objectcache.keys import KeyChain, Namespace
+from objectcache.layout import PartShape
+from objectcache.segment import SegmentHeader
+
+
+class PartId(NamedTuple):
+    """One shard of one group, by their indices in the layout."""
+
+    group: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedPart:
+    """Chunks [first, stop) of one shard, counted in the group's own chunks; `keys` are theirs.
+
+    For full attention `first` is 0; a sliding window or a recurrent state needs less.
+    """
+
+    part: PartId
+    first: int
+    stop: int
+    keys: KeyChain
+    shape: PartShape
+
+    @property
+    def leaf(self) -> bytes:
+        return self.keys[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Pins what was matched for `ttl_s` seconds from the answer; `rate_bytes_s` is the rate to expect, if known."""
+
+    id: bytes
+    ttl_s: float
+    rate_bytes_s: float | None = None
+    layers_per_unit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest stored prefix of a chain: `tokens` long, held by all parts asked for. Empty when `tokens` is 0."""
+
+    namespace: Namespace
+    tokens: int
+    parts: tuple[MatchedPart, ...] = ()
+    lease: Lease | None = None
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(part.shape.num_chunks * sum(part.shape.slice_bytes) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveOptions:
+    """How to deliver.
+
+    `layers_per_unit`: 1 is layerwise, 0 leaves it to the storage side, `CHUNKWISE` is everything as one unit.
+    `windows_s`: compute seconds per layer that hide the next layer's transfer. `deadline_s`: seconds from now after
+    which waits raise DeliveryTimeoutError. `gang`, `trace`: what an engine step waits for together; an id to follow.
+    """
+
+    layers_per_unit: int = 1
+    windows_s: tuple[float, ...] = ()
+    deadline_s: float = 30.0
+    gang: str = ""
+    trace: str = ""
+
+
+CHUNKWISE = 1 << 20
+"""`layers_per_unit` for delivering all layers as one unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTicket:
+    """A finished upload, invisible until `commit`."""
+
+    header: SegmentHeader
+    total_bytes: int
+    row_digests: tuple[bytes, ...] = field(repr=False)
+
+
+class SegmentUpload(AbstractContextManager["SegmentUpload"], ABC):
+    """One segment on its way. Leaving the context without `finish` aborts it."""
+
+    header: SegmentHeader
+
+    @abstractmethod
+    def write_layer(self, data: Buffer) -> None:
+        """The next layer (in `header.layers` order): slices of all chunks, contiguous."""
+
+    @abstractmethod
+    def finish(self) -> UploadTicket:
+        """All layers are written: the segment is whole in the store, and still invisible."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop it. Harmless after `finish`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class KVCache(AbstractContextManager["KVCache"], ABC):
+    """Prefix KV by key. Calls block, may be made from any thread, and raise ObjectCacheError.
+
+    `chain` always is the keys of the prompt from its start, at `namespace.layout.key_tokens` tokens a key.
+    """
+
+    @abstractmethod
+    def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
+        """The longest stored prefix that all `parts` (default: all of the layout) hold, under a lease."""
+
+    @abstractmethod
+    def retrieve(
+        self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
+    ) -> Retrieval:
+        """Start delivering what was matched (or only `parts` of it). The destination is allocated before anything is
+        asked for. Raises RequestError, LeaseExpiredError, StoreError, BufferPoolExhaustedError.
+        """
+
+    @abstractmethod
+    def store(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> SegmentUpload | None:
+        """Begin storing chunks [first, stop) of `part`, counted in its group's chunks; None when all are there already.
+
+        Raises StoreFullError when there is no room even after evicting.
+        """
+
+    @abstractmethod
+    def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
+        """Make finished uploads visible, all at once; drop those in `discard`. Raises UploadNotFoundError."""
+
+    @abstractmethod
+    def release(self, match: Match) -> None:
+        """Give the lease back before its time."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,149 @@
+"""A delivery as its receiver sees it: layers that land in order in one destination, and waits for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
+from objectcache.layout import DeliveryGeometry
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """One unit that has landed and is verified: `layers`, and when (seconds on time.perf_counter)."""
+
+    unit: int
+    layers: tuple[int, ...]
+    landed_s: float
+
+
+class Retrieval(AbstractContextManager["Retrieval"]):
+    """One delivery into `memory` (at least `geometry.total_bytes` bytes), laid out as `geometry` says.
+
+    The transport calls `land` and `fail`; the user waits, iterates, reads views, and closes. Views are valid until
+    `close`, which gives the memory back once nothing can write it any more.
+    """
+
+    def __init__(
+        self,
+        geometry: DeliveryGeometry,
+        memory: memoryview,
+        *,
+        deadline_s: float,
+        on_close: Callable[[bool], None] = lambda complete: None,
+    ) -> None:
+        """`deadline_s` is on time.perf_counter. `on_close(complete)` is called once; `complete` says that every unit
+        has landed, so that nothing will be written any more."""
+        self.geometry = geometry
+        self.requested_s = time.perf_counter()
+        self._memory = memory
+        self._deadline_s = deadline_s
+        self._on_close = on_close
+        self._condition = threading.Condition()
+        self._landed_s: list[float] = [0.0] * len(geometry.units)
+        self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
+        self._missing = len(geometry.units)
+        self._error: ObjectCacheError | None = None
+        self._closed = False
+
+    # -- for the transport ------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> memoryview:
+        """The destination. Only the transport writes it."""
+        return self._memory
+
+    def land(self, unit: int) -> None:
+        """Unit `unit` is in the memory, verified."""
+        with self._condition:
+            if not self._landed_s[unit]:
+                self._landed_s[unit] = time.perf_counter()
+                self._missing -= 1
+                self._condition.notify_all()
+
+    def fail(self, error: ObjectCacheError) -> None:
+        """No further unit will land. Units that have landed stay good."""
+        with self._condition:
+            if self._error is None and self._missing:
+                self._error = error
+                self._condition.notify_all()
+
+    # -- for the user -----------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        return self._missing == 0
+
+    @property
+    def error(self) -> ObjectCacheError | None:
+        return self._error
+
+    def landed_s(self, layer: int) -> float | None:
+        """When `layer` landed (time.perf_counter), or None."""
+        return self._landed_s[self._unit_of[layer]] or None
+
+    def wait(self, layer: int, timeout_s: float | None = None) -> None:
+        """Return when `layer` may be read.
+
+        Raises DeliveryTimeoutError past `timeout_s` or the delivery's deadline, and what the delivery failed with.
+        """
+        unit = self._unit_of[layer]
+        if self._landed_s[unit] and not self._closed:
+            return
+        until = self._deadline_s if timeout_s is None else min(self._deadline_s, time.perf_counter() + timeout_s)
+        with self._condition:
+            while not self._landed_s[unit]:
+                if self._error is not None:
+                    raise self._error
+                if self._closed:
+                    break
+                left = until - time.perf_counter()
+                if left <= 0:
+                    raise DeliveryTimeoutError(f"layer {layer} did not land in time")
+                self._condition.wait(left)
+            if self._closed:
+                raise DeliveryCancelledError("the retrieval was closed")
+
+    def __iter__(self) -> Iterator[LayerGroup]:
+        """Units in delivery order, each as it lands. Raises like `wait`."""
+        for unit, layers in enumerate(self.geometry.units):
+            self.wait(layers[0])
+            yield LayerGroup(unit, layers, self._landed_s[unit])
+
+    def view(self, layer: int, part: int = 0) -> npt.NDArray[np.uint8]:
+        """Chunks of `layer` of the part at index `part`: uint8 array (num_chunks, slice_bytes), no copy.
+
+        Raises DeliveryError while the layer has not landed.
+        """
+        if self._closed or not self._landed_s[self._unit_of[layer]]:
+            raise DeliveryError(f"layer {layer} has not landed: wait for it first")
+        start = self.geometry.offset(part, layer)
+        shape = self.geometry.parts[part]
+        size = self.geometry.layer_bytes(part, layer)
+        flat = np.frombuffer(self._memory[start : start + size], dtype=np.uint8)
+        return flat.reshape(shape.num_chunks, -1)
+
+    def close(self) -> None:
+        """Done with the memory. Cancels what is still under way."""
+        with self._condition:
+            if self._closed:
+                return
+            self._closed = True
+            complete = self._missing == 0
+            self._condition.notify_all()
+        self._on_close(complete)
+
+    cancel = close
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,217 @@
+"""The one hierarchy of errors.
+
+Each class carries the S3-style `code` and HTTP `status` it travels under, so that a gateway turns it into a
+response, and a client the response back into the same class, without looking at message text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+_BY_CODE: dict[str, type[ObjectCacheError]] = {}
+
+
+class ObjectCacheError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    code: ClassVar[str] = "InternalError"
+    status: ClassVar[int] = 500
+
+    def __init_subclass__(cls) -> None:
+        if "code" in cls.__dict__:
+            if cls.code in _BY_CODE:
+                raise TypeError(f"error code {cls.code} is taken by {_BY_CODE[cls.code].__name__}")
+            _BY_CODE[cls.code] = cls
+
+
+class ConfigError(ObjectCacheError):
+    """A setting or a URL is wrong; the message says what would be right."""
+
+    code = "InvalidConfiguration"
+    status = 400
+
+
+class LayoutError(ObjectCacheError):
+    """A KV layout, group or shard that cannot be."""
+
+    code = "InvalidLayout"
+    status = 400
+
+
+# -- stored bytes -----------------------------------------------------------------------------------
+
+
+class IntegrityError(ObjectCacheError):
+    """Stored or delivered bytes are not what their digests, names or lengths say. Always a miss."""
+
+    code = "IntegrityError"
+    status = 502
+
+
+class StoreError(ObjectCacheError):
+    """Base of what a store can answer."""
+
+    code = "StoreError"
+    status = 502
+
+
+class ObjectNotFoundError(StoreError):
+    code = "NoSuchObject"
+    status = 404
+
+
+class ObjectExistsError(StoreError):
+    """`if_absent` was asked for and the name is taken."""
+
+    code = "PreconditionFailed"
+    status = 412
+
+
+class InvalidObjectNameError(StoreError):
+    code = "InvalidObjectName"
+    status = 400
+
+
+class RangeError(StoreError):
+    """A read past the end of an object."""
+
+    code = "InvalidRange"
+    status = 416
+
+
+class StoreFullError(StoreError):
+    """The byte limit or the disk is reached. Stores are dropped, reads go on."""
+
+    code = "StoreFull"
+    status = 507
+
+
+class StoreUnavailableError(StoreError):
+    """The store failed for a reason of its own (I/O error, connection, server error)."""
+
+    code = "StoreUnavailable"
+    status = 503
+
+
+class CatalogError(ObjectCacheError):
+    """The catalog cannot be opened or used as asked."""
+
+    code = "CatalogError"
+    status = 500
+
+
+# -- requests ---------------------------------------------------------------------------------------
+
+
+class RequestError(ObjectCacheError):
+    """A request that is wrong in itself. Nothing was read."""
+
+    code = "InvalidRequest"
+    status = 400
+
+
+class DescriptorError(RequestError):
+    """The descriptor is malformed, of an unknown version, or asks for what its layout cannot hold."""
+
+    code = "InvalidDescriptor"
+    status = 400
+
+
+class NamespaceMismatchError(RequestError):
+    """The namespace is not known here, or is not the one that the keys belong to."""
+
+    code = "NoSuchNamespace"
+    status = 404
+
+
+class KeyNotFoundError(RequestError):
+    """A chunk key, or a part of the chain before it, is not stored (any more)."""
+
+    code = "NoSuchKey"
+    status = 404
+
+
+class BucketNotFoundError(RequestError):
+    code = "NoSuchBucket"
+    status = 404
+
+
+class LeaseExpiredError(RequestError):
+    """The lease is unknown or too old: match again."""
+
+    code = "LeaseExpired"
+    status = 410
+
+
+class UploadNotFoundError(RequestError):
+    """A commit names an upload that was never finished here, was discarded, or has timed out."""
+
+    code = "NoSuchUpload"
+    status = 404
+
+
+class SessionNotFoundError(RequestError):
+    """The data session is unknown (the gateway restarted, or the session idled out): open a new one."""
+
+    code = "NoSuchSession"
+    status = 404
+
+
+class TruncatedBodyError(RequestError):
+    """The body ended before the length that was announced."""
+
+    code = "IncompleteBody"
+    status = 400
+
+
+class DrainingError(ObjectCacheError):
+    """The gateway is shutting down, or too busy; ask another or come back."""
+
+    code = "SlowDown"
+    status = 503
+
+
+# -- deliveries -------------------------------------------------------------------------------------
+
+
+class DeliveryError(ObjectCacheError):
+    """A delivery ended without all its layers. What had landed before is good."""
+
+    code = "DeliveryFailed"
+    status = 502
+
+
+class DeliveryTimeoutError(DeliveryError):
+    """A layer did not land before its deadline: late, which is neither absent nor failed."""
+
+    code = "RequestTimeout"
+    status = 504
+
+
+class DeliveryCancelledError(DeliveryError):
+    """The delivery was cancelled by its receiver."""
+
+    code = "DeliveryCancelled"
+    status = 409
+
+
+class GatewayUnavailableError(ObjectCacheError):
+    """The gateway could not be reached, or hung up."""
+
+    code = "GatewayUnavailable"
+    status = 503
+
+
+class BufferPoolExhaustedError(ObjectCacheError):
+    """No destination memory is free: all of it is in use or in quarantine."""
+
+    code = "BufferPoolExhausted"
+    status = 503
+
+
+def error_from_code(code: str, message: str, status: int = 500) -> ObjectCacheError:
+    """The error a gateway meant by `code`; unknown codes become the base class."""
+    found = _BY_CODE.get(code)
+    if found is None:
+        return ObjectCacheError(f"{code} (HTTP {status}): {message}")
+    return found(message)

@@ -1,0 +1,341 @@
+"""The stored format of a segment: a run of consecutive chunks of one chain, one group, one shard, layer-major.
+
+    header | layer 0: digest row, slices 0 … n-1 | layer 1: … | footer
+
+The header is `MAGIC | u32 body length | msgpack body | digest`. The footer repeats the length and holds the digest of
+each layer's row, so that a torn or truncated segment is recognised without anything else. Offsets come from
+`layout.SegmentGeometry`, digests from `integrity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from struct import Struct
+from typing import Any, Protocol
+
+import msgpack
+
+from objectcache.errors import IntegrityError, LayoutError
+from objectcache.integrity import Buffer, LayerBinding, layer_row, record_digest, seal, span_matches, unseal
+from objectcache.keys import KEY_BYTES, KeyChain
+from objectcache.layout import (
+    DIGEST_BYTES,
+    MAX_CHUNK_TOKENS,
+    MAX_GROUPS,
+    MAX_LAYERS,
+    MAX_SHARDS,
+    MAX_SLICE_BYTES,
+    KVLayout,
+    LayerRow,
+    SegmentGeometry,
+)
+
+HEADER_MAGIC = b"OCKVSEG1"
+FOOTER_MAGIC = b"OCKVEND1"
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 4 << 20
+MAX_CHUNKS = 1 << 16
+
+_PREFIX = Struct("<8sI")
+_FOOTER_HEAD = Struct("<8sQI")
+
+
+@dataclass(frozen=True)
+class SegmentHeader:
+    """What a segment says of itself.
+
+    `name` is the object's name, so that a segment under another's name is recognised. `depth` is the index in the
+    chain of the first chunk (in chunks of this group), `parent` the key before it: the namespace digest at depth 0.
+    """
+
+    name: str
+    namespace: bytes
+    group: int
+    shard: int
+    chunk_tokens: int
+    layers: tuple[int, ...]
+    slice_bytes: tuple[int, ...]
+    parent: bytes
+    depth: int
+    keys: KeyChain
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise LayoutError(f"segment header: {problem}")
+
+    def _problem(self) -> str | None:
+        if len(self.namespace) != KEY_BYTES or len(self.parent) != KEY_BYTES:
+            return f"namespace and parent are {KEY_BYTES} bytes"
+        if not 0 < len(self.keys) <= MAX_CHUNKS:
+            return f"a segment holds 1 to {MAX_CHUNKS} chunks, not {len(self.keys)}"
+        if not self.layers or len(self.layers) != len(self.slice_bytes):
+            return "needs one slice size per layer"
+        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+            return "layers must ascend"
+        if not 0 <= self.layers[0] <= self.layers[-1] < MAX_LAYERS:
+            return f"layers must lie in 0..{MAX_LAYERS - 1}"
+        if any(not 0 < size <= MAX_SLICE_BYTES for size in self.slice_bytes):
+            return f"slice sizes must lie in 1..{MAX_SLICE_BYTES}"
+        if not 0 <= self.group < MAX_GROUPS or not 0 <= self.shard < MAX_SHARDS:
+            return "group or shard out of range"
+        if not 0 < self.chunk_tokens <= MAX_CHUNK_TOKENS or self.depth < 0:
+            return "chunk_tokens or depth out of range"
+        if self.depth == 0 and self.parent != self.namespace:
+            return "the parent of a chain's first chunk is the namespace"
+        return None
+
+    @classmethod
+    def for_layout(
+        cls,
+        layout: KVLayout,
+        *,
+        name: str,
+        namespace: bytes,
+        group: int,
+        shard: int,
+        chain: KeyChain,
+        first: int,
+        stop: int,
+    ) -> SegmentHeader:
+        """Header of chunks [first, stop) of `chain`, whose keys are those of `group`, from the chain's start."""
+        held = layout.shard(group, shard)
+        if not 0 <= first < stop <= len(chain):
+            raise LayoutError(f"chunks [{first}, {stop}) are outside the chain's {len(chain)}")
+        return cls(
+            name=name,
+            namespace=namespace,
+            group=group,
+            shard=shard,
+            chunk_tokens=layout.group(group).chunk_tokens,
+            layers=held.layers,
+            slice_bytes=held.slice_bytes,
+            parent=chain[first - 1] if first else namespace,
+            depth=first,
+            keys=chain[first:stop],
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.keys)
+
+    @property
+    def leaf(self) -> bytes:
+        return self.keys[-1]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        body = msgpack.packb(
+            {
+                "version": FORMAT_VERSION,
+                "name": self.name,
+                "namespace": self.namespace,
+                "group": self.group,
+                "shard": self.shard,
+                "chunk_tokens": self.chunk_tokens,
+                "layers": list(self.layers),
+                "slice_bytes": list(self.slice_bytes),
+                "parent": self.parent,
+                "depth": self.depth,
+                "keys": self.keys.data,
+            }
+        )
+        return seal(_PREFIX.pack(HEADER_MAGIC, len(body)) + body)
+
+    @cached_property
+    def geometry(self) -> SegmentGeometry:
+        return SegmentGeometry(self.num_chunks, self.slice_bytes, len(self.encoded))
+
+    @property
+    def total_bytes(self) -> int:
+        return self.geometry.footer_offset + footer_bytes(len(self.layers))
+
+    def binding(self, position: int) -> LayerBinding:
+        return LayerBinding(self.group, self.shard, self.layers[position])
+
+    def position_of(self, layer: int) -> int:
+        try:
+            return self.layers.index(layer)
+        except ValueError:
+            raise LayoutError(f"layer {layer} is not in segment {self.name}") from None
+
+
+def footer_bytes(num_layers: int) -> int:
+    return _FOOTER_HEAD.size + num_layers * DIGEST_BYTES + 2 * DIGEST_BYTES
+
+
+def header_length(prefix: Buffer) -> int:
+    """Total bytes of a header, from its first 12. Raises IntegrityError when it is none."""
+    if len(prefix) < _PREFIX.size:
+        raise IntegrityError("not a segment: shorter than a header")
+    magic, body = _PREFIX.unpack_from(prefix)
+    if magic != HEADER_MAGIC:
+        raise IntegrityError(f"not a segment: begins with {bytes(magic)!r}")
+    total = _PREFIX.size + int(body) + DIGEST_BYTES
+    if total > MAX_HEADER_BYTES:
+        raise IntegrityError(f"a segment header of {total} bytes is beyond the limit of {MAX_HEADER_BYTES}")
+    return total
+
+
+HEADER_PREFIX_BYTES = _PREFIX.size
+
+
+def decode_header(data: Buffer) -> SegmentHeader:
+    """The header that `data` (exactly its bytes) encodes. Raises IntegrityError for anything else."""
+    if header_length(data) != len(data):
+        raise IntegrityError("a segment header is shorter than it says")
+    body = unseal(data, "a segment header")[_PREFIX.size :]
+    try:
+        fields: dict[str, Any] = msgpack.unpackb(body)
+        if fields["version"] != FORMAT_VERSION:
+            raise IntegrityError(f"segment format version {fields['version']} is not known here")
+        header = SegmentHeader(
+            name=fields["name"],
+            namespace=fields["namespace"],
+            group=fields["group"],
+            shard=fields["shard"],
+            chunk_tokens=fields["chunk_tokens"],
+            layers=tuple(fields["layers"]),
+            slice_bytes=tuple(fields["slice_bytes"]),
+            parent=fields["parent"],
+            depth=fields["depth"],
+            keys=KeyChain(fields["keys"]),
+        )
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException, LayoutError) as error:
+        raise IntegrityError(f"a segment header is malformed: {error!r}") from error
+    if header.encoded != bytes(data):
+        raise IntegrityError("a segment header is not in canonical form")
+    return header
+
+
+def encode_footer(header: SegmentHeader, row_digests: Sequence[bytes]) -> bytes:
+    head = _FOOTER_HEAD.pack(FOOTER_MAGIC, header.total_bytes, len(row_digests))
+    return seal(head + b"".join(row_digests) + record_digest(header.encoded))
+
+
+def decode_footer(data: Buffer, header: SegmentHeader) -> tuple[bytes, ...]:
+    """The row digests of a footer that belongs to `header`. Raises IntegrityError for anything else."""
+    if len(data) != footer_bytes(len(header.layers)):
+        raise IntegrityError(f"segment {header.name} is torn: its footer is incomplete")
+    body = unseal(data, f"the footer of segment {header.name}")
+    magic, total, layers = _FOOTER_HEAD.unpack_from(body)
+    rows = body[_FOOTER_HEAD.size :]
+    if magic != FOOTER_MAGIC or total != header.total_bytes or layers != len(header.layers):
+        raise IntegrityError(f"segment {header.name} is torn: its footer does not fit its header")
+    if rows[layers * DIGEST_BYTES :] != record_digest(header.encoded):
+        raise IntegrityError(f"segment {header.name}: header and footer are of different segments")
+    return tuple(bytes(rows[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]) for i in range(layers))
+
+
+class SegmentWriter:
+    """Encodes a segment as a stream, layer by layer as an engine produces them.
+
+    `write` receives consecutive buffers; it must be done with each when it returns.
+    """
+
+    def __init__(self, header: SegmentHeader, write: Callable[[Buffer], None]) -> None:
+        self._header = header
+        self._write = write
+        self._row_digests: list[bytes] = []
+        write(header.encoded)
+
+    def write_layer(self, data: Buffer) -> None:
+        """The next layer's slices of all chunks, contiguous: num_chunks * slice_bytes bytes."""
+        position = len(self._row_digests)
+        header = self._header
+        if position == len(header.layers):
+            raise LayoutError(f"segment {header.name} has {position} layers, all of them written")
+        view = memoryview(data).cast("B")
+        geometry = header.geometry
+        if len(view) != geometry.layer_bytes(position):
+            raise LayoutError(
+                f"layer {header.layers[position]} of segment {header.name} is "
+                f"{geometry.layer_bytes(position)} bytes, got {len(view)}"
+            )
+        binding = header.binding(position)
+        row = layer_row(binding, geometry.rows[position], header.keys, view)
+        self._write(bytes(geometry.padding_before_row(position)) + row)
+        self._write(view)
+        self._row_digests.append(binding.row_digest(row, header.leaf, header.num_chunks))
+
+    def finish(self) -> tuple[bytes, ...]:
+        """Write the footer; returns the row digests, one per layer. Raises LayoutError while layers are missing."""
+        if len(self._row_digests) != len(self._header.layers):
+            raise LayoutError(
+                f"segment {self._header.name} has {len(self._row_digests)} of {len(self._header.layers)} layers"
+            )
+        self._write(encode_footer(self._header, self._row_digests))
+        return tuple(self._row_digests)
+
+
+class ReadsRanges(Protocol):
+    """What a reader needs of an open object."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def read_into(self, offset: int, out: memoryview) -> None: ...
+
+
+class SegmentReader:
+    """Reads and verifies chunk ranges of one segment.
+
+    `row_digests` come from the commit record, or (None) from the segment's own footer. Not thread-safe where the
+    object is not.
+    """
+
+    def __init__(self, source: ReadsRanges, header: SegmentHeader, row_digests: Sequence[bytes] | None = None) -> None:
+        self._source = source
+        self.header = header
+        if row_digests is None:
+            footer = source.read(header.geometry.footer_offset, footer_bytes(len(header.layers)))
+            row_digests = decode_footer(footer, header)
+        self.row_digests = tuple(row_digests)
+        self._rows: dict[int, bytes] = {}
+
+    @classmethod
+    def open(cls, source: ReadsRanges, name: str | None = None) -> SegmentReader:
+        """Open by the segment's own header and footer. Raises IntegrityError when it is not whole, or not `name`."""
+        header = decode_header(source.read(0, header_length(source.read(0, HEADER_PREFIX_BYTES))))
+        if name is not None and header.name != name:
+            raise IntegrityError(f"object {name} holds segment {header.name}")
+        return cls(source, header)
+
+    def row(self, position: int) -> bytes:
+        """The verified digest row of the layer at `position`."""
+        found = self._rows.get(position)
+        if found is None:
+            header = self.header
+            layer: LayerRow = header.geometry.rows[position]
+            found = self._source.read(header.geometry.row_offset(position), layer.row_bytes)
+            digest = header.binding(position).row_digest(found, header.leaf, header.num_chunks)
+            if digest != self.row_digests[position]:
+                raise IntegrityError(
+                    f"segment {header.name}, layer {header.layers[position]}: the digest row is not the committed one"
+                )
+            self._rows[position] = found
+        return found
+
+    def read_chunks(self, position: int, first: int, stop: int, out: memoryview) -> None:
+        """Slices [first, stop) of the layer at `position`, verified, into `out` ((stop-first) * slice_bytes bytes).
+
+        Raises IntegrityError; `out` then holds bytes that must not be used.
+        """
+        header = self.header
+        geometry = header.geometry
+        size = header.slice_bytes[position]
+        if len(out) != (stop - first) * size:
+            raise LayoutError(f"{stop - first} slices of {size} bytes do not fill {len(out)} bytes")
+        spans = list(geometry.rows[position].spans(first, stop))
+        row = self.row(position)
+        self._source.read_into(geometry.slice_offset(position, first), out)
+        binding = header.binding(position)
+        for span in spans:
+            begin, end = geometry.rows[position].digest_range(span)
+            part = out[(span.first - first) * size : (span.stop - first) * size]
+            keys = header.keys[span.first : span.stop]
+            if not span_matches(binding, span, size, keys, row[begin:end], part):
+                raise IntegrityError(
+                    f"segment {header.name}, layer {header.layers[position]}, chunks {span.first} to "
+                    f"{span.stop - 1}: the bytes are not the committed ones"
+                )

@@ -1,0 +1,152 @@
+"""The store contract: objects somewhere, by name.
+
+Calls block and may be made from any thread. Names are like S3 keys: UTF-8, 1 to 1,024 bytes, any characters but
+control characters, no component that is empty, `.` or `..`. Objects appear whole or not at all. Every failure is a
+StoreError.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from objectcache.errors import InvalidObjectNameError
+from objectcache.integrity import Buffer
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{1,2}(?:/|$)|//|^/|/$")
+
+
+def check_name(name: str) -> str:
+    """`name` itself. Raises InvalidObjectNameError, saying what a name may be."""
+    if not name or len(name.encode()) > 1024 or _FORBIDDEN.search(name):
+        raise InvalidObjectNameError(
+            f"{name[:80]!r} is not an object name: 1 to 1,024 bytes, no control characters, and no path component "
+            "that is empty, '.' or '..'"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """`modified_s` is Unix time; `etag` changes whenever the content does."""
+
+    name: str
+    size_bytes: int
+    modified_s: float
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    used_bytes: int
+    limit_bytes: int | None
+
+
+class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
+    """An open object. It stays readable after its name is deleted, where the store can do that. Thread-safe."""
+
+    info: ObjectInfo
+
+    @abstractmethod
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` from `offset`. Raises RangeError past the end, StoreError otherwise."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises like `read_into`."""
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def fileno(self) -> int | None:
+        """A file descriptor whose offsets are the object's (for zero-copy), or None. Closed by `close`."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ObjectUpload(AbstractContextManager["ObjectUpload"], ABC):
+    """An object being written. Invisible until `publish`; leaving the context without it aborts."""
+
+    @abstractmethod
+    def write(self, data: Buffer) -> None:
+        """Append. Raises StoreFullError at the byte limit or a full disk; the upload is then aborted."""
+
+    @abstractmethod
+    def publish(self) -> ObjectInfo:
+        """Make it visible, whole, at once. Raises ObjectExistsError when `if_absent` was asked and the name is taken."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop it and what it wrote. Harmless after `publish`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class Store(AbstractContextManager["Store"], ABC):
+    """Objects by name. `url` is what `stores.open_store` opens again, in another process too."""
+
+    url: str
+
+    @abstractmethod
+    def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
+        """Begin an object. With `size_bytes` the space is reserved at once (StoreFullError when there is none)."""
+
+    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
+        """Store a small object, replacing any of that name unless `if_absent`."""
+        with self.upload(name, size_bytes=len(data), if_absent=if_absent) as upload:
+            upload.write(data)
+            return upload.publish()
+
+    @abstractmethod
+    def open(self, name: str) -> ObjectReader:
+        """Open for ranged reads. Raises ObjectNotFoundError."""
+
+    def get(self, name: str) -> bytes:
+        """A whole object."""
+        with self.open(name) as reader:
+            return reader.read(0, reader.info.size_bytes)
+
+    @abstractmethod
+    def head(self, name: str) -> ObjectInfo:
+        """Raises ObjectNotFoundError."""
+
+    @abstractmethod
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose names begin with `prefix`, in order of their UTF-8 bytes, after `start_after`. Lazily."""
+
+    @abstractmethod
+    def list_prefixes(self, prefix: str = "") -> Iterator[str]:
+        """Distinct `prefix` + one component + "/", in order: like a LIST with delimiter "/". `prefix` is "" or ends in "/"."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove; no error when it is not there. Open readers go on."""
+
+    @abstractmethod
+    def usage(self) -> StoreUsage:
+        """Bytes held, and the limit. Cheap."""
+
+    def close(self) -> None:
+        """Release what the store holds open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
