@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,11 +18,16 @@ from objectcache.layout import KVLayout
 
 KEY_BYTES = 32
 _NAMESPACE_FORMAT = "objectcache-namespace-1"
+_SALT_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 
 
 def salt_digest(salt: str) -> str:
     """A tenant's salt as it may be written down: empty for no salt, otherwise its SHA-256 in hex."""
     return hashlib.sha256(b"objectcache-salt\0" + salt.encode()).hexdigest() if salt else ""
+
+
+def _canonical_json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ class Namespace:
     hash_seed: str = ""
     salt_sha256: str = ""
     epoch: int = 0
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not _SALT_DIGEST.fullmatch(self.salt_sha256):
+            raise RequestError("salt_sha256 is what salt_digest returns, so that a salt itself is never written down")
+        object.__setattr__(self, "extra", dict(self.extra))  # the digest must not change under its user
 
     def to_dict(self) -> dict[str, Any]:
         """Readable form, as it is written beside the data."""
@@ -59,7 +70,7 @@ class Namespace:
         if data.get("format") != _NAMESPACE_FORMAT:
             raise RequestError(f"not a namespace of format {_NAMESPACE_FORMAT}: {data.get('format')!r}")
         try:
-            return cls(
+            namespace = cls(
                 model=str(data["model"]),
                 layout=KVLayout.from_dict(data["layout"]),
                 kv_dtype=str(data["kv_dtype"]),
@@ -72,18 +83,23 @@ class Namespace:
                 epoch=int(data["epoch"]),
                 extra={str(k): str(v) for k, v in data["extra"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # The digest is of the written form, so one that only means the same is another namespace.
+            same = namespace.to_json() == _canonical_json(data)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, LayoutError) as error:
             raise RequestError(f"not a namespace: {error!r}") from error
+        if not same:
+            raise RequestError("not a namespace: a field is unknown here, or of another type")
+        return namespace
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII. This is what is digested."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+        return _canonical_json(self.to_dict())
 
     @classmethod
     def from_json(cls, data: bytes) -> Namespace:
         try:
             decoded = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"a namespace is JSON: {error}") from error
         if not isinstance(decoded, dict):
             raise RequestError("a namespace is a JSON object")
@@ -190,11 +206,11 @@ def keys_from_block_hashes(namespace: Namespace, block_hashes: Sequence[bytes]) 
     """Chunk keys from an engine's own chained block hashes, rooted in the namespace.
 
     An engine's hash already names the prefix up to its block, so each is digested with the namespace alone.
-    Raises RequestError when a hash is shorter than 16 bytes, which is too short to be a name.
+    Raises RequestError when a hash is no bytes, or shorter than 16, which is too short to be a name.
     """
     root, keys = namespace.digest, []
     for block_hash in block_hashes:
-        if len(block_hash) < 16:
-            raise RequestError(f"a block hash of {len(block_hash)} bytes is too short to name KV: at least 16")
+        if not isinstance(block_hash, bytes) or len(block_hash) < 16:
+            raise RequestError(f"a block hash that names KV is at least 16 bytes, got {block_hash!r}")
         keys.append(hashlib.sha256(root + b"block" + block_hash).digest())
     return KeyChain(b"".join(keys))

@@ -5,6 +5,7 @@ This is the only module that does this arithmetic. Nothing here touches data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -65,8 +66,8 @@ class KVShard:
             )
         if not 0 <= self.index < MAX_SHARDS:
             raise LayoutError(f"shard index {self.index} is outside 0..{MAX_SHARDS - 1}")
-        if not self.ranks:
-            raise LayoutError(f"shard {self.index}: no rank holds it")
+        if not self.ranks or min(self.ranks) < 0 or len(set(self.ranks)) != len(self.ranks):
+            raise LayoutError(f"shard {self.index}: needs at least one rank, each once, got {self.ranks}")
 
     @property
     def writer(self) -> int:
@@ -98,7 +99,10 @@ class KVGroup:
             )
         if [s.index for s in self.shards] != list(range(len(self.shards))) or not self.shards:
             raise LayoutError(f"group {self.name}: shards must be numbered 0, 1, …")
-        if (self.rule is MatchRule.WINDOW) != (self.window_tokens > 0):
+        ranks = [rank for shard in self.shards for rank in shard.ranks]
+        if len(set(ranks)) != len(ranks):
+            raise LayoutError(f"group {self.name}: a rank holds two of its shards")
+        if (self.rule is MatchRule.WINDOW) != (self.window_tokens > 0) or self.window_tokens < 0:
             raise LayoutError(f"group {self.name}: rule {self.rule} and window_tokens {self.window_tokens} do not fit")
 
     @property
@@ -237,7 +241,7 @@ class KVLayout:
     def from_dict(cls, data: Mapping[str, Any]) -> KVLayout:
         """The inverse of `to_dict`. Raises LayoutError for anything else."""
         try:
-            return cls(
+            layout = cls(
                 tuple(
                     KVGroup(
                         name=str(group["name"]),
@@ -257,8 +261,13 @@ class KVLayout:
                     for group in data["groups"]
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+            # Digests are of the written form, so one that only means the same is another layout.
+            same = json.dumps(layout.to_dict(), sort_keys=True) == json.dumps(data, sort_keys=True)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LayoutError(f"not a KV layout: {error!r}") from error
+        if not same:
+            raise LayoutError("not a KV layout: a field is unknown here, or of another type")
+        return layout
 
 
 def pipeline_stages(num_layers: int, pipeline_parallel: int) -> list[range]:
@@ -428,6 +437,17 @@ class PartShape:
     slice_bytes: tuple[int, ...]
     num_chunks: int
 
+    def __post_init__(self) -> None:
+        if not self.layers or len(self.layers) != len(self.slice_bytes):
+            raise LayoutError(
+                f"a part needs at least one layer and one slice size per layer, got {len(self.layers)} layers and "
+                f"{len(self.slice_bytes)} sizes"
+            )
+        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+            raise LayoutError("the layers of a part must ascend")
+        if self.num_chunks < 1 or min(self.slice_bytes) < 1:
+            raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
+
 
 @dataclass(frozen=True)
 class DeliveryGeometry:
@@ -444,6 +464,7 @@ class DeliveryGeometry:
     total_bytes: int = field(init=False)
     payload_bytes: int = field(init=False)
     _places: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False, compare=False)
+    _parts_of: dict[int, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.layers_per_unit < 1:
@@ -451,12 +472,12 @@ class DeliveryGeometry:
         order = tuple(sorted({layer for part in self.parts for layer in part.layers}))
         positions = [{layer: i for i, layer in enumerate(part.layers)} for part in self.parts]
         places: dict[tuple[int, int], tuple[int, int]] = {}
+        parts_of: dict[int, tuple[int, ...]] = {}
         at = payload = 0
         for layer in order:
-            for index, part in enumerate(self.parts):
-                position = positions[index].get(layer)
-                if position is None:
-                    continue
+            parts_of[layer] = tuple(index for index, held in enumerate(positions) if layer in held)
+            for index in parts_of[layer]:
+                part, position = self.parts[index], positions[index][layer]
                 size = part.num_chunks * part.slice_bytes[position]
                 places[index, layer] = (at, position)
                 payload += size
@@ -467,10 +488,11 @@ class DeliveryGeometry:
         object.__setattr__(self, "total_bytes", at)
         object.__setattr__(self, "payload_bytes", payload)
         object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_parts_of", parts_of)
 
-    def parts_of(self, layer: int) -> list[int]:
-        """Indices of the parts that hold `layer`."""
-        return [index for index in range(len(self.parts)) if (index, layer) in self._places]
+    def parts_of(self, layer: int) -> tuple[int, ...]:
+        """Indices of the parts that hold `layer`, ascending; none for a layer that is not delivered."""
+        return self._parts_of.get(layer, ())
 
     def offset(self, part: int, layer: int) -> int:
         """Byte offset in the destination of `part`'s array of `layer`."""
