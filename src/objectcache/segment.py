@@ -9,7 +9,7 @@ each layer's row, so that a torn or truncated segment is recognised without anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
@@ -37,6 +37,8 @@ FOOTER_MAGIC = b"OCKVEND1"
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNKS = 1 << 16
+MAX_NAME_BYTES = 1024
+MAX_DEPTH = 1 << 32
 
 _PREFIX = Struct("<8sI")
 _FOOTER_HEAD = Struct("<8sQI")
@@ -67,6 +69,8 @@ class SegmentHeader:
             raise LayoutError(f"segment header: {problem}")
 
     def _problem(self) -> str | None:
+        if not 0 < len(self.name.encode()) <= MAX_NAME_BYTES:
+            return f"a name is 1 to {MAX_NAME_BYTES} bytes"
         if len(self.namespace) != KEY_BYTES or len(self.parent) != KEY_BYTES:
             return f"namespace and parent are {KEY_BYTES} bytes"
         if not 0 < len(self.keys) <= MAX_CHUNKS:
@@ -81,7 +85,7 @@ class SegmentHeader:
             return f"slice sizes must lie in 1..{MAX_SLICE_BYTES}"
         if not 0 <= self.group < MAX_GROUPS or not 0 <= self.shard < MAX_SHARDS:
             return "group or shard out of range"
-        if not 0 < self.chunk_tokens <= MAX_CHUNK_TOKENS or self.depth < 0:
+        if not 0 < self.chunk_tokens <= MAX_CHUNK_TOKENS or not 0 <= self.depth < MAX_DEPTH:
             return "chunk_tokens or depth out of range"
         if self.depth == 0 and self.parent != self.namespace:
             return "the parent of a chain's first chunk is the namespace"
@@ -182,15 +186,39 @@ def header_length(prefix: Buffer) -> int:
 HEADER_PREFIX_BYTES = _PREFIX.size
 
 
+_UNPACK_LIMITS = {
+    "max_str_len": MAX_NAME_BYTES,
+    "max_bin_len": MAX_CHUNKS * KEY_BYTES,
+    "max_array_len": MAX_LAYERS,  # arrays are allocated by the length they claim
+    "max_map_len": 64,
+    "max_ext_len": 0,
+}
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Raises TypeError. Needed because what msgpack takes for the same (True and 1, str and bytes) is not."""
+    kinds: dict[type, list[str]] = {
+        str: ["name"],
+        bytes: ["namespace", "parent", "keys"],
+        int: ["group", "shard", "chunk_tokens", "depth"],
+        list: ["layers", "slice_bytes"],
+    }
+    wrong = [name for kind, names in kinds.items() for name in names if type(fields[name]) is not kind]
+    wrong += [name for name in kinds[list] if any(type(number) is not int for number in fields[name])]
+    if wrong:
+        raise TypeError(f"of the wrong type: {', '.join(wrong)}")
+
+
 def decode_header(data: Buffer) -> SegmentHeader:
     """The header that `data` (exactly its bytes) encodes. Raises IntegrityError for anything else."""
     if header_length(data) != len(data):
-        raise IntegrityError("a segment header is shorter than it says")
+        raise IntegrityError("a segment header is not as long as it says")
     body = unseal(data, "a segment header")[_PREFIX.size :]
     try:
-        fields: dict[str, Any] = msgpack.unpackb(body)
+        fields: dict[str, Any] = msgpack.unpackb(body, **_UNPACK_LIMITS)
         if fields["version"] != FORMAT_VERSION:
             raise IntegrityError(f"segment format version {fields['version']} is not known here")
+        _check_types(fields)
         header = SegmentHeader(
             name=fields["name"],
             namespace=fields["namespace"],
