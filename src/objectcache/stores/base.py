@@ -1,8 +1,8 @@
 """The store contract: objects somewhere, by name.
 
-Calls block and may be made from any thread. Names are like S3 keys: UTF-8, 1 to 1,024 bytes, any characters but
-control characters, no component that is empty, `.` or `..`. Objects appear whole or not at all. Every failure is a
-StoreError.
+Calls block and may be made from any thread (an upload: from one at a time). Names are like S3 keys: UTF-8, 1 to 1,024
+bytes, any characters but control characters, no component that is empty, `.` or `..`. Objects appear whole or not at
+all. Every failure is a StoreError. `objectcache.testing.stores` holds what any store must pass.
 """
 
 from __future__ import annotations
@@ -15,20 +15,30 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from objectcache.errors import InvalidObjectNameError
+from objectcache.errors import InvalidObjectNameError, RangeError
 from objectcache.integrity import Buffer
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{1,2}(?:/|$)|//|^/|/$")
+MAX_NAME_BYTES = 1024
+
+# Lone surrogates are in: they have no UTF-8.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)\.{1,2}(?:/|$)|//|^/|/$")
 
 
 def check_name(name: str) -> str:
     """`name` itself. Raises InvalidObjectNameError, saying what a name may be."""
-    if not name or len(name.encode()) > 1024 or _FORBIDDEN.search(name):
+    if not name or _FORBIDDEN.search(name) or len(name.encode()) > MAX_NAME_BYTES:
         raise InvalidObjectNameError(
             f"{name[:80]!r} is not an object name: 1 to 1,024 bytes, no control characters, and no path component "
             "that is empty, '.' or '..'"
         )
     return name
+
+
+def check_prefix(prefix: str) -> str:
+    """`prefix` itself, of `list_prefixes`. Raises InvalidObjectNameError unless it is "" or ends in "/"."""
+    if prefix and not prefix.endswith("/"):
+        raise InvalidObjectNameError(f"{prefix[:80]!r} cannot be listed by component: it must be empty or end in '/'")
+    return prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +57,30 @@ class StoreUsage:
     limit_bytes: int | None
 
 
+def check_range(info: ObjectInfo, offset: int, length: int) -> None:
+    """Raises RangeError unless `length` bytes from `offset` lie within the object."""
+    if offset < 0 or length < 0 or offset + length > info.size_bytes:
+        raise RangeError(f"{length} bytes from {offset} are outside {info.name!r}, which has {info.size_bytes}")
+
+
 class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
-    """An open object. It stays readable after its name is deleted, where the store can do that. Thread-safe."""
+    """An open object. It stays readable after its name is deleted or replaced, where the store can do that.
+
+    Thread-safe: a read that runs while another thread closes the reader ends with the right bytes or a StoreError.
+    """
 
     info: ObjectInfo
 
     @abstractmethod
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out` from `offset`. Raises RangeError past the end, StoreError otherwise."""
+        """Fill `out` (writable, C-contiguous, of any format) from byte `offset`.
+
+        Raises RangeError past the end, StoreError otherwise.
+        """
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises like `read_into`."""
+        check_range(self.info, offset, length)  # before memory is allocated for it
         data = bytearray(length)
         self.read_into(offset, memoryview(data))
         return bytes(data)
@@ -76,19 +99,25 @@ class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
 
 
 class ObjectUpload(AbstractContextManager["ObjectUpload"], ABC):
-    """An object being written. Invisible until `publish`; leaving the context without it aborts."""
+    """An object being written. Invisible until `publish`; leaving the context without it aborts.
+
+    An error of `write` or `publish` aborts it too; calls on an upload that has ended raise StoreError.
+    """
 
     @abstractmethod
     def write(self, data: Buffer) -> None:
-        """Append. Raises StoreFullError at the byte limit or a full disk; the upload is then aborted."""
+        """Append a copy of `data`. Raises StoreFullError at the byte limit or a full disk."""
 
     @abstractmethod
     def publish(self) -> ObjectInfo:
-        """Make it visible, whole, at once. Raises ObjectExistsError when `if_absent` was asked and the name is taken."""
+        """Make it visible, whole, at once.
+
+        Raises ObjectExistsError when `if_absent` was asked and the name is taken: of several at once, one succeeds.
+        """
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop it and what it wrote. Harmless after `publish`."""
+        """Drop it and what it wrote. Harmless after `publish`, and twice."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,17 +126,20 @@ class ObjectUpload(AbstractContextManager["ObjectUpload"], ABC):
 
 
 class Store(AbstractContextManager["Store"], ABC):
-    """Objects by name. `url` is what `stores.open_store` opens again, in another process too."""
+    """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
 
     @abstractmethod
     def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
-        """Begin an object. With `size_bytes` the space is reserved at once (StoreFullError when there is none)."""
+        """Begin an object. With `size_bytes` the space is reserved at once (StoreFullError when there is none).
+
+        The object will be as long as what is written: `size_bytes` is a reservation, not a promise.
+        """
 
     def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
         """Store a small object, replacing any of that name unless `if_absent`."""
-        with self.upload(name, size_bytes=len(data), if_absent=if_absent) as upload:
+        with self.upload(name, size_bytes=memoryview(data).nbytes, if_absent=if_absent) as upload:
             upload.write(data)
             return upload.publish()
 
@@ -126,11 +158,18 @@ class Store(AbstractContextManager["Store"], ABC):
 
     @abstractmethod
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose names begin with `prefix`, in order of their UTF-8 bytes, after `start_after`. Lazily."""
+        """Objects whose names begin with `prefix`, in order of their UTF-8 bytes, after `start_after`. Lazily.
+
+        `prefix` and `start_after` are any strings. What is there throughout is listed once; what comes or goes
+        meanwhile may be.
+        """
 
     @abstractmethod
     def list_prefixes(self, prefix: str = "") -> Iterator[str]:
-        """Distinct `prefix` + one component + "/", in order: like a LIST with delimiter "/". `prefix` is "" or ends in "/"."""
+        """Distinct `prefix` + one component + "/", in order: like a LIST with delimiter "/".
+
+        Raises InvalidObjectNameError unless `prefix` is "" or ends in "/".
+        """
 
     @abstractmethod
     def delete(self, name: str) -> None:
@@ -138,7 +177,7 @@ class Store(AbstractContextManager["Store"], ABC):
 
     @abstractmethod
     def usage(self) -> StoreUsage:
-        """Bytes held, and the limit. Cheap."""
+        """Bytes held by objects and running uploads, and the limit. Cheap."""
 
     def close(self) -> None:
         """Release what the store holds open."""

@@ -1,0 +1,137 @@
+"""Objects as files below a directory: the embedded default, on a disk of one's own or a shared POSIX mount."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from objectcache.errors import ConfigError
+from objectcache.stores.base import (
+    MAX_NAME_BYTES,
+    ObjectInfo,
+    ObjectReader,
+    ObjectUpload,
+    Store,
+    StoreUsage,
+    check_name,
+    check_prefix,
+)
+from objectcache.stores.file_io import FileReader, FileUpload, file_info
+from objectcache.stores.file_space import FileSpace
+from objectcache.stores.file_temporaries import Temporaries
+from objectcache.stores.file_tree import object_path, walk, walk_directories
+from objectcache.stores.os_errors import ABSENT, not_found, store_error, translated
+
+_MAX_ROOT_BYTES = 512
+"""An encoded name may have 3,100 characters, and a path 4,095."""
+
+
+class FileStore(Store):
+    """Objects below `root` (made when missing): each a file in `objects`, each running upload one in `tmp`.
+
+    There is no database: `file_tree` says how names become paths. A directory is listed and sorted as a whole, so
+    names should keep directories small, as our own do: a sequence number is written `000/000/001/234`. Any number of
+    processes, and hosts where the mount holds locks across them, may use one root.
+
+    Nothing is synced to disk: what a power failure takes or tears does not match its digests and is a miss, and
+    waiting for the disk at each object would buy nothing but that.
+
+    `limit_bytes` defaults to 80 % of the disk's free bytes and those held already. Past it, or when the disk is full,
+    uploads raise StoreFullError and all else goes on; nothing is evicted here. Other processes' changes are found by
+    scans at least `rescan_s` seconds apart. Raises ConfigError for a root that cannot be used.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, limit_bytes: int | None = None, rescan_s: float = 30.0) -> None:
+        path = os.path.abspath(root)
+        if len(os.fsencode(path)) > _MAX_ROOT_BYTES or "\0" in path:
+            raise ConfigError(
+                f"{path!r} cannot be a file store's path: at most {_MAX_ROOT_BYTES} bytes, none of them 0"
+            )
+        self.url = Path(path).as_uri()
+        self._objects = f"{path}/objects"
+        temporaries = f"{path}/tmp"
+        try:
+            for directory in (self._objects, temporaries):
+                os.makedirs(directory, mode=0o770, exist_ok=True)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise ConfigError(f"{path!r} cannot hold a store: {error.strerror}") from error
+        except OSError as error:
+            raise store_error(error, f"making {path!r}") from error
+        self._temporaries = Temporaries(temporaries)
+        with translated(f"scanning {path!r}"):
+            self._space = FileSpace(self._objects, self._temporaries, limit_bytes=limit_bytes, rescan_s=rescan_s)
+
+    def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
+        path = self._path(name)
+        return FileUpload(name, path, self._space, self._temporaries, size_bytes=size_bytes or 0, if_absent=if_absent)
+
+    def open(self, name: str) -> ObjectReader:
+        path = self._path(name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise not_found(error, name) from error
+        try:
+            return FileReader(name, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise not_found(error, name) from error
+
+    def head(self, name: str) -> ObjectInfo:
+        path = self._path(name)
+        try:
+            return file_info(name, os.stat(path))
+        except OSError as error:
+            raise not_found(error, name) from error
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        begin, after = prefix.encode("utf-8", "surrogatepass"), start_after.encode("utf-8", "surrogatepass")
+        if len(begin) > MAX_NAME_BYTES:  # no name begins with it, and no path could hold it
+            return
+        with translated(f"listing {prefix!r}"):
+            for encoded, path in walk(self._objects, begin, after):
+                try:
+                    yield file_info(encoded.decode(), os.stat(path))
+                except UnicodeDecodeError:  # a file that is not ours
+                    continue
+                except OSError as error:
+                    if error.errno not in ABSENT:
+                        raise
+
+    def list_prefixes(self, prefix: str = "") -> Iterator[str]:
+        begin = check_prefix(prefix).encode("utf-8", "surrogatepass")
+        if len(begin) > MAX_NAME_BYTES:
+            return
+        with translated(f"listing {prefix!r}"):
+            for encoded in walk_directories(self._objects, begin):
+                yield encoded.decode()
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        directory = os.path.dirname(path)
+        try:
+            with self._space.lock:
+                size_bytes = os.stat(path).st_size
+                os.unlink(path)
+                self._space.changed(directory, -size_bytes)
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise store_error(error, f"deleting {name!r}") from error
+            return
+        # Empty directories only; an upload that needs one just then makes it again.
+        try:
+            while directory != self._objects:
+                os.rmdir(directory)
+                directory = os.path.dirname(directory)
+        except OSError:
+            return
+
+    def usage(self) -> StoreUsage:
+        return self._space.usage()
+
+    def close(self) -> None:
+        self._space.close()
+
+    def _path(self, name: str) -> str:
+        return object_path(self._objects, check_name(name))

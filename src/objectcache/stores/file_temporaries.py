@@ -1,0 +1,100 @@
+"""Files being written, before they have a name.
+
+Each is held under an exclusive `flock` by the process that writes it. The lock ends with the process, however that
+ends: a temporary whose lock is free belongs to nobody and is removed. No pids, no ages, no clocks. On a shared mount
+this needs locks that hold across its hosts (NFS, CephFS, GPFS, Lustre with `-o flock`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from threading import Lock
+from uuid import uuid4
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class Temporaries:
+    """The temporaries in one directory. Thread-safe. Raises OSError."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._lock = Lock()
+        self._own: set[str] = set()
+
+    def create(self) -> tuple[int, str]:
+        """A new one, open for writing and locked: (file descriptor, path)."""
+        while True:
+            path = f"{self._directory}/{uuid4().hex}"
+            with self._lock:
+                self._own.add(path)
+            try:
+                # Prompts are private: nobody but owner and group.
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+            except BaseException:
+                self._forget(path)
+                raise
+            try:
+                _lock_if_possible(descriptor)
+                if os.fstat(descriptor).st_nlink:
+                    return descriptor, path
+            except BaseException:
+                self.remove(path)
+                os.close(descriptor)
+                raise
+            # Another process swept it between the two calls.
+            self._forget(path)
+            os.close(descriptor)
+
+    def remove(self, path: str) -> None:
+        """Unlink it; it may have been renamed or swept."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        finally:
+            self._forget(path)
+
+    def _forget(self, path: str) -> None:
+        with self._lock:
+            self._own.discard(path)
+
+    def sweep(self) -> int:
+        """Remove those of dead processes; the bytes of what living others are writing."""
+        others_bytes = 0
+        for name in os.listdir(self._directory):
+            path = f"{self._directory}/{name}"
+            with self._lock:
+                own = path in self._own
+            if not own:
+                with suppress(FileNotFoundError):
+                    others_bytes += _sweep_one(path)
+        return others_bytes
+
+
+def _lock_if_possible(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise  # without locks nothing is swept, which is safe
+
+
+def _sweep_one(path: str) -> int:
+    """Remove a temporary if its lock is free; the bytes it keeps."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return os.stat(path).st_size
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+        return 0
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)

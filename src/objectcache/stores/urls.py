@@ -1,0 +1,44 @@
+"""From a URL to a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+from objectcache.errors import ConfigError
+from objectcache.stores.base import Store
+from objectcache.stores.file import FileStore
+from objectcache.stores.memory import named_memory_store
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
+    """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), or memory://name.
+
+    `limit_bytes` replaces the store's default limit. Raises ConfigError for anything else, and for a limit that
+    contradicts the one an open memory store has.
+    """
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        if not url:
+            raise ConfigError("the store's URL is empty")
+        return FileStore(os.path.expanduser(url), limit_bytes=limit_bytes)
+    opener = _OPENERS.get(scheme[1].lower())
+    rest = url[scheme.end() :]
+    if opener is None or not rest.startswith("//"):
+        known = ", ".join(f"{name}://" for name in _OPENERS)
+        raise ConfigError(f"{url!r} is not a store: known are {known} and paths (written ./{url}, if it is one)")
+    return opener(rest[2:], limit_bytes)
+
+
+def _open_file(rest: str, limit_bytes: int | None) -> Store:
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost") or not slash or "?" in path or "#" in path:
+        raise ConfigError(f"'file://{rest}' should be file:///absolute/path, with ? and # percent-encoded")
+    return FileStore("/" + os.fsdecode(unquote_to_bytes(path)), limit_bytes=limit_bytes)
+
+
+_OPENERS: dict[str, Callable[[str, int | None], Store]] = {"file": _open_file, "memory": named_memory_store}
