@@ -9,7 +9,8 @@ each layer's row, so that a torn or truncated segment is recognised without anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from objectcache.errors import IntegrityError, LayoutError
+from objectcache.errors import IntegrityError, LayoutError, RangeError, RequestError
 from objectcache.integrity import Buffer, LayerBinding, layer_row, record_digest, seal, span_matches, unseal
 from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.layout import (
@@ -28,7 +29,6 @@ from objectcache.layout import (
     MAX_SHARDS,
     MAX_SLICE_BYTES,
     KVLayout,
-    LayerRow,
     SegmentGeometry,
 )
 
@@ -195,16 +195,24 @@ _UNPACK_LIMITS = {
 }
 
 
+_FIELD_TYPES = {
+    "name": str,
+    "namespace": bytes,
+    "group": int,
+    "shard": int,
+    "chunk_tokens": int,
+    "layers": list,
+    "slice_bytes": list,
+    "parent": bytes,
+    "depth": int,
+    "keys": bytes,
+}
+
+
 def _check_types(fields: Mapping[str, Any]) -> None:
-    """Raises TypeError. Needed because what msgpack takes for the same (True and 1, str and bytes) is not."""
-    kinds: dict[type, list[str]] = {
-        str: ["name"],
-        bytes: ["namespace", "parent", "keys"],
-        int: ["group", "shard", "chunk_tokens", "depth"],
-        list: ["layers", "slice_bytes"],
-    }
-    wrong = [name for kind, names in kinds.items() for name in names if type(fields[name]) is not kind]
-    wrong += [name for name in kinds[list] if any(type(number) is not int for number in fields[name])]
+    """Raises TypeError. `True` passes for 1 and a string for bytes everywhere else, msgpack's own packing included."""
+    wrong = [name for name, kind in _FIELD_TYPES.items() if type(fields[name]) is not kind]
+    wrong += [name for name in ("layers", "slice_bytes") if any(type(number) is not int for number in fields[name])]
     if wrong:
         raise TypeError(f"of the wrong type: {', '.join(wrong)}")
 
@@ -231,7 +239,7 @@ def decode_header(data: Buffer) -> SegmentHeader:
             depth=fields["depth"],
             keys=KeyChain(fields["keys"]),
         )
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException, LayoutError) as error:
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException, LayoutError, RequestError) as error:
         raise IntegrityError(f"a segment header is malformed: {error!r}") from error
     if header.encoded != bytes(data):
         raise IntegrityError("a segment header is not in canonical form")
@@ -299,50 +307,99 @@ class SegmentWriter:
 
 
 class ReadsRanges(Protocol):
-    """What a reader needs of an open object."""
+    """What a reader needs of an open object. Both raise RangeError past its end."""
 
     def read(self, offset: int, length: int) -> bytes: ...
     def read_into(self, offset: int, out: memoryview) -> None: ...
 
 
-class SegmentReader:
-    """Reads and verifies chunk ranges of one segment.
+@contextmanager
+def _cut_short_is_damage() -> Iterator[None]:
+    """Where a whole segment would go on, the end of the object is not a wrong request but a torn segment."""
+    try:
+        yield
+    except RangeError as error:
+        raise IntegrityError(f"a segment is cut short: {error}") from error
 
-    `row_digests` come from the commit record, or (None) from the segment's own footer. Not thread-safe where the
-    object is not.
+
+@dataclass(frozen=True)
+class CommittedLayer:
+    """One layer of a committed segment: enough to read and verify any range of its chunks without its header.
+
+    `leaf` is the key of the segment's last chunk, `row_digest` what the commit record says of the layer's row.
+    """
+
+    geometry: SegmentGeometry
+    position: int
+    binding: LayerBinding
+    leaf: bytes
+    row_digest: bytes
+
+    def read_row(self, source: ReadsRanges) -> bytes:
+        """The layer's digest row. Raises IntegrityError when it is not the committed one."""
+        with _cut_short_is_damage():
+            row = source.read(self.geometry.row_offset(self.position), self.geometry.rows[self.position].row_bytes)
+        if self.binding.row_digest(row, self.leaf, self.geometry.num_chunks) != self.row_digest:
+            raise IntegrityError("a segment's digest row is not the committed one")
+        return row
+
+    def read_chunks(
+        self,
+        source: ReadsRanges,
+        first: int,
+        stop: int,
+        keys: Sequence[bytes],
+        out: memoryview,
+        row: bytes | None = None,
+    ) -> None:
+        """Slices [first, stop), verified, into `out` ((stop-first) * slice_bytes bytes); `keys` are theirs.
+
+        Raises IntegrityError; `out` then holds bytes that must not be used.
+        """
+        layer = self.geometry.rows[self.position]
+        size = layer.slice_bytes
+        if len(out) != (stop - first) * size or len(keys) != stop - first:
+            raise LayoutError(f"{stop - first} slices of {size} bytes do not fill {len(out)} bytes")
+        spans = list(layer.spans(first, stop))
+        row = row or self.read_row(source)
+        with _cut_short_is_damage():
+            source.read_into(self.geometry.slice_offset(self.position, first), out)
+        for span in spans:
+            begin, end = layer.digest_range(span)
+            part = out[(span.first - first) * size : (span.stop - first) * size]
+            span_keys = keys[span.first - first : span.stop - first]
+            if not span_matches(self.binding, span, size, span_keys, row[begin:end], part):
+                raise IntegrityError(f"chunks {span.first} to {span.stop - 1} of a segment are not the committed ones")
+
+
+class SegmentReader:
+    """Reads and verifies chunk ranges of one segment by its own header.
+
+    `row_digests` come from the commit record, or (None) from the segment's own footer.
     """
 
     def __init__(self, source: ReadsRanges, header: SegmentHeader, row_digests: Sequence[bytes] | None = None) -> None:
         self._source = source
         self.header = header
         if row_digests is None:
-            footer = source.read(header.geometry.footer_offset, footer_bytes(len(header.layers)))
+            with _cut_short_is_damage():
+                footer = source.read(header.geometry.footer_offset, footer_bytes(len(header.layers)))
             row_digests = decode_footer(footer, header)
+        if len(row_digests) != len(header.layers):
+            raise IntegrityError(
+                f"segment {header.name} has {len(header.layers)} layers, and {len(row_digests)} row digests"
+            )
         self.row_digests = tuple(row_digests)
-        self._rows: dict[int, bytes] = {}
 
     @classmethod
     def open(cls, source: ReadsRanges, name: str | None = None) -> SegmentReader:
         """Open by the segment's own header and footer. Raises IntegrityError when it is not whole, or not `name`."""
-        header = decode_header(source.read(0, header_length(source.read(0, HEADER_PREFIX_BYTES))))
+        with _cut_short_is_damage():
+            encoded = source.read(0, header_length(source.read(0, HEADER_PREFIX_BYTES)))
+        header = decode_header(encoded)
         if name is not None and header.name != name:
             raise IntegrityError(f"object {name} holds segment {header.name}")
         return cls(source, header)
-
-    def row(self, position: int) -> bytes:
-        """The verified digest row of the layer at `position`."""
-        found = self._rows.get(position)
-        if found is None:
-            header = self.header
-            layer: LayerRow = header.geometry.rows[position]
-            found = self._source.read(header.geometry.row_offset(position), layer.row_bytes)
-            digest = header.binding(position).row_digest(found, header.leaf, header.num_chunks)
-            if digest != self.row_digests[position]:
-                raise IntegrityError(
-                    f"segment {header.name}, layer {header.layers[position]}: the digest row is not the committed one"
-                )
-            self._rows[position] = found
-        return found
 
     def read_chunks(self, position: int, first: int, stop: int, out: memoryview) -> None:
         """Slices [first, stop) of the layer at `position`, verified, into `out` ((stop-first) * slice_bytes bytes).
@@ -350,20 +407,7 @@ class SegmentReader:
         Raises IntegrityError; `out` then holds bytes that must not be used.
         """
         header = self.header
-        geometry = header.geometry
-        size = header.slice_bytes[position]
-        if len(out) != (stop - first) * size:
-            raise LayoutError(f"{stop - first} slices of {size} bytes do not fill {len(out)} bytes")
-        spans = list(geometry.rows[position].spans(first, stop))
-        row = self.row(position)
-        self._source.read_into(geometry.slice_offset(position, first), out)
-        binding = header.binding(position)
-        for span in spans:
-            begin, end = geometry.rows[position].digest_range(span)
-            part = out[(span.first - first) * size : (span.stop - first) * size]
-            keys = header.keys[span.first : span.stop]
-            if not span_matches(binding, span, size, keys, row[begin:end], part):
-                raise IntegrityError(
-                    f"segment {header.name}, layer {header.layers[position]}, chunks {span.first} to "
-                    f"{span.stop - 1}: the bytes are not the committed ones"
-                )
+        layer = CommittedLayer(
+            header.geometry, position, header.binding(position), header.leaf, self.row_digests[position]
+        )
+        layer.read_chunks(self._source, first, stop, header.keys[first:stop], out)
