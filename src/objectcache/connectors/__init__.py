@@ -1,0 +1,1 @@
+"""Plugs for LLM engines: one package each, each an optional extra."""

@@ -1,0 +1,27 @@
+"""Hugging Face transformers: prefix KV loaded layer by layer, stored while the prefill runs.
+
+    connector = TransformersConnector(objectcache.open("file:///var/cache/kv"), model)
+    result = connector.prefill(input_ids)                      # loads, computes the rest, stores it
+    tokens, report = connector.generate(input_ids, max_new_tokens=32)
+
+Needs `objectcache[transformers]`. No model is patched: a cache with lazy layers is passed as `past_key_values`.
+"""
+
+from objectcache.connectors.transformers.connector import TransformersConnector
+from objectcache.connectors.transformers.model import weights_fingerprint
+from objectcache.connectors.transformers.prefill import Prefill, PrefillReport
+from objectcache.connectors.transformers.prefix import LayerTiming, PrefixCache, PrefixLoadError
+from objectcache.connectors.transformers.recording import Recording
+from objectcache.connectors.transformers.stats import ConnectorStats
+
+__all__ = [
+    "ConnectorStats",
+    "LayerTiming",
+    "Prefill",
+    "PrefillReport",
+    "PrefixCache",
+    "PrefixLoadError",
+    "Recording",
+    "TransformersConnector",
+    "weights_fingerprint",
+]

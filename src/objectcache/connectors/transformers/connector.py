@@ -1,0 +1,291 @@
+"""Prefix KV of one transformers model in a KVCache: load it layer by layer, store it while a prefill runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from objectcache.cache.base import KVCache, Match, RetrieveOptions
+from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.transformers.model import kv_shape, make_namespace, weights_fingerprint, weights_version
+from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, plain_inputs
+from objectcache.connectors.transformers.prefix import Delivery, PrefixCache, PrefixLoadError
+from objectcache.connectors.transformers.recording import Recording
+from objectcache.connectors.transformers.stats import ConnectorStats, StatsCounter
+from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.keys import KeyChain, Namespace, chain_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+T = TypeVar("T")
+
+
+class TransformersConnector(AbstractContextManager["TransformersConnector"]):
+    """Loads and stores the prompts of one model, one sequence (a batch of 1) at a time.
+
+    `load` gives a cache for `model(...)` or `model.generate(...)`; `prefill` and `generate` do the whole of it, with
+    recomputation where loading fails. Any doubt is a miss, every wait has a deadline (`options.deadline_s`), and what
+    goes wrong with storing is counted in `stats` and disturbs nothing. The KVCache stays the caller's to close.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        model: PreTrainedModel,
+        *,
+        weights_fingerprint: str | None = None,
+        adapter: str = "",
+        salt: str = "",
+        epoch: int = 0,
+        chunk_tokens: int = 16,
+        options: RetrieveOptions | None = None,
+        segment_chunks: int = 256,
+        max_pending_bytes: int = 2 << 30,
+    ) -> None:
+        """Runs `model` over two tokens to see what it caches.
+
+        `weights_fingerprint` replaces the digest over all weights (see `model.weights_fingerprint` for its cost);
+        whoever gives one answers for its changing with the weights. `adapter` names active adapters and their
+        weights. `options` is the default of `load`. `segment_chunks` bounds the chunks of one stored segment,
+        `max_pending_bytes` the KV that waits to be stored: prompts beyond it are dropped.
+        Raises LayoutError for models that are not supported, ConfigError for what is missing.
+        """
+        self._cache = cache
+        self._model: Any = model  # a module's call is typed too narrowly
+        self._given_fingerprint = weights_fingerprint
+        self._adapter, self._salt, self._epoch = adapter, salt, epoch
+        self._chunk_tokens = chunk_tokens
+        self._options = options or RetrieveOptions()
+        self._segment_chunks = segment_chunks
+        self._background = BackgroundThread(max_pending_bytes)
+        self._stats = StatsCounter()
+        self._shape = kv_shape(model)
+        self._version: object = None
+        self._namespace = self.namespace
+
+    @property
+    def namespace(self) -> Namespace:
+        """Of the model as it is now: weights or attention implementation that changed since make another one."""
+        weights = weights_version(self._model) if self._given_fingerprint is None else None
+        version = (weights, self._model.config._attn_implementation)
+        if version != self._version:
+            self._namespace = make_namespace(
+                self._model,
+                self._shape,
+                fingerprint=self._given_fingerprint or weights_fingerprint(self._model),
+                adapter=self._adapter,
+                salt=self._salt,
+                epoch=self._epoch,
+                chunk_tokens=self._chunk_tokens,
+            )
+            self._version = version
+        return self._namespace
+
+    @property
+    def stats(self) -> ConnectorStats:
+        return self._stats.snapshot
+
+    # -- loading ----------------------------------------------------------------------------------
+
+    def load(
+        self, input_ids: torch.Tensor, *, store: bool = False, options: RetrieveOptions | None = None
+    ) -> PrefixCache:
+        """Start loading the longest stored prefix of `input_ids`, [1, tokens], short of its last token.
+
+        What comes back knows `matched_tokens` at once (0 is a miss, or a look-up that failed: see its `error`); give
+        the model `tail(input_ids)`, or `generate` all of them. With `store`, the full chunks that the forward adds are
+        stored as it computes them, and become visible with `commit` or when the context is left without an exception.
+        `input_ids` must be what the forward then gets: keys are made from them. Raises RequestError for any other
+        shape; a forward raises PrefixLoadError when a layer fails or is late.
+        """
+        ids = self._checked(input_ids)
+        namespace = self.namespace
+        chain = chain_keys(namespace, ids)
+        match, delivery, error = self._retrieve(namespace, chain[: (len(ids) - 1) // self._chunk_tokens], options)
+        self._stats.add(
+            loads=1,
+            requested_tokens=len(ids),
+            hits=int(delivery is not None),
+            matched_tokens=0 if delivery is None else match.tokens,
+            lookup_failures=int(error is not None),
+        )
+        recording = self._record(namespace, chain, match.tokens) if store else None
+        return PrefixCache(
+            self._shape.num_layers, delivery=delivery, recording=recording, error=error, background=self._background
+        )
+
+    def _retrieve(
+        self, namespace: Namespace, chain: KeyChain, options: RetrieveOptions | None
+    ) -> tuple[Match, Delivery | None, ObjectCacheError | None]:
+        match = Match(namespace, 0)
+        try:
+            if len(chain):
+                match = self._cache.match(namespace, chain)
+            if not match.tokens:
+                return match, None, None
+            retrieval = self._cache.retrieve(match, options=options or self._options)
+        except ObjectCacheError as error:
+            self._release(match)
+            return match, None, error
+        return match, Delivery(match, retrieval, self._shape, self._chunk_tokens, self._delivered), None
+
+    def _delivered(self, delivery: Delivery) -> None:
+        whole = len(delivery.timings) == self._shape.num_layers
+        self._stats.add(
+            loaded_bytes=delivery.match.payload_bytes if whole else 0,
+            waited_s=sum(timing.waited_s for timing in delivery.timings),
+            load_failures=int(delivery.error is not None),
+        )
+        self._release(delivery.match)
+
+    def _release(self, match: Match) -> None:
+        """Give the lease back, in the background: it may take a round trip, and the forward is waiting."""
+
+        def release() -> None:
+            with suppress(ObjectCacheError):  # it expires by itself
+                self._cache.release(match)
+
+        if match.lease is not None:
+            self._background.submit(release)
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    def store(self, input_ids: torch.Tensor, past_key_values: Cache) -> Recording:
+        """Store the full chunks of `input_ids`, [1, tokens], from a cache that a clean forward over them has filled.
+
+        In the background, but waits while too much is pending; `wait` on what comes back for the end. Raises
+        RequestError for a cache that is not of these tokens and this model.
+        """
+        ids = self._checked(input_ids)
+        namespace = self.namespace
+        chain = chain_keys(namespace, ids)
+        layers: list[Any] = past_key_values.layers
+        if len(layers) != self._shape.num_layers or past_key_values.get_seq_length() < len(ids):
+            raise RequestError(
+                f"a cache of {len(layers)} layers and {past_key_values.get_seq_length()} tokens does not hold "
+                f"{len(ids)} tokens of a model of {self._shape.num_layers}"
+            )
+        stored = 0
+        with suppress(ObjectCacheError):  # then the cache itself finds out what it has
+            match = self._cache.match(namespace, chain)
+            stored = match.tokens
+            self._release(match)
+        with self._record(namespace, chain, stored) as recording:
+            for index, layer in enumerate(layers):
+                recording.offer(index, layer.keys, layer.values, wait=True)
+        return recording
+
+    def flush(self, timeout_s: float = 60.0) -> bool:
+        """Whether all storing under way has ended within `timeout_s`."""
+        return self._background.flush(timeout_s)
+
+    def _record(self, namespace: Namespace, chain: KeyChain, stored_tokens: int) -> Recording:
+        return Recording(
+            self._cache,
+            namespace,
+            chain,
+            stored_tokens // self._chunk_tokens,
+            shape=self._shape,
+            segment_chunks=self._segment_chunks,
+            background=self._background,
+            stats=self._stats,
+        )
+
+    # -- the whole of it --------------------------------------------------------------------------
+
+    def prefill(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        store: bool = True,
+        options: RetrieveOptions | None = None,
+        **model_inputs: Any,
+    ) -> Prefill:
+        """Load what is stored of `input_ids`, [1, tokens], run the model over the tail, and store what it added.
+
+        When a layer fails or is late, everything is computed from scratch. Logits are those of what was computed.
+        `model_inputs` go to the forward; RequestError for those that give tokens another meaning or position.
+        """
+        inputs = plain_inputs(model_inputs)
+
+        def forward(past: PrefixCache) -> Any:
+            with torch.no_grad():
+                return self._model(past.tail(input_ids), past_key_values=past, use_cache=True, **inputs)
+
+        return Prefill(*self._with_fallback(input_ids, forward, store, options))
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        store: bool = True,
+        options: RetrieveOptions | None = None,
+        **generate_inputs: Any,
+    ) -> tuple[Any, PrefillReport]:
+        """`model.generate` from the stored prefix on, like `prefill`. The prompt is stored, not what is generated."""
+        inputs = plain_inputs(generate_inputs)
+
+        def forward(past: PrefixCache) -> Any:
+            return self._model.generate(input_ids, past_key_values=past, **inputs)
+
+        result, _, report = self._with_fallback(input_ids, forward, store, options)
+        return result, report
+
+    def _with_fallback(
+        self,
+        input_ids: torch.Tensor,
+        forward: Callable[[PrefixCache], T],
+        store: bool,
+        options: RetrieveOptions | None,
+    ) -> tuple[T, PrefixCache, PrefillReport]:
+        past = self.load(input_ids, store=store, options=options)
+        failed: PrefixCache | None = None
+        try:
+            with past:
+                result = forward(past)
+        except PrefixLoadError:
+            self._stats.add(recomputed=1)
+            failed, past = past, self._empty(input_ids, store=store, stored_tokens=past.matched_tokens)
+            with past:
+                result = forward(past)
+        report = PrefillReport(
+            prompt_tokens=input_ids.shape[1],
+            matched_tokens=past.matched_tokens,
+            matched_bytes=past.matched_bytes,
+            recomputed=failed is not None,
+            error=(failed or past).error,
+            timings=(failed or past).timings,
+        )
+        return result, past, report
+
+    def _empty(self, input_ids: torch.Tensor, *, store: bool, stored_tokens: int) -> PrefixCache:
+        """A cache without a prefix; the first `stored_tokens` need not be stored again."""
+        namespace = self.namespace
+        chain = chain_keys(namespace, self._checked(input_ids))
+        recording = self._record(namespace, chain, stored_tokens) if store else None
+        return PrefixCache(self._shape.num_layers, recording=recording, background=self._background)
+
+    def _checked(self, input_ids: torch.Tensor) -> npt.NDArray[np.int64]:
+        if input_ids.dim() != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:
+            raise RequestError(f"input_ids must be one prompt, [1, tokens], got {list(input_ids.shape)}")
+        if self._model.training:
+            raise RequestError("the model is in training mode, where KV may be random: call model.eval()")
+        ids: npt.NDArray[np.int64] = input_ids[0].cpu().numpy()
+        return ids
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Finish storing what is under way, for at most `timeout_s`."""
+        self._background.close(timeout_s)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

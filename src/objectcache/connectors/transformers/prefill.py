@@ -1,0 +1,48 @@
+"""What a whole request through a connector takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from objectcache.connectors.transformers.prefix import LayerTiming, PrefixCache
+from objectcache.errors import ObjectCacheError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillReport:
+    """What one request took from the cache. `error` is what made it recompute or miss, if anything did."""
+
+    prompt_tokens: int
+    matched_tokens: int
+    matched_bytes: int
+    recomputed: bool
+    error: ObjectCacheError | None
+    timings: tuple[LayerTiming, ...]
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.matched_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The model's outputs over the tail of a prompt, and the cache that holds all of it, to go on from."""
+
+    outputs: Any
+    past_key_values: PrefixCache
+    report: PrefillReport
+
+
+_OTHER_MEANING = ("past_key_values", "inputs_embeds", "position_ids", "token_type_ids", "cache_position", "use_cache")
+
+
+def plain_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`inputs` without a mask that masks nothing. Raises RequestError for what keys cannot stand for."""
+    wrong = [name for name in _OTHER_MEANING if inputs.get(name) is not None]
+    mask = inputs.get("attention_mask")
+    if wrong or (mask is not None and not bool((mask == 1).all())):
+        raise RequestError(
+            f"{', '.join(wrong) or 'an attention_mask with gaps'}: stored KV is named by token ids from position 0 on"
+        )
+    return {name: value for name, value in inputs.items() if name != "attention_mask"}

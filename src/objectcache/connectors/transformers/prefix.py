@@ -1,0 +1,216 @@
+"""The transformers cache whose prefix is still on its way when the forward begins."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from objectcache.cache.base import Match
+from objectcache.cache.retrieval import Retrieval
+from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.transformers.recording import Recording
+from objectcache.connectors.transformers.slices import KVShape, from_slices
+from objectcache.errors import DeliveryError, ObjectCacheError, RequestError
+
+
+class PrefixLoadError(DeliveryError):
+    """A layer of the prefix failed or is late, and the forward that needs it cannot go on: run it without the prefix.
+
+    `__cause__` says why.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTiming:
+    """When things happened to one layer, in seconds on time.perf_counter; `waited_s` is how long the forward stood."""
+
+    layer: int
+    requested_s: float
+    landed_s: float
+    adopted_s: float
+    waited_s: float
+
+
+class Delivery:
+    """A retrieval and the lease under it, given back as soon as every layer has been taken."""
+
+    def __init__(
+        self, match: Match, retrieval: Retrieval, shape: KVShape, chunk_tokens: int, on_end: Callable[[Delivery], None]
+    ) -> None:
+        """`on_end` is called once, after the retrieval was closed."""
+        self.match = match
+        self.error: ObjectCacheError | None = None
+        self.timings: list[LayerTiming] = []
+        self._retrieval = retrieval
+        self._shape = shape
+        self._chunk_tokens = chunk_tokens
+        self._on_end = on_end
+        self._ending = threading.Lock()  # taken for good by whoever ends it
+
+    def take(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wait for `layer`: its K and V, [1, kv_heads, tokens, head_dim] each, in host memory of their own.
+
+        Raises PrefixLoadError when it fails or its deadline passes; the delivery has then ended.
+        """
+        before_s = time.perf_counter()
+        try:
+            self._retrieval.wait(layer)
+            waited_s = time.perf_counter() - before_s
+            keys, values = from_slices(self._retrieval.view(layer), self._shape, self._chunk_tokens)
+            landed_s = self._retrieval.landed_s(layer) or before_s
+        except ObjectCacheError as error:
+            self.error = self.error or error
+            self.close()
+            raise PrefixLoadError(f"layer {layer} of {self.match.tokens} stored tokens: {error}") from error
+        self.timings.append(LayerTiming(layer, self._retrieval.requested_s, landed_s, time.perf_counter(), waited_s))
+        if len(self.timings) == self._shape.num_layers:
+            self.close()
+        return keys, values
+
+    def close(self) -> None:
+        """Give the memory and the lease back; cancels what is under way."""
+        if self._ending.acquire(blocking=False):
+            with suppress(ObjectCacheError):  # what was taken stays good
+                self._retrieval.close()
+            self._on_end(self)
+
+
+class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A DynamicLayer that knows how long its prefix is before it is there, and waits for it in its first `update`."""
+
+    def __init__(self, index: int, delivery: Delivery | None, recording: Recording | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._index = index
+        self._delivery = delivery
+        self._recording = recording
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._settle(key_states)
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        recording = self._recording
+        if recording is not None and keys.shape[2] >= recording.stop_token:
+            recording.offer(self._index, keys, values)
+            self._recording = None
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        if self._delivery is not None:
+            return self._delivery.match.tokens
+        return int(super().get_seq_length())
+
+    def _settle(self, like: torch.Tensor | None = None) -> None:
+        """Have the prefix here, on the device of `like`."""
+        if self._delivery is None:
+            return
+        if like is not None and like.shape[0] != 1:
+            raise RequestError(f"a stored prefix serves a batch of 1, not {like.shape[0]} (no beams, no batches)")
+        keys, values = self._delivery.take(self._index)
+        device = keys.device if like is None else like.device
+        self.dtype, self.device = keys.dtype, device
+        self.keys, self.values = keys.to(device), values.to(device)
+        self.is_initialized = True
+        self._delivery = None
+
+    # What rearranges a cache needs its data, and makes it another sequence than the one being recorded.
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        self._recording = None
+        super().crop(*args, **kwargs)
+
+    def reorder_cache(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        super().reorder_cache(*args, **kwargs)
+
+    def batch_repeat_interleave(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        super().batch_repeat_interleave(*args, **kwargs)
+
+    def batch_select_indices(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        super().batch_select_indices(*args, **kwargs)
+
+    def reset(self) -> None:
+        # Not by zeroing in place, as some versions do: the recording may still be reading.
+        self._delivery = self._recording = None
+        self.keys = self.values = None
+        self.is_initialized = False
+
+
+class PrefixCache(Cache):
+    """What a connector's `load` returns: pass it as `past_key_values`, to a forward over the tail or to `generate`.
+
+    Layers are waited for one by one, as the forward reaches them. Leaving the context (or `commit`) stores what the
+    forward added, when that was asked for; on an exception nothing is stored. `close` ends what is still under way.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        *,
+        delivery: Delivery | None = None,
+        recording: Recording | None = None,
+        error: ObjectCacheError | None = None,
+        background: BackgroundThread,
+    ) -> None:
+        """`error` is why a look-up was given up, when that makes this a miss."""
+        super().__init__(layers=[PrefixLayer(index, delivery, recording) for index in range(num_layers)])
+        self.recording = recording
+        self.matched_tokens = 0 if delivery is None else delivery.match.tokens
+        self.matched_bytes = 0 if delivery is None else delivery.match.payload_bytes
+        self._delivery = delivery
+        self._lookup_error = error
+        # For a cache that is dropped without `close`; not at exit, when the thread is gone.
+        weakref.finalize(self, background.submit, partial(_end, delivery, recording)).atexit = False
+
+    def tail(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The part of a prompt, [1, tokens], that is left to compute: at least one token."""
+        return input_ids[:, self.matched_tokens :]
+
+    @property
+    def error(self) -> ObjectCacheError | None:
+        """Why the look-up was given up, or the delivery failed; None if nothing did."""
+        return self._lookup_error if self._delivery is None else self._delivery.error
+
+    @property
+    def timings(self) -> tuple[LayerTiming, ...]:
+        """Of the layers taken so far, in that order."""
+        return () if self._delivery is None else tuple(self._delivery.timings)
+
+    def commit(self) -> None:
+        """The forward was clean: what it added may become visible."""
+        if self.recording is not None:
+            self.recording.commit()
+
+    def close(self) -> None:
+        """Done with the delivery, whether or not all of it was used. Stores nothing that was not committed."""
+        _end(self._delivery, self.recording)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        self.close()
+
+
+def _end(delivery: Delivery | None, recording: Recording | None) -> None:
+    if recording is not None:
+        recording.abort()
+    if delivery is not None:
+        delivery.close()

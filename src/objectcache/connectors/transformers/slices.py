@@ -1,0 +1,65 @@
+"""Between a layer's K and V as transformers keeps them and slices as they are stored.
+
+A slice is one chunk of one layer, [2, kv_heads, chunk_tokens, head_dim] in the model's dtype: K, then V. Copies go
+through numpy: one thread, the interpreter lock released, and no second pool of torch threads beside the forward's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+_RAW_DTYPE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_RAW_NUMPY = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """K (and, the same, V) of every layer of a model: [1, kv_heads, tokens, head_dim] of `dtype`."""
+
+    num_layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    def holds(self, states: torch.Tensor) -> bool:
+        """Whether `states` is K or V of one sequence of this model."""
+        return (
+            states.dim() == 4
+            and (states.shape[0], states.shape[1], states.shape[3]) == (1, self.kv_heads, self.head_dim)
+            and states.dtype == self.dtype
+        )
+
+
+def to_slices(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> npt.NDArray[np.uint8]:
+    """Slices of K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, in host memory: uint8 array (n, slice_bytes).
+
+    One copy, contiguous.
+    """
+    _, heads, tokens, dim = keys.shape
+    chunks = tokens // chunk_tokens
+    out = np.empty((chunks, 2, heads, chunk_tokens, dim), dtype=_RAW_NUMPY[keys.element_size()])
+    for which, states in enumerate((keys, values)):
+        out[:, which] = _raw(states)[0].reshape(heads, chunks, chunk_tokens, dim).swapaxes(0, 1)
+    return out.view(np.uint8).reshape(chunks, -1)
+
+
+def from_slices(slices: npt.NDArray[np.uint8], shape: KVShape, chunk_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, in host memory of their own: one copy of `slices`."""
+    chunks = slices.shape[0]
+    out = torch.empty((2, 1, shape.kv_heads, chunks * chunk_tokens, shape.head_dim), dtype=shape.dtype)
+    raw = _raw(out).reshape(2, shape.kv_heads, chunks, chunk_tokens, shape.head_dim)
+    source = slices.view(_RAW_NUMPY[out.element_size()])
+    source = source.reshape(chunks, 2, shape.kv_heads, chunk_tokens, shape.head_dim)
+    np.copyto(raw, source.transpose(1, 2, 0, 3, 4))
+    return out[0], out[1]
+
+
+def _raw(states: torch.Tensor) -> npt.NDArray[Any]:
+    """`states` as integers of the same size, without a copy: numpy knows neither bfloat16 nor float8."""
+    raw: npt.NDArray[Any] = states.detach().view(_RAW_DTYPE[states.element_size()]).numpy()
+    return raw
