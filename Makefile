@@ -1,0 +1,46 @@
+# Everything runs from .venv, which `make setup` builds and the other targets ask for.
+
+PYTHON ?= python3
+# Named, because a newer one brings gigabytes of CUDA packages from some registries.
+TORCH ?= torch==2.13.0
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo bench clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(STAMP) ## Build .venv with everything that tests and demo need; again only when pyproject.toml changes.
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "python3 lacks venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PIP) install $(TORCH)
+	$(PIP) install -e '.[dev,demo]'
+	@touch $@
+
+lint: setup ## ruff and mypy.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint ## lint, then all tests.
+	$(BIN)/pytest
+
+demo: setup ## The demo (DEMO_ARGS=… for its options).
+	$(BIN)/objectcache demo $(DEMO_ARGS)
+
+bench: setup ## The benchmarks (BENCH_ARGS=… for their options).
+	$(BIN)/objectcache bench $(BENCH_ARGS)
+
+clean: ## Remove .venv, caches and what the demo wrote.
+	rm -rf .venv build dist demo-out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
