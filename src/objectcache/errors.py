@@ -42,10 +42,17 @@ class LayoutError(ObjectCacheError):
 
 
 class IntegrityError(ObjectCacheError):
-    """Stored or delivered bytes are not what their digests, names or lengths say. Always a miss."""
+    """Stored or delivered bytes are not what their digests, names or lengths say. Always a miss.
+
+    `segment` names the stored segment at fault, where that is known.
+    """
 
     code = "IntegrityError"
     status = 502
+
+    def __init__(self, message: str = "", *, segment: str = "") -> None:
+        super().__init__(message)
+        self.segment = segment
 
 
 class StoreError(ObjectCacheError):
@@ -155,6 +162,13 @@ class SessionNotFoundError(RequestError):
 
     code = "NoSuchSession"
     status = 404
+
+
+class BadDigestError(RequestError):
+    """An uploaded body is not what its own digests say."""
+
+    code = "BadDigest"
+    status = 400
 
 
 class TruncatedBodyError(RequestError):

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from objectcache.cache.retrieval import Retrieval
+from objectcache.errors import LayoutError, RequestError
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import PartShape
@@ -92,6 +93,33 @@ class UploadTicket:
     header: SegmentHeader
     total_bytes: int
     row_digests: tuple[bytes, ...] = field(repr=False)
+
+
+def group_chain(namespace: Namespace, chain: KeyChain, group: int) -> KeyChain:
+    """The keys of a group's own chunks, from the chain at the layout's `key_tokens`."""
+    layout = namespace.layout
+    return chain.coarsen(layout.group(group).chunk_tokens // layout.key_tokens)
+
+
+def matched_part(namespace: Namespace, chain: KeyChain, part: PartId, first: int, stop: int) -> MatchedPart:
+    """Chunks [first, stop) of `part`, with keys and shape. Raises LayoutError for what the layout does not have."""
+    shard = namespace.layout.shard(part.group, part.shard)
+    keys = group_chain(namespace, chain, part.group)[first:stop]
+    if len(keys) != stop - first or not keys:
+        raise LayoutError(f"chunks [{first}, {stop}) of {part} are not in the chain that was asked for")
+    return MatchedPart(part, first, stop, keys, PartShape(shard.layers, shard.slice_bytes, stop - first))
+
+
+def select_parts(match: Match, parts: Sequence[PartId] | None) -> list[MatchedPart]:
+    """The matched parts that are asked for (None: all), in the match's order. Raises RequestError for others."""
+    if not match.parts:
+        raise RequestError("nothing matched, so there is nothing to retrieve")
+    if parts is None:
+        return list(match.parts)
+    selected = [part for part in match.parts if part.part in set(parts)]
+    if not parts or len(selected) != len(set(parts)):
+        raise RequestError(f"parts {list(parts)} are not all among the matched {[p.part for p in match.parts]}")
+    return selected
 
 
 class SegmentUpload(AbstractContextManager["SegmentUpload"], ABC):

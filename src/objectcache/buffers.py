@@ -1,0 +1,129 @@
+"""Registered memory: a pool of destination buffers, with generations and quarantine.
+
+The pool is one anonymous shared file (memfd), so that a receiving process can map it too. Pages are taken from the
+system when first written. A buffer that something may still write is in quarantine: not free until its fence is told.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
+from objectcache.layout import align_up
+
+
+class BufferState(Enum):
+    IN_USE = auto()
+    QUARANTINED = auto()
+    FREE = auto()
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """`size_bytes` at `offset` of the pool. `generation` differs for every allocation."""
+
+    offset: int
+    size_bytes: int
+    generation: int
+    view: memoryview
+    state: BufferState = BufferState.IN_USE
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Bytes by state."""
+
+    total_bytes: int
+    in_use_bytes: int
+    quarantined_bytes: int
+
+
+class BufferPool:
+    """First fit over one mapping. Thread-safe."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size = align_up(max(size_bytes, 1))
+        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, self._size)
+        self._map = mmap.mmap(self._fd, self._size)
+        self._view = memoryview(self._map)
+        self._lock = threading.Lock()
+        self._free: list[tuple[int, int]] = [(0, self._size)]  # (offset, size), ascending, never adjacent
+        self._held: set[Buffer] = set()
+        self._generation = 0
+
+    def fileno(self) -> int:
+        """The shared file, for handing to a receiving process."""
+        return self._fd
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    def allocate(self, size_bytes: int) -> Buffer:
+        """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError."""
+        needed = align_up(max(size_bytes, 1))
+        with self._lock:
+            for index, (offset, size) in enumerate(self._free):
+                if size >= needed:
+                    if size == needed:
+                        del self._free[index]
+                    else:
+                        self._free[index] = (offset + needed, size - needed)
+                    self._generation += 1
+                    view = self._view[offset : offset + size_bytes]
+                    buffer = Buffer(offset, needed, self._generation, view)
+                    self._held.add(buffer)
+                    return buffer
+            usage = self._usage()
+        raise BufferPoolExhaustedError(
+            f"{size_bytes} bytes asked for; of the pool's {usage.total_bytes} bytes {usage.in_use_bytes} are in use "
+            f"and {usage.quarantined_bytes} in quarantine: raise buffer_bytes, or close retrievals sooner"
+        )
+
+    def quarantine(self, buffer: Buffer) -> None:
+        """Nobody reads it any more, but something may still write it."""
+        with self._lock:
+            if buffer.state is BufferState.IN_USE:
+                buffer.state = BufferState.QUARANTINED
+
+    def release(self, buffer: Buffer) -> None:
+        """Free it. The caller knows that nothing reads or writes it any more. Raises on a second release."""
+        with self._lock:
+            if buffer.state is BufferState.FREE:
+                raise ObjectCacheError(f"buffer {buffer.generation} was released twice")
+            buffer.state = BufferState.FREE
+            self._held.discard(buffer)
+            self._insert(buffer.offset, buffer.size_bytes)
+
+    def _insert(self, offset: int, size: int) -> None:
+        index = next((i for i, (at, _) in enumerate(self._free) if at > offset), len(self._free))
+        if index < len(self._free) and offset + size == self._free[index][0]:
+            size += self._free.pop(index)[1]
+        if index and sum(self._free[index - 1]) == offset:
+            before = self._free.pop(index - 1)
+            index, offset, size = index - 1, before[0], before[1] + size
+        self._free.insert(index, (offset, size))
+
+    def _usage(self) -> PoolUsage:
+        sizes = dict.fromkeys(BufferState, 0)
+        for buffer in self._held:
+            sizes[buffer.state] += buffer.size_bytes
+        return PoolUsage(self._size, sizes[BufferState.IN_USE], sizes[BufferState.QUARANTINED])
+
+    def usage(self) -> PoolUsage:
+        with self._lock:
+            return self._usage()
+
+    def close(self) -> None:
+        """Give the memory back. Views that users still hold keep their pages until they go."""
+        os.close(self._fd)
+        try:
+            self._view.release()
+            self._map.close()
+        except BufferError:  # somebody still holds a view; the mapping goes with the last one
+            pass

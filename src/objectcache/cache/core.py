@@ -1,0 +1,332 @@
+"""The core over one store: what is stored, what matches, what is pinned, what may go. In-process and gateway use it.
+
+Calls may be made from any thread. Reading and sending bytes is not done here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_part
+from objectcache.cache.eviction import evict
+from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
+from objectcache.catalog import Catalog, Follower, Run, match
+from objectcache.commitlog import CommitEntry, CommitLog
+from objectcache.descriptor import Descriptor, DescriptorPart
+from objectcache.errors import (
+    KeyNotFoundError,
+    NamespaceMismatchError,
+    ObjectCacheError,
+    ObjectNotFoundError,
+    RequestError,
+    StoreFullError,
+    UploadNotFoundError,
+)
+from objectcache.keys import KeyChain, Namespace
+from objectcache.names import namespace_name, parse_segment_name, segment_name
+from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
+from objectcache.stores import Store
+
+log = logging.getLogger(__name__)
+
+FOLLOW_INTERVAL_S = 0.5
+UPLOAD_TTL_S = 600.0
+
+
+@dataclass(slots=True)
+class CoreCounters:
+    """Since the core was opened."""
+
+    committed: int = 0
+    evicted: int = 0
+    dropped_full: int = 0
+    forgotten: int = 0
+    follow_failures: int = 0
+
+
+class Reservation(AbstractContextManager["Reservation"]):
+    """Room for an upload, until it is in the store or given up."""
+
+    def __init__(self, core: CacheCore, size_bytes: int) -> None:
+        self._core = core
+        self._size_bytes = size_bytes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._core._unreserve(self._size_bytes)
+
+
+class CacheCore:
+    """One store and its catalog. `open` it; `close` it."""
+
+    def __init__(self, store: Store, catalog: Catalog, *, lease_ttl_s: float = DEFAULT_TTL_S) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.counters = CoreCounters()
+        self._log = CommitLog(store, catalog.writer_id)
+        self._follower = Follower(store, catalog)
+        self._leases = LeaseTable(lease_ttl_s)
+        self._namespaces: dict[bytes, Namespace] = {}
+        self._written_namespaces: set[bytes] = set()
+        self._finished: dict[str, tuple[UploadTicket, float]] = {}
+        self._reserved_bytes = 0
+        self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
+        self._writing = threading.RLock()  # whoever appends to the log and applies it
+        self._stop = threading.Event()
+        self._follow_thread: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, store: Store, catalog_path: Path, *, lease_ttl_s: float = DEFAULT_TTL_S) -> CacheCore:
+        """Open, and bring the catalog up to the store's logs. Raises CatalogError, StoreError."""
+        core = cls(store, Catalog.open(catalog_path), lease_ttl_s=lease_ttl_s)
+        try:
+            core.follow()
+        except BaseException:
+            core.catalog.close()
+            raise
+        return core
+
+    def start_following(self, interval_s: float = FOLLOW_INTERVAL_S) -> None:
+        """Follow other writers from a thread, every `interval_s`."""
+
+        def run() -> None:
+            while not self._stop.wait(interval_s):
+                try:
+                    self.follow()
+                except ObjectCacheError as error:
+                    self.counters.follow_failures += 1
+                    log.warning("the logs could not be followed: %s", error)
+
+        self._follow_thread = threading.Thread(target=run, name="follow", daemon=True)
+        self._follow_thread.start()
+
+    def follow(self) -> int:
+        """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
+        with self._writing:
+            return self._follower.poll()
+
+    # -- namespaces -------------------------------------------------------------------------------
+
+    def register(self, namespace: Namespace) -> None:
+        """Make a namespace known, readable beside the data. Raises StoreError."""
+        self.learn(namespace)
+        with self._lock:
+            if namespace.digest in self._written_namespaces:
+                return
+        text = namespace.to_json()
+        with self.reserve(len(text)):
+            self.store.put(namespace_name(namespace.digest), text)
+        with self._lock:
+            self._written_namespaces.add(namespace.digest)
+
+    def learn(self, namespace: Namespace) -> None:
+        """Know a namespace that this process was given, without writing anything."""
+        with self._lock:
+            self._namespaces.setdefault(namespace.digest, namespace)
+
+    def namespace(self, digest: bytes) -> Namespace:
+        """Raises NamespaceMismatchError when nothing is known of it here."""
+        with self._lock:
+            found = self._namespaces.get(digest)
+        if found is not None:
+            return found
+        try:
+            found = Namespace.from_json(self.store.get(namespace_name(digest)))
+        except ObjectNotFoundError:
+            raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here") from None
+        if found.digest != digest:
+            raise NamespaceMismatchError(f"what is written down as namespace {digest.hex()} is another one")
+        with self._lock:
+            self._namespaces[digest] = found
+        return found
+
+    # -- matching and resolving -------------------------------------------------------------------
+
+    def match(self, namespace_digest: bytes, chain: KeyChain, parts: Sequence[PartId] | None = None) -> Match:
+        """The longest prefix that all `parts` (None: all of the layout) hold, under a lease when there is any.
+
+        Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
+        """
+        namespace = self.namespace(namespace_digest)
+        wanted = list(parts) if parts is not None else all_parts(namespace)
+        with self.catalog.view() as view:
+            found = match(view, namespace, chain, wanted)
+        if not found.tokens:
+            return Match(namespace, 0)
+        matched = tuple(
+            matched_part(namespace, chain, PartId(*part.part), part.first, part.stop) for part in found.parts
+        )
+        segments = {run.segment.id for part in found.parts for run in part.runs}
+        self.catalog.touch(segments, time.time())
+        now_s = time.monotonic()
+        with self._lock:
+            lease = self._leases.grant(segments, now_s)
+        per_unit = choose_layers_per_unit([part.shape for part in matched])
+        return Match(namespace, found.tokens, matched, Lease(lease, self._leases.ttl_s, None, per_unit))
+
+    def release(self, lease: bytes) -> None:
+        """Give a lease back; harmless when it is gone."""
+        with self._lock:
+            self._leases.release(lease)
+
+    def plan(self, descriptor: Descriptor) -> Plan:
+        """What to send for a descriptor.
+
+        Raises NamespaceMismatchError, DescriptorError, LeaseExpiredError, KeyNotFoundError. Nothing is read.
+        """
+        namespace = self.namespace(descriptor.namespace)
+        descriptor.check_layout(namespace.layout)
+        if descriptor.lease:
+            with self._lock:
+                self._leases.check(descriptor.lease, time.monotonic())
+        with self.catalog.view() as view:
+            resolved = [
+                view.resolve(namespace.digest, part.group, part.shard, part.leaf, part.first, part.stop)
+                for part in descriptor.parts
+            ]
+        parts = [self._plan_part(part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
+        return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
+
+    @staticmethod
+    def _plan_part(part: DescriptorPart, runs: Sequence[Run]) -> PlanPart:
+        for run in runs:
+            if run.segment.layers != part.layers or run.segment.slice_bytes != part.slice_bytes:
+                raise KeyNotFoundError(f"segment {run.segment.name} is not laid out as its namespace says")
+        return plan_part(part.group, part.shard, part.shape, runs)
+
+    def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
+        """Whether chunks [first, stop) of the chain that ends in `leaf` are all stored."""
+        with self.catalog.view() as view:
+            try:
+                view.resolve(namespace_digest, part.group, part.shard, leaf, first, stop)
+            except RequestError:
+                return False
+        return True
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    def new_segment_name(self) -> str:
+        """Never given out twice, not even after a crash."""
+        with self._writing:
+            return segment_name(self.catalog.writer_id, self.catalog.next_segment_sequence())
+
+    def check_upload_name(self, name: str) -> str:
+        """A client's own name for its upload. Raises InvalidObjectNameError, RequestError for a name of this writer."""
+        if parse_segment_name(name).writer == self.catalog.writer_id:
+            raise RequestError(f"segment names of writer {self.catalog.writer_id} are not for clients")
+        return name
+
+    def reserve(self, size_bytes: int) -> Reservation:
+        """Room for an upload, made by evicting if need be. Raises StoreFullError, which drops the upload."""
+        with self._writing:
+            usage = self.store.usage()
+            if usage.limit_bytes is not None:
+                wanted = usage.used_bytes + self._reserved_bytes + size_bytes - usage.limit_bytes
+                if wanted > 0:
+                    self._make_room(wanted, size_bytes, usage.limit_bytes)
+            with self._lock:
+                self._reserved_bytes += size_bytes
+        return Reservation(self, size_bytes)
+
+    def _make_room(self, wanted_bytes: int, size_bytes: int, limit_bytes: int) -> None:
+        if size_bytes > limit_bytes or self.evict(wanted_bytes) < wanted_bytes:
+            self.counters.dropped_full += 1
+            raise StoreFullError(
+                f"{size_bytes} bytes do not fit: the limit is {limit_bytes} bytes and what is stored is pinned"
+            )
+
+    def _unreserve(self, size_bytes: int) -> None:
+        with self._lock:
+            self._reserved_bytes -= size_bytes
+
+    def finished(self, ticket: UploadTicket) -> None:
+        """An upload is whole in the store: it may be committed for UPLOAD_TTL_S."""
+        now_s = time.monotonic()
+        with self._lock:
+            self._finished[ticket.header.name] = (ticket, now_s)
+            stale = [name for name, (_, since_s) in self._finished.items() if since_s < now_s - UPLOAD_TTL_S]
+            for name in stale:
+                del self._finished[name]
+        self._delete(stale)
+
+    def commit(self, names: Sequence[str], discard: Sequence[str] = ()) -> None:
+        """Make uploads visible, all in one record, and drop others. Names that are visible already are fine.
+
+        Raises UploadNotFoundError (then nothing is committed), StoreError.
+        """
+        with self._writing:
+            with self._lock:
+                tickets = [self._finished.get(name) for name in names]
+            entries = []
+            for name, found in zip(names, tickets, strict=True):
+                if found is not None:
+                    entries.append(CommitEntry(found[0].header, found[0].row_digests))
+                elif self.catalog.segment_named(name) is None:
+                    raise UploadNotFoundError(f"upload {name} was not finished here, was dropped, or has timed out")
+            for digest in {entry.header.namespace for entry in entries}:
+                self.register(self.namespace(digest))
+            if entries:
+                self.catalog.apply([self._log.append(commits=entries)])
+                self.counters.committed += len(entries)
+        with self._lock:
+            for name in [*names, *discard]:
+                self._finished.pop(name, None)
+        self._delete([name for name in discard if self.catalog.segment_named(name) is None])
+
+    # -- forgetting -------------------------------------------------------------------------------
+
+    def evict(self, wanted_bytes: int) -> int:
+        """Remove least recently used segments, leaves before their prefixes, pinned ones not. Bytes freed."""
+        with self._lock:
+            self._leases.expire(time.monotonic())
+            pinned = self._leases.pinned
+        with self._writing:
+            chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes)
+            if chosen:
+                names = tuple(segment.name for segment in chosen)
+                self.catalog.apply([self._log.append(deletes=names)])
+                self._delete(names)
+                self.counters.evicted += len(chosen)
+        return sum(segment.total_bytes for segment in chosen)
+
+    def forget(self, name: str) -> None:
+        """A segment turned out to be gone or damaged: it must not match again."""
+        with self._writing:
+            if self.catalog.segment_named(name) is None:
+                return
+            log.warning("forgetting segment %s, which is gone or damaged", name)
+            self.counters.forgotten += 1
+            self.catalog.apply([self._log.append(deletes=(name,))])
+            self._delete([name])
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                self.store.delete(name)
+            except ObjectCacheError as error:
+                log.warning("object %s could not be deleted: %s", name, error)
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._follow_thread is not None:
+            self._follow_thread.join()
+        with self._writing:
+            self.catalog.close()
+        self.store.close()
+
+
+def all_parts(namespace: Namespace) -> list[PartId]:
+    """Every shard of every group of a namespace's layout."""
+    return [
+        PartId(group, shard)
+        for group, held in enumerate(namespace.layout.groups)
+        for shard in range(len(held.shards))
+    ]

@@ -1,0 +1,265 @@
+"""The cache in this process, over a store: no gateway, no network."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from objectcache.buffers import BufferPool
+from objectcache.cache.base import (
+    KVCache,
+    Match,
+    MatchedPart,
+    PartId,
+    RetrieveOptions,
+    SegmentUpload,
+    UploadTicket,
+    group_chain,
+    select_parts,
+)
+from objectcache.cache.core import CacheCore, Reservation
+from objectcache.cache.destination import Destination
+from objectcache.cache.retrieval import Retrieval
+from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
+from objectcache.errors import (
+    DeliveryError,
+    IntegrityError,
+    KeyNotFoundError,
+    ObjectCacheError,
+    ObjectNotFoundError,
+    RangeError,
+)
+from objectcache.integrity import Buffer, LayerBinding
+from objectcache.keys import KeyChain, Namespace
+from objectcache.plan import LayerRun, Plan
+from objectcache.segment import CommittedLayer, SegmentHeader, SegmentWriter
+from objectcache.stores import ObjectReader, ObjectUpload
+
+DEFAULT_BUFFER_BYTES = 16 << 30
+READERS = 4
+
+
+class LocalCache(KVCache):
+    """Everything in this process: matching, reading and writing a store directly."""
+
+    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, readers: int = READERS) -> None:
+        """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
+        self.core = core
+        self.pool = BufferPool(buffer_bytes)
+        self._executor = ThreadPoolExecutor(readers, thread_name_prefix="read")
+
+    def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
+        self.core.learn(namespace)
+        return self.core.match(namespace.digest, chain, parts)
+
+    def release(self, match: Match) -> None:
+        if match.lease is not None:
+            self.core.release(match.lease.id)
+
+    def retrieve(
+        self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
+    ) -> Retrieval:
+        wanted = options or RetrieveOptions()
+        selected = select_parts(match, parts)
+        plan = self.core.plan(_descriptor(match, selected, wanted))
+        readers = self._open(plan)
+        try:
+            destination = Destination(self.pool, self.pool.allocate(plan.geometry.total_bytes))
+        except BaseException:
+            _close_all(readers)
+            raise
+        retrieval = Retrieval(
+            plan.geometry,
+            destination.buffer.view,
+            deadline_s=time.perf_counter() + wanted.deadline_s,
+            on_close=destination.close,
+        )
+        reading = _Reading(self.core, plan, [part.keys for part in selected], readers, retrieval, destination)
+        destination.begin(cancel=reading.cancel)
+        reading.start(self._executor)
+        return retrieval
+
+    def _open(self, plan: Plan) -> dict[str, ObjectReader]:
+        """Every segment, open: a deletion from here on does not hurt."""
+        readers: dict[str, ObjectReader] = {}
+        for name in plan.segments:
+            try:
+                readers[name] = self.core.store.open(name)
+            except ObjectNotFoundError as error:
+                _close_all(readers)
+                self.core.forget(name)
+                raise KeyNotFoundError(f"segment {name} is gone from the store") from error
+            except BaseException:
+                _close_all(readers)
+                raise
+        return readers
+
+    def store(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> SegmentUpload | None:
+        keys = group_chain(namespace, chain, part.group)
+        header = SegmentHeader.for_layout(
+            namespace.layout,
+            name=self.core.new_segment_name(),
+            namespace=namespace.digest,
+            group=part.group,
+            shard=part.shard,
+            chain=keys,
+            first=first,
+            stop=len(keys) if stop is None else stop,
+        )
+        if self.core.covers(namespace.digest, part, header.leaf, first, first + header.num_chunks):
+            return None
+        self.core.register(namespace)
+        reservation = self.core.reserve(header.total_bytes)
+        try:
+            upload = self.core.store.upload(header.name, size_bytes=header.total_bytes, if_absent=True)
+        except BaseException:
+            reservation.__exit__(None, None, None)
+            raise
+        return LocalUpload(self.core, header, upload, reservation)
+
+    def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
+        self.core.commit([t.header.name for t in tickets], [t.header.name for t in discard])
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self.core.close()
+        self.pool.close()
+
+
+class LocalUpload(SegmentUpload):
+    """Not thread-safe."""
+
+    def __init__(self, core: CacheCore, header: SegmentHeader, upload: ObjectUpload, reservation: Reservation) -> None:
+        self.header = header
+        self._core = core
+        self._upload = upload
+        self._reservation: Reservation | None = reservation
+        self._writer = SegmentWriter(header, upload.write)
+
+    def write_layer(self, data: Buffer) -> None:
+        self._writer.write_layer(data)
+
+    def finish(self) -> UploadTicket:
+        row_digests = self._writer.finish()
+        self._upload.publish()
+        ticket = UploadTicket(self.header, self.header.total_bytes, row_digests)
+        self._core.finished(ticket)
+        self._unreserve()
+        return ticket
+
+    def abort(self) -> None:
+        self._upload.abort()
+        self._unreserve()
+
+    def _unreserve(self) -> None:
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None:
+            reservation.__exit__(None, None, None)
+
+
+class _Reading:
+    """One retrieval: a task per run and layer, in delivery order; each unit is announced when its last task ends."""
+
+    def __init__(
+        self,
+        core: CacheCore,
+        plan: Plan,
+        keys: Sequence[KeyChain],
+        readers: dict[str, ObjectReader],
+        retrieval: Retrieval,
+        destination: Destination,
+    ) -> None:
+        self._core = core
+        self._plan = plan
+        self._keys = keys
+        self._readers = readers
+        self._retrieval = retrieval
+        self._destination = destination
+        self._tasks: list[LayerRun] = list(plan.layer_runs())
+        self._left = [0] * len(plan.geometry.units)
+        for task in self._tasks:
+            self._left[task.unit] += 1
+        self._pending = len(self._tasks)
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def start(self, executor: ThreadPoolExecutor) -> None:
+        # One submission per task would flood the queue that concurrent retrievals share; so each task submits its next.
+        self._iterator = iter(self._tasks)
+        self._executor = executor
+        for task in itertools.islice(self._iterator, READERS):
+            executor.submit(self._run, task)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+
+    def _run(self, task: LayerRun) -> None:
+        try:
+            if not self._cancelled:
+                self._read(task)
+        except ObjectCacheError as error:
+            self.cancel()
+            self._retrieval.fail(error)
+            if isinstance(error, IntegrityError) and error.segment:
+                self._core.forget(error.segment)
+        with self._lock:
+            self._left[task.unit] -= 1
+            landed = not self._left[task.unit] and not self._cancelled
+            self._pending -= 1
+            over = not self._pending
+            following = next(self._iterator, None)
+        if landed:
+            self._retrieval.land(task.unit)
+        if following is not None:
+            self._next(following)
+        if over:
+            _close_all(self._readers)
+            self._destination.fence()
+
+    def _next(self, task: LayerRun) -> None:
+        try:
+            self._executor.submit(self._run, task)
+        except RuntimeError:  # the cache is being closed: nothing of this retrieval is read any more
+            self._retrieval.fail(DeliveryError("the cache was closed"))
+
+    def _read(self, task: LayerRun) -> None:
+        run, geometry = task.run, self._plan.geometry
+        part = self._plan.parts[task.part]
+        size = part.shape.slice_bytes[task.position]
+        start = geometry.offset(task.part, task.layer) + run.at * size
+        count = run.stop - run.first
+        binding = LayerBinding(part.group, part.shard, task.layer)
+        layer = CommittedLayer(run.geometry, task.position, binding, run.leaf, run.row_digests[task.position])
+        keys = self._keys[task.part][run.at : run.at + count]
+        out = self._retrieval.memory[start : start + count * size]
+        try:
+            layer.read_chunks(self._readers[run.segment], run.first, run.stop, keys, out)
+        except (IntegrityError, RangeError) as error:
+            raise IntegrityError(f"segment {run.segment}, layer {task.layer}: {error}", segment=run.segment) from error
+
+
+def _descriptor(match: Match, selected: Sequence[MatchedPart], options: RetrieveOptions) -> Descriptor:
+    layout = match.namespace.layout
+    return Descriptor(
+        namespace=match.namespace.digest,
+        parts=tuple(DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in selected),
+        target=Target(TargetKind.HTTP),
+        delivery=0,
+        layers_per_unit=options.layers_per_unit,
+        windows_s=options.windows_s,
+        gang=options.gang,
+        deadline_s=options.deadline_s,
+        lease=match.lease.id if match.lease else b"",
+        trace=options.trace,
+    )
+
+
+def _close_all(readers: dict[str, ObjectReader]) -> None:
+    for reader in readers.values():
+        reader.close()

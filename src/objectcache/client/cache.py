@@ -1,0 +1,290 @@
+"""The same cache through a gateway."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from objectcache.buffers import BufferPool
+from objectcache.cache.base import (
+    KVCache,
+    Lease,
+    Match,
+    MatchedPart,
+    PartId,
+    RetrieveOptions,
+    SegmentUpload,
+    UploadTicket,
+    group_chain,
+    matched_part,
+    select_parts,
+)
+from objectcache.cache.destination import Destination
+from objectcache.cache.retrieval import Retrieval
+from objectcache.client.fencing import Fencer
+from objectcache.client.http import GatewayHttp
+from objectcache.client.response import ResponseReception
+from objectcache.client.session import DataSession
+from objectcache.client.upload import GatewayUpload
+from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
+from objectcache.errors import (
+    ConfigError,
+    GatewayUnavailableError,
+    NamespaceMismatchError,
+    ObjectCacheError,
+    SessionNotFoundError,
+)
+from objectcache.keys import KeyChain, Namespace
+from objectcache.layout import DeliveryGeometry
+from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
+from objectcache.names import segment_name
+from objectcache.segment import SegmentHeader
+from objectcache.transports.receiver import Expected, ExpectedPart
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How to talk to a gateway.
+
+    `target` is "tcp" (striped connections) or "http" (the response); `receiver` is "threads" or "process". `streams`
+    is the number of striped connections; `buffer_bytes` the size of the destination pool, which takes memory only as
+    it is written; `verify` checks every digest where the bytes arrive. `timeout_s` bounds each control request,
+    `fence_s` how long a cancelled delivery may stay in the middle of a frame before its connections are cut.
+    """
+
+    target: str = "tcp"
+    receiver: str = "threads"
+    streams: int = 4
+    buffer_bytes: int = 16 << 30
+    verify: bool = True
+    timeout_s: float = 10.0
+    fence_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.target not in ("tcp", "http"):
+            raise ConfigError(f"target must be 'tcp' or 'http', got {self.target!r}")
+        if self.receiver not in ("threads", "process"):
+            raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
+        if self.streams < 1:
+            raise ConfigError(f"streams must be at least 1, got {self.streams}")
+
+
+class GatewayCache(KVCache):
+    """A bucket of a gateway. The destination of every delivery comes from one pool of registered memory."""
+
+    def __init__(self, host: str, port: int, bucket: str, options: ClientOptions | None = None) -> None:
+        self.options = options or ClientOptions()
+        self.bucket = bucket
+        self.pool = BufferPool(self.options.buffer_bytes)
+        self._http = GatewayHttp(host, port, timeout_s=self.options.timeout_s)
+        self._session: DataSession | None = None
+        self._session_lock = threading.Lock()
+        self._fencer = Fencer(bucket, self.options.fence_s)
+        self._deliveries = itertools.count(secrets.randbits(48))
+        self._writer = f"c-{secrets.token_hex(12)}"
+        self._segments = itertools.count()
+        self._registered: set[bytes] = set()
+
+    # -- matching ---------------------------------------------------------------------------------
+
+    def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
+        request = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
+        answer = MatchAnswer.decode(self._request("POST", "kv-match", request.encode()))
+        if not answer.tokens:
+            return Match(namespace, 0)
+        matched = tuple(
+            matched_part(namespace, chain, PartId(group, shard), first, stop)
+            for group, shard, first, stop in answer.parts
+        )
+        lease = Lease(answer.lease, answer.ttl_s, answer.rate_bytes_s or None, answer.layers_per_unit)
+        return Match(namespace, answer.tokens, matched, lease)
+
+    def release(self, match: Match) -> None:
+        if match.lease is not None:
+            self._request("POST", "kv-release", ReleaseRequest(match.lease.id).encode())
+
+    # -- retrieving -------------------------------------------------------------------------------
+
+    def retrieve(
+        self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
+    ) -> Retrieval:
+        wanted = options or RetrieveOptions()
+        selected = select_parts(match, parts)
+        per_unit = wanted.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
+        geometry = DeliveryGeometry(tuple(part.shape for part in selected), per_unit)
+        destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
+        start = self._start_response if self.options.target == "http" else self._start_striped
+        deadline_s = time.perf_counter() + wanted.deadline_s
+        try:
+            for last_attempt in (False, True):
+                view = destination.buffer.view
+                retrieval = Retrieval(geometry, view, deadline_s=deadline_s, on_close=destination.close)
+                try:
+                    start(match, selected, wanted, retrieval, destination)
+                except (SessionNotFoundError, GatewayUnavailableError):
+                    # The gateway was restarted, or dropped the session: worth asking once more, if nothing hangs.
+                    if last_attempt or not destination.wait_fenced(self.options.fence_s):
+                        raise
+                else:
+                    return retrieval
+            raise AssertionError("the last attempt returns or raises")
+        except BaseException:
+            destination.close(complete=False)
+            raise
+
+    def _start_striped(
+        self,
+        match: Match,
+        selected: Sequence[MatchedPart],
+        options: RetrieveOptions,
+        retrieval: Retrieval,
+        destination: Destination,
+    ) -> None:
+        session = self._open_session()
+        descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
+        destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
+        expected = _expected(descriptor, selected, session.streams, retrieval, destination)
+        session.receivers.expect(expected, destination.buffer.offset)
+        try:
+            body = session.http.request(
+                "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s
+            )
+            RetrieveAnswer.decode(body)
+        except (SessionNotFoundError, GatewayUnavailableError):
+            self._drop_session(session)
+            raise
+        except ObjectCacheError as error:
+            session.receivers.fail(descriptor.delivery, error)
+            raise
+
+    def _start_response(
+        self,
+        match: Match,
+        selected: Sequence[MatchedPart],
+        options: RetrieveOptions,
+        retrieval: Retrieval,
+        destination: Destination,
+    ) -> None:
+        descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.HTTP))
+        expected = _expected(descriptor, selected, 1, retrieval, destination)
+        reception = ResponseReception(self._http, expected, verify=self.options.verify)
+        destination.begin(cancel=reception.cancel)
+        reception.start(self._path("kv-retrieve"), descriptor)
+
+    def _descriptor(
+        self,
+        match: Match,
+        selected: Sequence[MatchedPart],
+        options: RetrieveOptions,
+        geometry: DeliveryGeometry,
+        target: Target,
+    ) -> Descriptor:
+        layout = match.namespace.layout
+        return Descriptor(
+            namespace=match.namespace.digest,
+            parts=tuple(DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in selected),
+            target=target,
+            delivery=next(self._deliveries),
+            layers_per_unit=geometry.layers_per_unit,
+            windows_s=options.windows_s,
+            gang=options.gang,
+            deadline_s=options.deadline_s,
+            lease=match.lease.id if match.lease else b"",
+            trace=options.trace,
+        )
+
+    def _open_session(self) -> DataSession:
+        with self._session_lock:
+            if self._session is None or self._session.dead:
+                if self._session is not None:
+                    self._session.close()
+                options = self.options
+                self._session = DataSession.open(
+                    self._http,
+                    self.bucket,
+                    self.pool,
+                    streams=options.streams,
+                    receiver=options.receiver,
+                    verify=options.verify,
+                    timeout_s=options.timeout_s,
+                )
+            return self._session
+
+    def _drop_session(self, session: DataSession) -> None:
+        with self._session_lock:
+            if self._session is session:
+                self._session = None
+        session.close()
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    def store(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> SegmentUpload | None:
+        keys = group_chain(namespace, chain, part.group)
+        header = SegmentHeader.for_layout(
+            namespace.layout,
+            name=segment_name(self._writer, next(self._segments)),
+            namespace=namespace.digest,
+            group=part.group,
+            shard=part.shard,
+            chain=keys,
+            first=first,
+            stop=len(keys) if stop is None else stop,
+        )
+        if namespace.digest not in self._registered:
+            self._register(namespace)
+        try:
+            return GatewayUpload.begin(self._http, self.bucket, header)
+        except NamespaceMismatchError:
+            self._register(namespace)  # the gateway's store was emptied since
+            return GatewayUpload.begin(self._http, self.bucket, header)
+
+    def _register(self, namespace: Namespace) -> None:
+        self._request("PUT", "kv-namespace", namespace.to_json())
+        self._registered.add(namespace.digest)
+
+    def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
+        names = [tuple(ticket.header.name for ticket in which) for which in (tickets, discard)]
+        self._request("POST", "kv-commit", CommitRequest(names[0], names[1]).encode())
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    def _path(self, resource: str) -> str:
+        return f"/{self.bucket}?{resource}"
+
+    def _request(self, method: str, resource: str, body: bytes) -> bytes:
+        return self._http.request(method, self._path(resource), body)
+
+    def close(self) -> None:
+        with self._session_lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._fencer.close()
+        self._http.close()
+        self.pool.close()
+
+
+def _expected(
+    descriptor: Descriptor,
+    selected: Sequence[MatchedPart],
+    streams: int,
+    retrieval: Retrieval,
+    destination: Destination,
+) -> Expected:
+    return Expected(
+        delivery=descriptor.delivery,
+        epoch=descriptor.epoch,
+        geometry=retrieval.geometry,
+        parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in selected],
+        memory=retrieval.memory,
+        streams=streams,
+        on_unit=retrieval.land,
+        on_failed=retrieval.fail,
+        on_fenced=destination.fence,
+    )

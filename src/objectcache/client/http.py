@@ -1,0 +1,149 @@
+"""Control requests to a gateway: blocking HTTP over kept-alive connections, errors typed."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+
+from objectcache.client.breaker import Breaker
+from objectcache.errors import GatewayUnavailableError
+from objectcache.s3 import parse_error
+
+MAX_IDLE_CONNECTIONS = 8
+_CONTINUE = b"HTTP/1.1 100"
+
+
+class GatewayHttp:
+    """One gateway's HTTP side. Thread-safe: every request has a connection to itself while it runs."""
+
+    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
+        self.host, self.port = host, port
+        self._timeout_s = timeout_s
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        self._breaker = Breaker()
+
+    def request(self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None) -> bytes:
+        """The body of a 2xx answer. Raises the error that the gateway answered, or GatewayUnavailableError."""
+        connection, response = self.start(method, path, body, timeout_s=timeout_s)
+        try:
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise GatewayUnavailableError(f"the answer of {self._where} broke off: {error!r}") from error
+        self.finish(connection, response)
+        return data
+
+    def start(
+        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes."""
+        bound_s = min(self._timeout_s, timeout_s or self._timeout_s)
+        reused, connection = self._take()
+        try:
+            response = self._send(connection, method, path, body, bound_s)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            if not reused:
+                raise self._unavailable(error) from error
+            # A kept connection may have been closed by the other side since: that says nothing about the gateway.
+            self._drop_idle()
+            connection = self._connect()
+            try:
+                response = self._send(connection, method, path, body, bound_s)
+            except (OSError, http.client.HTTPException) as again:
+                connection.close()
+                raise self._unavailable(again) from again
+        self._breaker.succeeded()
+        self.check(connection, response)
+        return connection, response
+
+    def check(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        """Raises the error that a response is, if it is one."""
+        if response.status < 300:
+            return
+        try:
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise GatewayUnavailableError(f"the answer of {self._where} broke off: {error!r}") from error
+        self.finish(connection, response)
+        raise parse_error(response.status, body)
+
+    def finish(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        """The response is read: keep the connection for the next request, if it can go on."""
+        with self._lock:
+            if response.isclosed() and connection.sock is not None and len(self._idle) < MAX_IDLE_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection of the caller's own. Raises GatewayUnavailableError."""
+        try:
+            return self._connect()
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def close(self) -> None:
+        self._drop_idle()
+
+    def _take(self) -> tuple[bool, http.client.HTTPConnection]:
+        with self._lock:
+            if not self._breaker.allows(time.monotonic()):
+                raise GatewayUnavailableError(f"{self._where} failed repeatedly; leaving it alone for a while")
+            if self._idle:
+                return True, self._idle.pop()
+        return False, self.connect()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=self._timeout_s)
+        connection.connect()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    @staticmethod
+    def _send(
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+    ) -> http.client.HTTPResponse:
+        connection.sock.settimeout(timeout_s)
+        connection.request(method, path, body=body or None)
+        return connection.getresponse()
+
+    def _unavailable(self, error: Exception) -> GatewayUnavailableError:
+        with self._lock:
+            self._breaker.failed(time.monotonic())
+        return GatewayUnavailableError(f"no answer from {self._where}: {error!r}")
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @property
+    def _where(self) -> str:
+        return f"the gateway at {self.host}:{self.port}"
+
+
+def may_send_body(sock: socket.socket) -> bool:
+    """After a request with `Expect: 100-continue`: whether the go-ahead came (it is then consumed), or a response.
+
+    Raises OSError.
+    """
+    head = sock.recv(len(_CONTINUE), socket.MSG_PEEK | socket.MSG_WAITALL)
+    if head != _CONTINUE:
+        return False
+    line = b""
+    while not line.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            raise ConnectionError("closed in the middle of 100-continue")
+        line += byte
+    return True

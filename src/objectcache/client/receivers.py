@@ -1,0 +1,93 @@
+"""Who receives: threads of this process, or a process of its own on shared memory. One interface."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from objectcache.errors import GatewayUnavailableError, ObjectCacheError
+from objectcache.transports.receiver import Expected, Receiver, stream_error
+from objectcache.transports.sockets import recv_exact
+
+
+class Receivers(ABC):
+    """The receiving side of one session's streams. Thread-safe.
+
+    `on_lost()` is called once, when the first stream ends: the session is then of no use any more.
+    """
+
+    @abstractmethod
+    def attach(self, stream: int, sock: socket.socket) -> None:
+        """Receive from `sock`, which is the receivers' from here."""
+
+    @abstractmethod
+    def expect(self, expected: Expected, offset: int) -> None:
+        """Await a delivery; `offset` is where its memory begins in the buffer pool."""
+
+    @abstractmethod
+    def cancel(self, delivery: int, epoch: int) -> None:
+        """Stop writing; `on_fenced` follows as soon as no stream is in the middle of a frame of it."""
+
+    @abstractmethod
+    def fail(self, delivery: int, error: ObjectCacheError) -> None:
+        """The delivery will not come."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """Break off every stream: what hangs in a frame lets go of its memory."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class ThreadReceivers(Receivers):
+    """A thread per stream."""
+
+    def __init__(self, on_lost: Callable[[], None], *, verify: bool = True) -> None:
+        self._receiver = Receiver(verify=verify)
+        self._on_lost = on_lost
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._lost = False
+
+    def attach(self, stream: int, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(sock)
+        threading.Thread(target=self._run, args=(stream, sock), name=f"receive-{stream}", daemon=True).start()
+
+    def _run(self, stream: int, sock: socket.socket) -> None:
+        try:
+            self._receiver.run(stream, lambda out: recv_exact(sock, out))
+        except (ObjectCacheError, OSError) as error:
+            with self._lock:
+                first, self._lost = not self._lost, True
+            self.cut()  # a session that misses a stream misses part of every layer
+            self._receiver.lost(stream, stream_error(error))
+            with self._lock:
+                self._sockets.remove(sock)
+            sock.close()
+            if first:
+                self._on_lost()
+
+    def expect(self, expected: Expected, offset: int) -> None:
+        self._receiver.expect(expected)
+        if self._lost:
+            self._receiver.fail(expected.delivery, GatewayUnavailableError("the data connections are gone"))
+
+    def cancel(self, delivery: int, epoch: int) -> None:
+        self._receiver.cancel(delivery, epoch)
+
+    def fail(self, delivery: int, error: ObjectCacheError) -> None:
+        self._receiver.fail(delivery, error)
+
+    def cut(self) -> None:
+        with self._lock:
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()

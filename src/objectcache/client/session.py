@@ -1,0 +1,81 @@
+"""A data session: the striped connections to one gateway, opened once and used by every delivery."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from objectcache.buffers import BufferPool
+from objectcache.client.http import GatewayHttp
+from objectcache.client.receiver_process import ProcessReceivers
+from objectcache.client.receivers import Receivers, ThreadReceivers
+from objectcache.errors import GatewayUnavailableError
+from objectcache.frames import hello_frame
+from objectcache.messages import SessionAnswer, SessionRequest
+from objectcache.transports.sockets import tune
+
+
+class DataSession:
+    """`http` reaches the very gateway that has the session; `dead` when a connection broke: open another."""
+
+    def __init__(self, id: bytes, streams: int, http: GatewayHttp, receivers: Receivers) -> None:
+        self.id = id
+        self.streams = streams
+        self.http = http
+        self.receivers = receivers
+        self.dead = False
+
+    @classmethod
+    def open(
+        cls,
+        http: GatewayHttp,
+        bucket: str,
+        pool: BufferPool,
+        *,
+        streams: int,
+        receiver: str,
+        verify: bool,
+        timeout_s: float,
+    ) -> DataSession:
+        """`receiver` is "threads" or "process". Raises what the gateway answers, or GatewayUnavailableError."""
+        body = SessionRequest(streams).encode()
+        answer = SessionAnswer.decode(http.request("POST", f"/{bucket}?kv-session", body))
+        own_http = http
+        if (answer.http_host, answer.http_port) != (http.host, http.port):
+            own_http = GatewayHttp(answer.http_host, answer.http_port, timeout_s=timeout_s)
+        sockets: list[socket.socket] = []
+        try:
+            for stream in range(streams):
+                sock = socket.create_connection((answer.data_host, answer.data_port), timeout=timeout_s)
+                sockets.append(sock)
+                sock.settimeout(None)
+                tune(sock)
+                sock.sendall(hello_frame(answer.session, stream))
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise GatewayUnavailableError(
+                f"no data connection to {answer.data_host}:{answer.data_port}, which the gateway advertises: {error}"
+            ) from error
+        opened: list[DataSession] = []
+
+        def lost() -> None:
+            for session in opened:
+                session.dead = True
+
+        receivers = _receivers(receiver, pool, lost, verify)
+        session = cls(answer.session, streams, own_http, receivers)
+        opened.append(session)
+        for stream, sock in enumerate(sockets):
+            receivers.attach(stream, sock)
+        return session
+
+    def close(self) -> None:
+        self.dead = True
+        self.receivers.close()
+
+
+def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: bool) -> Receivers:
+    if kind == "process":
+        return ProcessReceivers(pool, on_lost, verify=verify)
+    return ThreadReceivers(on_lost, verify=verify)

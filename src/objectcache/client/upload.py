@@ -1,0 +1,96 @@
+"""One segment on its way to a gateway, layer by layer, over a connection of its own."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+
+from objectcache.cache.base import SegmentUpload, UploadTicket
+from objectcache.client.http import GatewayHttp, may_send_body
+from objectcache.errors import GatewayUnavailableError
+from objectcache.integrity import Buffer
+from objectcache.messages import StoreRequest
+from objectcache.segment import SegmentHeader, SegmentWriter
+
+STORE_HEADER = "x-kv-store"
+
+
+class GatewayUpload(SegmentUpload):
+    """Not thread-safe."""
+
+    def __init__(self, http_side: GatewayHttp, connection: http.client.HTTPConnection, header: SegmentHeader) -> None:
+        self.header = header
+        self._http = http_side
+        self._connection: http.client.HTTPConnection | None = connection
+        self._writer = SegmentWriter(header, self._send)
+
+    @classmethod
+    def begin(cls, http_side: GatewayHttp, bucket: str, header: SegmentHeader) -> GatewayUpload | None:
+        """None when the gateway has all these chunks already. Raises what it answers."""
+        request = StoreRequest(
+            segment=header.name,
+            namespace=header.namespace,
+            group=header.group,
+            shard=header.shard,
+            leaf=header.leaf,
+            first=header.depth,
+            stop=header.depth + header.num_chunks,
+        )
+        connection = http_side.connect()
+        try:
+            connection.putrequest("PUT", f"/{bucket}?kv-store", skip_accept_encoding=True)
+            connection.putheader("Content-Length", str(header.total_bytes))
+            connection.putheader("Expect", "100-continue")
+            connection.putheader(STORE_HEADER, base64.b64encode(request.encode()).decode())
+            connection.endheaders()
+            if may_send_body(connection.sock):
+                return cls(http_side, connection, header)
+            http_side.check(connection, connection.getresponse())
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise GatewayUnavailableError(f"the upload of {header.name} was not answered: {error!r}") from error
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
+
+    def write_layer(self, data: Buffer) -> None:
+        self._writer.write_layer(data)
+
+    def _send(self, data: Buffer) -> None:
+        if self._connection is None:
+            raise GatewayUnavailableError("the upload is over")
+        try:
+            self._connection.sock.sendall(data)
+        except OSError as error:
+            # The gateway may have said why before it hung up.
+            self._refused(error)
+
+    def _refused(self, cause: OSError) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        try:
+            self._http.check(connection, connection.getresponse())
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        raise GatewayUnavailableError(f"the upload of {self.header.name} broke off: {cause}") from cause
+
+    def finish(self) -> UploadTicket:
+        row_digests = self._writer.finish()
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        try:
+            self._http.check(connection, connection.getresponse())
+        except (OSError, http.client.HTTPException) as error:
+            raise GatewayUnavailableError(f"the upload of {self.header.name} broke off: {error!r}") from error
+        finally:
+            connection.close()
+        return UploadTicket(self.header, self.header.total_bytes, row_digests)
+
+    def abort(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

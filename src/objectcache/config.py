@@ -1,0 +1,112 @@
+"""Settings of a gateway: defaults, a TOML file, and what the command line overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from objectcache.errors import ConfigError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+RESERVED_BUCKETS = frozenset({"healthz", "readyz", "metrics"})
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """What `objectcache serve` runs with. Every field is a key of the configuration file."""
+
+    data: Path
+    """Directory of the file store; each bucket is a directory in it."""
+    host: str = "127.0.0.1"
+    """Address to listen on, for HTTP and for data connections."""
+    port: int = 9000
+    """HTTP port; 0 takes any free one."""
+    data_port: int = 0
+    """Port of the data connections; 0 takes any free one: responses tell it."""
+    advertise_host: str = ""
+    """Host under which clients reach this very gateway; default: the address that their request came in on."""
+    buckets: tuple[str, ...] = ("kv",)
+    """Buckets that are made at start."""
+    workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 4))
+    """Data worker processes."""
+    limit_bytes: int | None = None
+    """Byte limit per bucket; default: 80 % of the free disk."""
+    lease_ttl_s: float = 60.0
+    """How long a match pins what it found."""
+    drain_s: float = 30.0
+    """How long SIGTERM waits for deliveries under way."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "data_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigError(f"{name} must lie in 0..65535, got {getattr(self, name)}")
+        if self.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if not self.buckets:
+            raise ConfigError("buckets must name at least one bucket")
+        for bucket in self.buckets:
+            check_bucket(bucket)
+
+
+def check_bucket(name: str) -> str:
+    """`name` itself. Raises ConfigError with S3's rule for bucket names."""
+    if not _BUCKET.fullmatch(name) or name in RESERVED_BUCKETS:
+        raise ConfigError(
+            f"{name!r} is not a bucket name: 3 to 63 of a-z, 0-9, '.' and '-', beginning and ending with a letter or "
+            f"digit, and none of {', '.join(sorted(RESERVED_BUCKETS))}"
+        )
+    return name
+
+
+def parse_bytes(text: str | int) -> int:
+    """A size such as 4096, "64 MiB" or "1.5TB". Raises ConfigError."""
+    if isinstance(text, int):
+        return text
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{text!r} is not a size: a number with B, KB, MB, GB, TB, or KiB, MiB, GiB, TiB")
+    unit = (found[2] or "B").upper()
+    power = "BKMGTP".index(unit[0])
+    return int(float(found[1]) * (1024 if "I" in unit else 1000) ** power)
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfig:
+    """The file's settings with `overrides` (None: not given) on top. Raises ConfigError naming what is wrong."""
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+    settings |= {name: value for name, value in overrides.items() if value is not None}
+    known = {item.name: item for item in fields(GatewayConfig)}
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}; known are: {', '.join(known)}")
+    if "data" not in settings:
+        raise ConfigError("no data directory: give --data DIR, or data = \"DIR\" in the configuration file")
+    config = GatewayConfig(data=Path(settings.pop("data")).expanduser().absolute())
+    try:
+        return replace(config, **{name: _convert(name, value) for name, value in settings.items()})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a setting has the wrong type: {error}") from error
+
+
+def _convert(name: str, value: Any) -> Any:
+    if name == "buckets":
+        return tuple(value) if not isinstance(value, str) else (value,)
+    if name == "limit_bytes":
+        return parse_bytes(value)
+    if name in ("lease_ttl_s", "drain_s"):
+        return float(value)
+    if name in ("port", "data_port", "workers"):
+        return int(value)
+    return value

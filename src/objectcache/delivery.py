@@ -1,0 +1,236 @@
+"""The life of a delivery, on both sides, as pure state machines: events in, decisions out, no I/O, time passed in.
+
+The sender's `Delivery` says what may be sent and how each stream of it ends. The receiver's `Reception` says where a
+frame lands, which units are complete, and when nothing writes the destination any more (it is fenced). Neither locks:
+its owner does.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
+from objectcache.frames import PIECE, Frame, FrameType
+from objectcache.layout import DeliveryGeometry
+
+
+class Verdict(Enum):
+    """What a stream may do next for a delivery."""
+
+    SEND = auto()
+    WAIT = auto()  # for credit
+    CLOSE = auto()  # say the last word on this stream
+
+
+class Delivery:
+    """The sending side of one descriptor over `streams` streams."""
+
+    def __init__(self, *, streams: int, credit_bytes: int, deadline_s: float) -> None:
+        """`credit_bytes` 0 is no bound; `deadline_s` is on the caller's clock."""
+        self._open = set(range(streams))
+        self._in_frame: set[int] = set()
+        self._credit: int | None = credit_bytes or None
+        self.deadline_s = deadline_s
+        self._cancelled = False
+        self.error: ObjectCacheError | None = None
+        self.sent_bytes = 0
+
+    def verdict(self, next_bytes: int | None, now_s: float) -> Verdict:
+        """Whether a stream may send its next frame, of `next_bytes`; None: there is none left for it."""
+        if next_bytes is None or self.stopping:
+            return Verdict.CLOSE
+        if now_s >= self.deadline_s:
+            self.fail(DeliveryTimeoutError("the delivery's deadline has passed"))
+            return Verdict.CLOSE
+        if self._credit is not None and self.sent_bytes + next_bytes > self._credit:
+            return Verdict.WAIT
+        return Verdict.SEND
+
+    def begin(self, stream: int, frame_bytes: int) -> None:
+        """A frame goes out on `stream`. From here to `finish` it cannot be recalled."""
+        self._in_frame.add(stream)
+        self.sent_bytes += frame_bytes
+
+    def finish(self, stream: int) -> None:
+        self._in_frame.discard(stream)
+
+    def grant(self, total_bytes: int) -> None:
+        """The receiver allows `total_bytes` since the start. Never less than before: grants can arrive out of order."""
+        if self._credit is not None:
+            self._credit = max(self._credit, total_bytes)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def fail(self, error: ObjectCacheError) -> None:
+        if self.error is None:
+            self.error = error
+
+    def lose(self, stream: int) -> None:
+        """`stream` broke: its receiver cannot get all of it any more."""
+        self._open.discard(stream)
+        self._in_frame.discard(stream)
+        self.fail(DeliveryError("a data connection of the delivery broke"))
+
+    @property
+    def stopping(self) -> bool:
+        return self._cancelled or self.error is not None
+
+    def last_word(self) -> FrameType:
+        """How a stream of this delivery ends now."""
+        if self._cancelled:
+            return FrameType.CANCELLED
+        return FrameType.END if self.error is None else FrameType.ERROR
+
+    @property
+    def outcome(self) -> ObjectCacheError | None:
+        """What it ended with; None when everything was sent."""
+        return DeliveryCancelledError("the delivery was cancelled") if self._cancelled else self.error
+
+    def close(self, stream: int) -> None:
+        """`stream` has said its last word."""
+        self._open.discard(stream)
+        self._in_frame.discard(stream)
+
+    def is_open(self, stream: int) -> bool:
+        return stream in self._open
+
+    @property
+    def fenced(self) -> bool:
+        """Nothing more of this delivery will be written, on any stream."""
+        return not self._open and not self._in_frame
+
+    @property
+    def quiet(self) -> bool:
+        """Stopping, and no frame is under way: nothing more will be written but last words."""
+        return self.stopping and not self._in_frame
+
+
+class Reception:
+    """The receiving side of one delivery, into one destination."""
+
+    def __init__(self, geometry: DeliveryGeometry, epoch: int, streams: int, from_layer: int = 0) -> None:
+        self._geometry = geometry
+        self.epoch = epoch
+        self._open = set(range(streams))
+        self._writing: set[int] = set()
+        self._span_progress: dict[int, int] = {}
+        self._cancelled = False
+        self.error: ObjectCacheError | None = None
+        self._seen: dict[tuple[int, int], bytearray] = {}
+        self._missing_bytes: list[int] = []
+        for layers in geometry.units:
+            missing = 0
+            for layer in layers:
+                for part in geometry.parts_of(layer) if layer >= from_layer else ():
+                    self._seen[part, layer] = bytearray(geometry.parts[part].num_chunks)
+                    missing += geometry.layer_bytes(part, layer)
+            self._missing_bytes.append(missing)
+        self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
+        self._missing_units = sum(1 for missing in self._missing_bytes if missing)
+
+    def begin(self, stream: int, frame: Frame) -> int | None:
+        """Where in the destination this DATA frame lands (byte offset); None: read it and throw it away.
+
+        Raises DeliveryError for a frame that this delivery cannot have: the stream must then be given up.
+        """
+        if self.stopped or frame.epoch != self.epoch:
+            return None
+        seen = self._seen.get((frame.part, frame.layer))
+        if seen is None:
+            raise DeliveryError(f"a frame names part {frame.part}, layer {frame.layer}, which were not asked for")
+        first, stop = frame.first_chunk, frame.first_chunk + frame.num_chunks
+        if not first < stop <= len(seen):
+            raise DeliveryError(f"a frame names chunks [{first}, {stop}) of {len(seen)}")
+        size = self._slice_bytes(frame)
+        end = frame.span_offset + frame.data_bytes
+        if frame.span_offset != self._span_progress.get(stream, 0) or end > size * frame.num_chunks:
+            raise DeliveryError("a frame does not continue its span")
+        if not frame.data_bytes or frame.extra not in (0, frame.num_chunks - 1):
+            raise DeliveryError("a frame is empty, or its digests are not one per slice")
+        if frame.span_offset == 0:
+            if 1 in seen[first:stop]:
+                raise DeliveryError(f"chunks [{first}, {stop}) of layer {frame.layer} were sent twice")
+            seen[first:stop] = b"\1" * (stop - first)
+        self._writing.add(stream)
+        return self._geometry.offset(frame.part, frame.layer) + first * size + frame.span_offset
+
+    def _slice_bytes(self, frame: Frame) -> int:
+        shape = self._geometry.parts[frame.part]
+        return shape.slice_bytes[self._geometry.position(frame.part, frame.layer)]
+
+    def span_complete(self, stream: int, frame: Frame) -> bool:
+        """The frame's data has been read; whether its span now is whole and to be verified."""
+        end = frame.span_offset + frame.data_bytes
+        if end < self._slice_bytes(frame) * frame.num_chunks:
+            self._span_progress[stream] = end
+            return False
+        self._span_progress.pop(stream, None)
+        return True
+
+    def finish(self, stream: int, frame: Frame, verified_bytes: int) -> int | None:
+        """`stream` is done with the frame; `verified_bytes` is its span's size once verified, otherwise 0.
+
+        The unit that is complete by it, or None.
+        """
+        self._writing.discard(stream)
+        if self.stopped or not verified_bytes:
+            return None
+        unit = self._unit_of[frame.layer]
+        self._missing_bytes[unit] -= verified_bytes
+        if self._missing_bytes[unit]:
+            return None
+        self._missing_units -= 1
+        return unit
+
+    def end(self, stream: int, frame: Frame, error: ObjectCacheError | None = None) -> None:
+        """The sender's last word on `stream`: END, CANCELLED or ERROR."""
+        if frame.epoch != self.epoch:
+            return
+        self._open.discard(stream)
+        self._writing.discard(stream)
+        if frame.type is FrameType.ERROR:
+            self.fail(error or DeliveryError("the delivery failed"))
+        elif frame.type is FrameType.CANCELLED:
+            self.fail(DeliveryCancelledError("the delivery was cancelled"))
+        elif not self._open and not self.complete:
+            self.fail(DeliveryError("the delivery ended before all of its layers had arrived"))
+
+    def lose(self, stream: int, error: ObjectCacheError) -> None:
+        """`stream` is gone, and with it what it was writing."""
+        was_open = stream in self._open
+        self._open.discard(stream)
+        self._writing.discard(stream)
+        if was_open:
+            self.fail(error)
+
+    def fail(self, error: ObjectCacheError) -> None:
+        if self.error is None and not self.complete:
+            self.error = error
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    @property
+    def stopped(self) -> bool:
+        return self._cancelled or self.error is not None
+
+    @property
+    def complete(self) -> bool:
+        """Every unit has landed and is verified."""
+        return self._missing_units == 0
+
+    @property
+    def fenced(self) -> bool:
+        """Nothing writes the destination, now or later: it may be used again."""
+        return not self._writing and (self.stopped or self.complete)
+
+    @property
+    def writing(self) -> frozenset[int]:
+        """Streams in the middle of a frame: what a fence waits for."""
+        return frozenset(self._writing)
+
+
+def is_piece(frame: Frame) -> bool:
+    """Whether the frame's digest is of its whole span."""
+    return bool(frame.flags & PIECE)

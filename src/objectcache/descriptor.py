@@ -1,0 +1,280 @@
+"""The retrieval request on the wire, and its validation. Everything a client claims is checked here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import isfinite
+from typing import Any, TypeVar
+
+import msgpack
+
+from objectcache.errors import DescriptorError, LayoutError
+from objectcache.keys import KEY_BYTES
+from objectcache.layout import MAX_CHUNK_TOKENS, MAX_GROUPS, MAX_LAYERS, MAX_SHARDS, KVLayout, PartShape
+
+DESCRIPTOR_VERSION = 1
+MAX_DESCRIPTOR_BYTES = 1 << 20
+MAX_CHUNK_INDEX = 1 << 24
+MAX_PARTS = 256
+MAX_DEADLINE_S = 3600.0
+ID_BYTES = 16
+
+_T = TypeVar("_T")
+
+
+class TargetKind(StrEnum):
+    """Where the bytes go."""
+
+    HTTP = "http"  # the response to the request
+    TCP = "tcp"  # the striped connections of a session
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`session` names the striped connections, for TCP."""
+
+    kind: TargetKind
+    session: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorPart:
+    """Chunks [first, stop) of one shard: `leaf` is the key of chunk stop-1; the layout as the client has it."""
+
+    group: int
+    shard: int
+    leaf: bytes
+    first: int
+    stop: int
+    chunk_tokens: int
+    layers: tuple[int, ...]
+    slice_bytes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, part: tuple[int, int], first: int, stop: int, leaf: bytes, layout: KVLayout) -> DescriptorPart:
+        """Chunks [first, stop) of `part` (group, shard) as `layout` has it."""
+        shard = layout.shard(*part)
+        tokens = layout.group(part[0]).chunk_tokens
+        return cls(part[0], part[1], leaf, first, stop, tokens, shard.layers, shard.slice_bytes)
+
+    @property
+    def shape(self) -> PartShape:
+        return PartShape(self.layers, self.slice_bytes, self.stop - self.first)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What to deliver, in which order, whereto.
+
+    `delivery` is the client's number for it and `epoch` the attempt; both come back in every frame. Layers below
+    `from_layer` are skipped (asking again after a failure). `layers_per_unit` 0 leaves it to the server.
+    `credit_bytes` bounds what may be sent before the client grants more; 0 is no bound. `windows_s` are compute
+    seconds per layer, `deadline_s` seconds from receipt.
+    """
+
+    namespace: bytes
+    parts: tuple[DescriptorPart, ...]
+    target: Target
+    delivery: int
+    epoch: int = 0
+    from_layer: int = 0
+    layers_per_unit: int = 1
+    credit_bytes: int = 0
+    windows_s: tuple[float, ...] = ()
+    gang: str = ""
+    deadline_s: float = 30.0
+    lease: bytes = b""
+    trace: str = ""
+    version: int = field(default=DESCRIPTOR_VERSION)
+
+    def encode(self) -> bytes:
+        data: bytes = msgpack.packb(
+            {
+                "version": self.version,
+                "namespace": self.namespace,
+                "parts": [
+                    {
+                        "group": part.group,
+                        "shard": part.shard,
+                        "leaf": part.leaf,
+                        "first": part.first,
+                        "stop": part.stop,
+                        "chunk_tokens": part.chunk_tokens,
+                        "layers": list(part.layers),
+                        "slice_bytes": list(part.slice_bytes),
+                    }
+                    for part in self.parts
+                ],
+                "order": "layer",
+                "target": {"kind": self.target.kind.value, "session": self.target.session},
+                "delivery": self.delivery,
+                "epoch": self.epoch,
+                "from_layer": self.from_layer,
+                "layers_per_unit": self.layers_per_unit,
+                "credit_bytes": self.credit_bytes,
+                "windows_s": list(self.windows_s),
+                "gang": self.gang,
+                "deadline_s": self.deadline_s,
+                "lease": self.lease,
+                "trace": self.trace,
+            }
+        )
+        return data
+
+    def check_layout(self, layout: KVLayout) -> None:
+        """Raises DescriptorError where a part is not as the namespace's layout has it."""
+        for part in self.parts:
+            try:
+                shard = layout.shard(part.group, part.shard)
+            except LayoutError as error:
+                raise DescriptorError(f"the namespace has no such part: {error}") from error
+            expected = layout.group(part.group).chunk_tokens
+            if part.chunk_tokens != expected:
+                raise DescriptorError(
+                    f"group {part.group} has chunks of {expected} tokens, not {part.chunk_tokens} (chunk_tokens)"
+                )
+            if part.layers != shard.layers:
+                raise DescriptorError(f"shard {part.shard} of group {part.group} has other layers than the ones given")
+            if part.slice_bytes != shard.slice_bytes:
+                raise DescriptorError(
+                    f"slices of shard {part.shard} of group {part.group} are {shard.slice_bytes[0]} bytes (layer "
+                    f"{shard.layers[0]}), not {part.slice_bytes[0]} (slice_bytes)"
+                )
+
+
+class FieldReader:
+    """Reads typed fields of a decoded map; the first one that is wrong becomes the error, with its path."""
+
+    def __init__(self, data: object, where: str, error: Callable[[str], Exception] = DescriptorError) -> None:
+        self._error = error
+        self._where = where
+        if not isinstance(data, dict):
+            raise error(f"{where} must be a map")
+        self._data: Mapping[Any, Any] = data
+
+    def _get(self, name: str) -> Any:
+        if name not in self._data:
+            raise self._error(f"{self._where}.{name} is missing")
+        return self._data[name]
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise self._error(f"{self._where}.{name} must be an integer in {low}..{high}, got {_short(value)}")
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float:
+        return self._number(self._get(name), name, low, high)
+
+    def _number(self, value: object, name: str, low: float, high: float) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high:
+            return float(value)
+        raise self._error(f"{self._where}.{name} must be a number in {low}..{high}, got {_short(value)}")
+
+    def binary(self, name: str, *lengths: int) -> bytes:
+        value = self._get(name)
+        if not isinstance(value, bytes) or (lengths and len(value) not in lengths):
+            wanted = " or ".join(map(str, lengths)) if lengths else "any number of"
+            raise self._error(f"{self._where}.{name} must be {wanted} bytes, got {_short(value)}")
+        return value
+
+    def text(self, name: str, limit: int = 256) -> str:
+        value = self._get(name)
+        if not isinstance(value, str) or len(value) > limit:
+            raise self._error(f"{self._where}.{name} must be a string of at most {limit} characters")
+        return value
+
+    def items(self, name: str, limit: int) -> list[Any]:
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > limit:
+            raise self._error(f"{self._where}.{name} must be a list of at most {limit}")
+        return value
+
+    def integers(self, name: str, low: int, high: int, limit: int) -> tuple[int, ...]:
+        values = self.items(name, limit)
+        if any(type(value) is not int or not low <= value <= high for value in values):
+            raise self._error(f"{self._where}.{name} must be integers in {low}..{high}")
+        return tuple(values)
+
+    def numbers(self, name: str, low: float, high: float, limit: int) -> tuple[float, ...]:
+        return tuple(self._number(value, name, low, high) for value in self.items(name, limit))
+
+    def sub(self, name: str) -> FieldReader:
+        return FieldReader(self._get(name), f"{self._where}.{name}", self._error)
+
+
+def unpack_map(data: bytes, where: str, error: Callable[[str], Exception] = DescriptorError) -> FieldReader:
+    """A msgpack map as a FieldReader. Raises `error` for anything else."""
+    try:
+        return FieldReader(msgpack.unpackb(data), where, error)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as problem:
+        raise error(f"{where} is not msgpack, or cut short: {problem}") from problem
+
+
+def decode_descriptor(data: bytes) -> Descriptor:
+    """The descriptor in `data`. Raises DescriptorError that says which field is wrong and what would be right."""
+    if len(data) > MAX_DESCRIPTOR_BYTES:
+        raise DescriptorError(f"a descriptor is at most {MAX_DESCRIPTOR_BYTES} bytes, got {len(data)}")
+    fields = unpack_map(data, "descriptor")
+    version = fields.integer("version", 0, 1 << 31)
+    if version != DESCRIPTOR_VERSION:
+        raise DescriptorError(f"descriptor.version {version} is not known here; {DESCRIPTOR_VERSION} is")
+    if fields.text("order") != "layer":
+        raise DescriptorError("descriptor.order must be 'layer'")
+    raw_parts = fields.items("parts", MAX_PARTS)
+    if not raw_parts:
+        raise DescriptorError("descriptor.parts must name at least one part")
+    parts = tuple(_decode_part(FieldReader(part, f"descriptor.parts[{i}]")) for i, part in enumerate(raw_parts))
+    if len({(part.group, part.shard) for part in parts}) != len(parts):
+        raise DescriptorError("descriptor.parts names a part twice")
+    return Descriptor(
+        version=version,
+        namespace=fields.binary("namespace", KEY_BYTES),
+        parts=parts,
+        target=_decode_target(fields.sub("target")),
+        delivery=fields.integer("delivery", 0, (1 << 64) - 1),
+        epoch=fields.integer("epoch", 0, (1 << 32) - 1),
+        from_layer=fields.integer("from_layer", 0, MAX_LAYERS),
+        layers_per_unit=fields.integer("layers_per_unit", 0, 1 << 20),
+        credit_bytes=fields.integer("credit_bytes", 0, 1 << 62),
+        windows_s=fields.numbers("windows_s", 0.0, MAX_DEADLINE_S, MAX_LAYERS),
+        gang=fields.text("gang"),
+        deadline_s=fields.number("deadline_s", 0.0, MAX_DEADLINE_S),
+        lease=fields.binary("lease", 0, ID_BYTES),
+        trace=fields.text("trace"),
+    )
+
+
+def _decode_target(fields: FieldReader) -> Target:
+    kind = fields.text("kind")
+    if kind not in set(TargetKind):
+        raise DescriptorError(f"descriptor.target.kind {kind!r} is not one of {', '.join(TargetKind)}")
+    target = Target(TargetKind(kind), fields.binary("session", 0, ID_BYTES))
+    if (target.kind is TargetKind.TCP) != bool(target.session):
+        raise DescriptorError("descriptor.target.session must be given for tcp, and only there")
+    return target
+
+
+def _decode_part(fields: FieldReader) -> DescriptorPart:
+    part = DescriptorPart(
+        group=fields.integer("group", 0, MAX_GROUPS - 1),
+        shard=fields.integer("shard", 0, MAX_SHARDS - 1),
+        leaf=fields.binary("leaf", KEY_BYTES),
+        first=fields.integer("first", 0, MAX_CHUNK_INDEX),
+        stop=fields.integer("stop", 0, MAX_CHUNK_INDEX),
+        chunk_tokens=fields.integer("chunk_tokens", 1, MAX_CHUNK_TOKENS),
+        layers=fields.integers("layers", 0, MAX_LAYERS - 1, MAX_LAYERS),
+        slice_bytes=fields.integers("slice_bytes", 1, 1 << 30, MAX_LAYERS),
+    )
+    if part.first >= part.stop:
+        raise DescriptorError(f"chunk range [{part.first}, {part.stop}) is empty or negative (first, stop)")
+    if not part.layers or len(part.layers) != len(part.slice_bytes):
+        raise DescriptorError("layers and slice_bytes must have the same length, at least 1")
+    return part
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "…"

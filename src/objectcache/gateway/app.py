@@ -1,0 +1,171 @@
+"""The gateway's control process: routes, health, and the life of everything it owns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from contextlib import suppress
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from objectcache.config import GatewayConfig
+from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.handoff import expect_later
+from objectcache.gateway.kv import KVRoutes
+from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.objects import ObjectRoutes
+from objectcache.gateway.sessions import DataListener, SessionTable
+from objectcache.messages import MAX_MESSAGE_BYTES
+from objectcache.s3 import error_body
+from objectcache.workers.pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_S = 0.05
+
+
+class UnknownRequestError(RequestError):
+    """A method or sub-resource that is not served."""
+
+    code = "MethodNotAllowed"
+    status = 405
+
+
+class Gateway:
+    """One gateway. `start`, then `port` and `data_port` tell where it listens; `stop` drains."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.metrics = GatewayMetrics()
+        self._buckets = BucketTable(config)
+        self._sessions = SessionTable()
+        self._pool = WorkerPool(config.workers, self._sessions.lost)
+        self._kv = KVRoutes(self._buckets, self._pool, self._sessions, self.metrics, self._endpoints)
+        self._objects = ObjectRoutes(self._buckets, self._pool)
+        self._runner: web.AppRunner | None = None
+        self._listener: DataListener | None = None
+        self._ready = False
+        self.port = 0
+
+    @property
+    def data_port(self) -> int:
+        return self._listener.port if self._listener else 0
+
+    @property
+    def worker_pids(self) -> list[int]:
+        return [worker.pid for worker in self._pool.workers if worker.pid is not None]
+
+    async def start(self) -> None:
+        """Raises ConfigError, CatalogError, StoreError; OSError for an address that cannot be had."""
+        await self._buckets.open_all()
+        await self._pool.start()
+        self._listener = DataListener(self._sessions, self.config.host, self.config.data_port)
+        self._listener.start()
+        app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._serve, expect_handler=expect_later)
+        # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, auto_decompress=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.config.host, self.config.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self._ready = True
+
+    async def stop(self) -> None:
+        """Refuse new deliveries, let those under way end (`drain_s` at most), then close."""
+        self._ready = False
+        self._kv.draining = True
+        until = time.monotonic() + self.config.drain_s
+        while any(worker.load for worker in self._pool.workers) and time.monotonic() < until:
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self._listener is not None:
+            await self._listener.stop()
+        await self._pool.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await asyncio.to_thread(self._buckets.close)
+
+    def _endpoints(self, request: web.Request) -> tuple[str, int, str, int]:
+        """Where this very gateway is reached: behind a load balancer, the client's own idea of it is another's."""
+        host = self.config.advertise_host
+        if not host:
+            transport = request.transport
+            name = transport.get_extra_info("sockname") if transport is not None else None
+            host = name[0] if name else self.config.host
+        return host, self.port, host, self.data_port
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        started_s = time.perf_counter()
+        request_id = request.headers.get("x-kv-trace") or secrets.token_hex(8)
+        operation = "unknown"
+        try:
+            operation, response = await self._dispatch(request)
+        except ObjectCacheError as error:
+            body = error_body(error, request.path, request_id)
+            if request.method == "HEAD":
+                body = b""
+            response = web.Response(status=error.status, body=body, content_type="application/xml")
+            if not request.content.at_eof():
+                response.force_close()  # a body that nobody will read
+            log.info("%s %s: %s: %s", request.method, request.path, error.code, error)
+        if not response.prepared:
+            with suppress(RuntimeError):
+                response.headers["x-amz-request-id"] = request_id
+        self.metrics.requests.labels(operation, response.status).inc()
+        self.metrics.request_seconds.labels(operation).observe(time.perf_counter() - started_s)
+        return response
+
+    async def _dispatch(self, request: web.Request) -> tuple[str, web.StreamResponse]:
+        bucket, _, name = request.rel_url.raw_path.removeprefix("/").partition("/")
+        bucket, name = unquote(bucket), unquote(name)
+        if not name:
+            health = {"healthz": self._health, "readyz": self._readiness, "metrics": self._metrics}.get(bucket)
+            if health is not None and request.method == "GET":
+                return bucket, health()
+            if not bucket:
+                raise UnknownRequestError("listing buckets is not served yet; name a bucket")
+            for query in request.query:
+                handler = self._kv.handlers.get((request.method, query))
+                if handler is not None:
+                    return query, await handler(request, bucket)
+            on_bucket = {
+                "GET": self._objects.list,
+                "PUT": self._objects.put_bucket,
+                "HEAD": self._objects.head_bucket,
+            }.get(request.method)
+            if on_bucket is None or any(query.startswith("kv-") for query in request.query):
+                raise UnknownRequestError(f"{request.method} {request.rel_url} is not served on a bucket")
+            return f"{request.method.lower()}-bucket", await on_bucket(request, bucket)
+        on_object = {
+            "GET": self._objects.get,
+            "PUT": self._objects.put,
+            "HEAD": self._objects.head,
+            "DELETE": self._objects.delete,
+        }.get(request.method)
+        if on_object is None:
+            raise UnknownRequestError(f"{request.method} is not served on an object")
+        return f"{request.method.lower()}-object", await on_object(request, bucket, name)
+
+    def _health(self) -> web.Response:
+        return web.Response(text="ok\n")
+
+    def _readiness(self) -> web.Response:
+        alive = all(worker.alive for worker in self._pool.workers)
+        ready = self._ready and alive
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+
+    def _metrics(self) -> web.Response:
+        self.metrics.sessions.set(len(self._sessions))
+        for name, core in self._buckets.items():
+            usage = core.store.usage()
+            self.metrics.store_bytes.labels(name).set(usage.used_bytes)
+            self.metrics.store_limit_bytes.labels(name).set(usage.limit_bytes or 0)
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+

@@ -1,0 +1,103 @@
+"""Handing an HTTP connection to a data worker for a body, so that no megabyte passes through the event loop.
+
+A response: the worker gets a duplicate of the socket and writes head and body itself. A request's body: a client that
+waits for 100-continue has sent nothing yet, so the worker gets the socket, says "continue" and reads; any other body is
+pumped to the worker through a socket pair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from objectcache.errors import RequestError
+
+
+class HandedOffResponse(web.StreamResponse):
+    """A response that a worker has written. `whole` says that it did to the end, so that the connection can go on."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self._whole = whole
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._whole
+
+
+def response_head(length: int, headers: dict[str, str], *, status: str = "200 OK") -> bytes:
+    """The head of a response whose body a worker sends."""
+    fields = {"Content-Length": str(length)} | headers
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+def request_socket(request: web.Request) -> socket.socket:
+    """The connection's socket, for passing on; still the event loop's to close."""
+    transport = request.transport
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if transport is None or found is None:
+        raise RequestError("the client went away")
+    sock: socket.socket = found
+    return sock
+
+
+def content_length(request: web.Request) -> int:
+    """Raises RequestError for a body without a length."""
+    if request.content_length is None:
+        raise RequestError("a body needs a Content-Length")
+    return request.content_length
+
+
+def awaits_continue(request: web.Request) -> bool:
+    return request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+
+
+async def expect_later(request: web.Request) -> web.StreamResponse | None:
+    """aiohttp's hook for Expect: say nothing yet. The go-ahead comes when the request has been accepted."""
+    return None
+
+
+@asynccontextmanager
+async def body_socket(request: web.Request) -> AsyncIterator[tuple[int, bool]]:
+    """A descriptor to read the body from, and whether the reader must say 100-continue first."""
+    if awaits_continue(request) and request.transport is not None:
+        request.transport.pause_reading()
+        try:
+            yield request_socket(request).fileno(), True
+        finally:
+            # The body never passed the parser: this connection cannot carry another request.
+            request.content.feed_eof()
+            if request.transport is not None:
+                request.transport.resume_reading()
+        return
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    pump = asyncio.create_task(_pump(request, mine))
+    try:
+        yield theirs.fileno(), False
+    finally:
+        theirs.close()
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        mine.close()
+
+
+async def _pump(request: web.Request, into: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        async for data in request.content.iter_any():
+            await loop.sock_sendall(into, data)
+    finally:
+        into.shutdown(socket.SHUT_WR)

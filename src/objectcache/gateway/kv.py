@@ -1,0 +1,281 @@
+"""The KV sub-resources: match, retrieve, store, commit, and what belongs to them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+
+from aiohttp import web
+
+from objectcache.cache.base import PartId, UploadTicket
+from objectcache.cache.core import CacheCore
+from objectcache.descriptor import Descriptor, TargetKind, decode_descriptor
+from objectcache.errors import (
+    DeliveryCancelledError,
+    DeliveryTimeoutError,
+    DrainingError,
+    KeyNotFoundError,
+    NamespaceMismatchError,
+    ObjectCacheError,
+    RequestError,
+)
+from objectcache.frames import FRAME_HEADER_BYTES
+from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.handoff import (
+    HandedOffResponse,
+    awaits_continue,
+    body_socket,
+    content_length,
+    request_socket,
+    response_head,
+)
+from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.sessions import SessionTable
+from objectcache.keys import Namespace
+from objectcache.messages import (
+    CancelAnswer,
+    CancelRequest,
+    CommitRequest,
+    MatchAnswer,
+    MatchRequest,
+    ReleaseRequest,
+    RetrieveAnswer,
+    SessionAnswer,
+    SessionRequest,
+    StoreRequest,
+)
+from objectcache.plan import Plan
+from objectcache.segment import decode_header
+from objectcache.transports.source import wire_bytes
+from objectcache.workers.channel import Message
+from objectcache.workers.pool import WorkerOrderError, WorkerPool
+from objectcache.workers.uploads import ExpectedSegment
+
+UPLOAD_TIMEOUT_S = 60.0
+STORE_HEADER = "x-kv-store"
+MSGPACK = "application/msgpack"
+
+
+class KVRoutes:
+    """Handlers by (method, sub-resource)."""
+
+    def __init__(
+        self,
+        buckets: BucketTable,
+        pool: WorkerPool,
+        sessions: SessionTable,
+        metrics: GatewayMetrics,
+        data_endpoint: Callable[[web.Request], tuple[str, int, str, int]],
+    ) -> None:
+        """`data_endpoint(request)` gives (http host, http port, data host, data port) of this very gateway."""
+        self._buckets = buckets
+        self._pool = pool
+        self._sessions = sessions
+        self._metrics = metrics
+        self._data_endpoint = data_endpoint
+        self.draining = False
+        self.handlers: dict[tuple[str, str], Callable[[web.Request, str], Awaitable[web.StreamResponse]]] = {
+            ("POST", "kv-match"): self.match,
+            ("POST", "kv-release"): self.release,
+            ("POST", "kv-session"): self.session,
+            ("POST", "kv-retrieve"): self.retrieve,
+            ("DELETE", "kv-delivery"): self.cancel,
+            ("PUT", "kv-namespace"): self.namespace,
+            ("PUT", "kv-store"): self.store,
+            ("POST", "kv-commit"): self.commit,
+        }
+
+    async def match(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        self._refuse_when_draining()
+        core = self._buckets.get(bucket)
+        asked = MatchRequest.decode(await request.read())
+        parts = [PartId(group, shard) for group, shard in asked.parts] or None
+        try:
+            found = core.match(asked.namespace, asked.keys, parts)
+        except NamespaceMismatchError:
+            # Nothing was ever stored under it, which is an ordinary miss.
+            return _answer(MatchAnswer(0).encode())
+        self._metrics.asked_tokens.inc(len(asked.keys) * found.namespace.layout.key_tokens)
+        self._metrics.matched_tokens.inc(found.tokens)
+        if found.lease is None:
+            return _answer(MatchAnswer(0).encode())
+        matched = tuple((part.part.group, part.part.shard, part.first, part.stop) for part in found.parts)
+        lease = found.lease
+        answer = MatchAnswer(
+            found.tokens, matched, lease.id, lease.ttl_s, lease.rate_bytes_s or 0.0, lease.layers_per_unit
+        )
+        return _answer(answer.encode())
+
+    async def release(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        self._buckets.get(bucket).release(ReleaseRequest.decode(await request.read()).lease)
+        return web.Response(status=204)
+
+    async def session(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        self._refuse_when_draining()
+        self._buckets.get(bucket)
+        asked = SessionRequest.decode(await request.read())
+        opened = self._sessions.open(self._pool, bucket, asked.streams)
+        return _answer(SessionAnswer(opened.id, *self._data_endpoint(request)).encode())
+
+    # -- deliveries -------------------------------------------------------------------------------
+
+    async def retrieve(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        self._refuse_when_draining()
+        core = self._buckets.get(bucket)
+        descriptor = decode_descriptor(await request.read())
+        if descriptor.target.kind is TargetKind.TCP:
+            session = self._sessions.get(descriptor.target.session, bucket)
+            plan = core.plan(descriptor)
+            ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
+            self._watch(ended, core, descriptor.target.kind)
+            return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes).encode())
+        plan = core.plan(descriptor)
+        head = response_head(
+            wire_bytes(plan) + FRAME_HEADER_BYTES,
+            {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
+        )
+        worker = self._pool.pick()
+        ended = worker.order(
+            "respond",
+            fds=[request_socket(request).fileno()],
+            head=head,
+            **self._order(core, descriptor, plan, secrets.token_bytes(16)),
+        )
+        self._watch(ended, core, descriptor.target.kind)
+        try:
+            await ended
+        except WorkerOrderError:
+            return HandedOffResponse(whole=False)
+        return HandedOffResponse(whole=True)
+
+    def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
+        return {
+            "store": core.store.url,
+            "session": session,
+            "delivery": descriptor.delivery,
+            "epoch": descriptor.epoch,
+            "credit_bytes": descriptor.credit_bytes if descriptor.target.kind is TargetKind.TCP else 0,
+            "deadline_s": descriptor.deadline_s,
+            "plan": plan.to_wire(),
+        }
+
+    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, target: TargetKind) -> None:
+        """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
+        self._metrics.deliveries_running.inc()
+
+        def over(future: asyncio.Future[Message]) -> None:
+            self._metrics.deliveries_running.dec()
+            if future.cancelled():
+                return
+            problem = future.exception()
+            if problem is None:
+                self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
+            elif isinstance(problem, WorkerOrderError) and problem.segment:
+                asyncio.get_running_loop().run_in_executor(None, core.forget, problem.segment)
+            self._metrics.deliveries.labels(target, _outcome(problem)).inc()
+
+        ended.add_done_callback(over)
+
+    async def cancel(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        asked = CancelRequest.decode(await request.read())
+        session = self._sessions.get(asked.session, bucket)
+        answer = await session.worker.ask(
+            "cancel",
+            session=asked.session,
+            delivery=asked.delivery,
+            epoch=asked.epoch,
+            timeout_s=asked.timeout_s,
+        )
+        return _answer(CancelAnswer(bool(answer["quiet"])).encode())
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    async def namespace(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        core = self._buckets.get(bucket)
+        await asyncio.to_thread(core.register, Namespace.from_json(await request.read()))
+        return web.Response(status=204)
+
+    async def store(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        """Accept or refuse by what the request says of itself; only then is the body asked for."""
+        self._refuse_when_draining()
+        core = self._buckets.get(bucket)
+        asked = _store_request(request)
+        length = content_length(request)
+        namespace = core.namespace(asked.namespace)
+        part = PartId(asked.group, asked.shard)
+        shard = namespace.layout.shard(asked.group, asked.shard)
+        if core.covers(asked.namespace, part, asked.leaf, asked.first, asked.stop):
+            self._metrics.uploads.labels("covered").inc()
+            response = web.Response(status=200, headers={"x-kv-covered": "true"})
+            if awaits_continue(request):
+                response.force_close()  # the body that was announced will not come
+            return response
+        expected = ExpectedSegment(
+            name=core.check_upload_name(asked.segment),
+            namespace=asked.namespace,
+            group=asked.group,
+            shard=asked.shard,
+            chunk_tokens=namespace.layout.group(asked.group).chunk_tokens,
+            layers=shard.layers,
+            slice_bytes=shard.slice_bytes,
+        )
+        with await asyncio.to_thread(core.reserve, length):
+            async with body_socket(request) as (fd, go_ahead):
+                try:
+                    answer = await self._pool.pick().ask(
+                        "receive",
+                        fds=[fd],
+                        store=core.store.url,
+                        segment=asdict(expected),
+                        length=length,
+                        go_ahead=go_ahead,
+                        timeout_s=UPLOAD_TIMEOUT_S,
+                    )
+                except ObjectCacheError:
+                    self._metrics.uploads.labels("failed").inc()
+                    raise
+        header = decode_header(answer["header"])
+        core.finished(UploadTicket(header, header.total_bytes, tuple(answer["row_digests"])))
+        self._metrics.uploads.labels("finished").inc()
+        response = web.Response(status=201)
+        if go_ahead:
+            response.force_close()
+        return response
+
+    async def commit(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        core = self._buckets.get(bucket)
+        asked = CommitRequest.decode(await request.read())
+        await asyncio.to_thread(core.commit, asked.commit, asked.discard)
+        self._metrics.uploads.labels("committed").inc(len(asked.commit))
+        return web.Response(status=204)
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise DrainingError("this gateway is shutting down: ask another")
+
+
+def _store_request(request: web.Request) -> StoreRequest:
+    encoded = request.headers.get(STORE_HEADER, "")
+    try:
+        return StoreRequest.decode(base64.b64decode(encoded, validate=True))
+    except binascii.Error as error:
+        raise RequestError(f"the {STORE_HEADER} header must be base64: {error}") from error
+
+
+def _outcome(problem: BaseException | None) -> str:
+    if problem is None:
+        return "sent"
+    error = problem.error if isinstance(problem, WorkerOrderError) else problem
+    if isinstance(error, DeliveryCancelledError):
+        return "cancelled"
+    if isinstance(error, KeyNotFoundError):
+        return "absent"
+    return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _answer(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type=MSGPACK)

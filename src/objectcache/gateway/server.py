@@ -1,0 +1,41 @@
+"""Running a gateway until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from objectcache.config import GatewayConfig
+from objectcache.gateway.app import Gateway
+
+
+def serve(config: GatewayConfig, on_ready: Callable[[Gateway], None] = lambda gateway: None) -> None:
+    """Serve until SIGTERM or SIGINT; drain; return. A second signal ends the drain at once.
+
+    Raises ConfigError, CatalogError, StoreError, OSError when it cannot start.
+    """
+    asyncio.run(_serve(config, on_ready))
+
+
+async def _serve(config: GatewayConfig, on_ready: Callable[[Gateway], None]) -> None:
+    gateway = Gateway(config)
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def signalled() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    await gateway.start()
+    on_ready(gateway)
+    await stop.wait()
+    draining = asyncio.create_task(gateway.stop())
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if not draining.done():
+        draining.cancel()
+    await asyncio.gather(draining, hurrying, return_exceptions=True)

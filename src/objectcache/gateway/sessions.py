@@ -1,0 +1,147 @@
+"""Data sessions: the striped connections of one client, from the listening socket into a data worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from objectcache.descriptor import ID_BYTES
+from objectcache.errors import ObjectCacheError, RequestError, SessionNotFoundError
+from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_frame
+from objectcache.workers.pool import WorkerHandle, WorkerPool
+
+log = logging.getLogger(__name__)
+
+MAX_STREAMS = 64
+HELLO_TIMEOUT_S = 10.0
+ATTACH_TIMEOUT_S = 30.0
+BACKLOG = 512
+
+
+@dataclass(eq=False)
+class Session:
+    """`id` is the secret that binds data connections to the request that opened the session."""
+
+    id: bytes
+    bucket: str
+    streams: int
+    worker: WorkerHandle
+    attached: int = 0
+
+
+class SessionTable:
+    """All sessions of a gateway. Lives on the event loop."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[bytes, Session] = {}
+
+    def open(self, pool: WorkerPool, bucket: str, streams: int) -> Session:
+        """A new session on the least loaded worker. Raises RequestError for an absurd number of streams."""
+        if not 1 <= streams <= MAX_STREAMS:
+            raise RequestError(f"a session has 1 to {MAX_STREAMS} streams, got {streams}")
+        session = Session(secrets.token_bytes(ID_BYTES), bucket, streams, pool.pick())
+        self._sessions[session.id] = session
+        session.worker.sessions.add(session.id)
+        session.worker.tell("session", session=session.id, streams=streams)
+        asyncio.get_running_loop().call_later(ATTACH_TIMEOUT_S, self._check_attached, session)
+        return session
+
+    def get(self, id: bytes, bucket: str) -> Session:
+        """Raises SessionNotFoundError, also for another bucket's session."""
+        session = self._sessions.get(id)
+        if session is None or session.bucket != bucket:
+            raise SessionNotFoundError("the data session is unknown: it ended, or is another gateway's; open a new one")
+        return session
+
+    def close(self, session: Session) -> None:
+        if self._sessions.pop(session.id, None) is not None:
+            session.worker.sessions.discard(session.id)
+            session.worker.tell("end_session", session=session.id)
+
+    def lost(self, id: bytes) -> None:
+        """A worker says that the session's connections are gone."""
+        self._sessions.pop(id, None)
+
+    def _check_attached(self, session: Session) -> None:
+        if session.attached < session.streams and session.id in self._sessions:
+            log.info("closing a session that got %d of %d streams", session.attached, session.streams)
+            self.close(session)
+
+    def find(self, id: bytes) -> Session | None:
+        return self._sessions.get(id)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+
+class DataListener:
+    """Accepts data connections, reads who they are, and hands them to the session's worker."""
+
+    def __init__(self, sessions: SessionTable, host: str, port: int) -> None:
+        self._sessions = sessions
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        self._socket.setblocking(False)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def start(self) -> None:
+        self._spawn(self._accept())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                log.warning("a data connection could not be accepted: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            self._spawn(self._greet(sock))
+
+    async def _greet(self, sock: socket.socket) -> None:
+        with sock:
+            sock.setblocking(False)
+            try:
+                hello = await asyncio.wait_for(_read_hello(sock), HELLO_TIMEOUT_S)
+                frame = decode_frame(hello)
+            except (OSError, TimeoutError, ObjectCacheError) as error:
+                log.info("a data connection said no hello: %s", error)
+                return
+            session = self._sessions.find(frame.digest) if frame.type is FrameType.HELLO else None
+            if session is None or frame.first_chunk >= session.streams:
+                log.info("a data connection named no session that is open here")
+                return
+            session.attached += 1
+            session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=frame.first_chunk)
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.close()
+
+
+async def _read_hello(sock: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    while len(data) < FRAME_HEADER_BYTES:
+        more = await loop.sock_recv(sock, FRAME_HEADER_BYTES - len(data))
+        if not more:
+            raise ConnectionError("closed before hello")
+        data += more
+    return data

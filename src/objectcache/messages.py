@@ -1,0 +1,267 @@
+"""Bodies of the KV sub-resources besides the descriptor: msgpack maps, versioned, validated where they are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_PARTS, FieldReader, unpack_map
+from objectcache.errors import RequestError
+from objectcache.keys import KEY_BYTES, KeyChain
+from objectcache.layout import MAX_GROUPS, MAX_SHARDS
+
+MESSAGE_VERSION = 1
+MAX_MESSAGE_BYTES = 64 << 20
+MAX_COMMIT = 1 << 14
+MAX_SEGMENT_BYTES = 1 << 44
+
+
+def _pack(**fields: Any) -> bytes:
+    data: bytes = msgpack.packb({"version": MESSAGE_VERSION, **fields})
+    return data
+
+
+def _unpack(data: bytes, where: str) -> FieldReader:
+    fields = unpack_map(data, where, RequestError)
+    version = fields.integer("version", 0, 1 << 31)
+    if version != MESSAGE_VERSION:
+        raise RequestError(f"{where}.version {version} is not known here; {MESSAGE_VERSION} is")
+    return fields
+
+
+def _parts(fields: FieldReader, name: str) -> list[FieldReader]:
+    return [FieldReader(part, f"{name}[{i}]", RequestError) for i, part in enumerate(fields.items(name, MAX_PARTS))]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRequest:
+    """`parts` empty asks for all of the layout. `keys` are the whole chain from its start."""
+
+    namespace: bytes
+    keys: KeyChain
+    parts: tuple[tuple[int, int], ...] = ()
+
+    def encode(self) -> bytes:
+        parts = [{"group": group, "shard": shard} for group, shard in self.parts]
+        return _pack(namespace=self.namespace, keys=self.keys.data, parts=parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchRequest:
+        """Raises RequestError that names the field at fault."""
+        fields = _unpack(data, "match")
+        parts = tuple(
+            (part.integer("group", 0, MAX_GROUPS - 1), part.integer("shard", 0, MAX_SHARDS - 1))
+            for part in _parts(fields, "parts")
+        )
+        return cls(fields.binary("namespace", KEY_BYTES), KeyChain(fields.binary("keys")), parts)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAnswer:
+    """`parts` are (group, shard, first, stop). `lease` is empty when nothing matched."""
+
+    tokens: int
+    parts: tuple[tuple[int, int, int, int], ...] = ()
+    lease: bytes = b""
+    ttl_s: float = 0.0
+    rate_bytes_s: float = 0.0
+    layers_per_unit: int = 1
+
+    def encode(self) -> bytes:
+        return _pack(
+            tokens=self.tokens,
+            parts=[dict(zip(("group", "shard", "first", "stop"), part, strict=True)) for part in self.parts],
+            lease=self.lease,
+            ttl_s=self.ttl_s,
+            rate_bytes_s=self.rate_bytes_s,
+            layers_per_unit=self.layers_per_unit,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchAnswer:
+        fields = _unpack(data, "match answer")
+        return cls(
+            tokens=fields.integer("tokens", 0, 1 << 40),
+            parts=tuple(
+                (
+                    part.integer("group", 0, MAX_GROUPS - 1),
+                    part.integer("shard", 0, MAX_SHARDS - 1),
+                    part.integer("first", 0, MAX_CHUNK_INDEX),
+                    part.integer("stop", 0, MAX_CHUNK_INDEX),
+                )
+                for part in _parts(fields, "parts")
+            ),
+            lease=fields.binary("lease", 0, ID_BYTES),
+            ttl_s=fields.number("ttl_s", 0, 1e9),
+            rate_bytes_s=fields.number("rate_bytes_s", 0, 1e18),
+            layers_per_unit=fields.integer("layers_per_unit", 0, 1 << 20),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    streams: int
+
+    def encode(self) -> bytes:
+        return _pack(streams=self.streams)
+
+    @classmethod
+    def decode(cls, data: bytes) -> SessionRequest:
+        return cls(_unpack(data, "session").integer("streams", 1, 1 << 16))
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAnswer:
+    """`http_*` is this very gateway's own control address, `data_*` where its data connections go."""
+
+    session: bytes
+    http_host: str
+    http_port: int
+    data_host: str
+    data_port: int
+
+    def encode(self) -> bytes:
+        return _pack(
+            session=self.session,
+            http_host=self.http_host,
+            http_port=self.http_port,
+            data_host=self.data_host,
+            data_port=self.data_port,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> SessionAnswer:
+        fields = _unpack(data, "session answer")
+        return cls(
+            fields.binary("session", ID_BYTES),
+            fields.text("http_host"),
+            fields.integer("http_port", 1, 65535),
+            fields.text("data_host"),
+            fields.integer("data_port", 1, 65535),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveAnswer:
+    """What was accepted: the frames follow on the target."""
+
+    layers_per_unit: int
+    payload_bytes: int
+
+    def encode(self) -> bytes:
+        return _pack(layers_per_unit=self.layers_per_unit, payload_bytes=self.payload_bytes)
+
+    @classmethod
+    def decode(cls, data: bytes) -> RetrieveAnswer:
+        fields = _unpack(data, "retrieve answer")
+        return cls(fields.integer("layers_per_unit", 1, 1 << 20), fields.integer("payload_bytes", 0, 1 << 50))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    session: bytes
+    delivery: int
+    epoch: int
+    timeout_s: float
+
+    def encode(self) -> bytes:
+        return _pack(session=self.session, delivery=self.delivery, epoch=self.epoch, timeout_s=self.timeout_s)
+
+    @classmethod
+    def decode(cls, data: bytes) -> CancelRequest:
+        fields = _unpack(data, "cancel")
+        return cls(
+            fields.binary("session", ID_BYTES),
+            fields.integer("delivery", 0, (1 << 64) - 1),
+            fields.integer("epoch", 0, (1 << 32) - 1),
+            fields.number("timeout_s", 0, 60),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """`quiet`: nothing more of the delivery will be written."""
+
+    quiet: bool
+
+    def encode(self) -> bytes:
+        return _pack(quiet=int(self.quiet))
+
+    @classmethod
+    def decode(cls, data: bytes) -> CancelAnswer:
+        return cls(bool(_unpack(data, "cancel answer").integer("quiet", 0, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """What an upload will be; travels beside the body, in the `x-kv-store` header (base64)."""
+
+    segment: str
+    namespace: bytes
+    group: int
+    shard: int
+    leaf: bytes
+    first: int
+    stop: int
+
+    def encode(self) -> bytes:
+        return _pack(
+            segment=self.segment,
+            namespace=self.namespace,
+            group=self.group,
+            shard=self.shard,
+            leaf=self.leaf,
+            first=self.first,
+            stop=self.stop,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> StoreRequest:
+        fields = _unpack(data, "store")
+        request = cls(
+            fields.text("segment", 1024),
+            fields.binary("namespace", KEY_BYTES),
+            fields.integer("group", 0, MAX_GROUPS - 1),
+            fields.integer("shard", 0, MAX_SHARDS - 1),
+            fields.binary("leaf", KEY_BYTES),
+            fields.integer("first", 0, MAX_CHUNK_INDEX),
+            fields.integer("stop", 0, MAX_CHUNK_INDEX),
+        )
+        if request.first >= request.stop:
+            raise RequestError(f"store: chunk range [{request.first}, {request.stop}) is empty or negative")
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """Names of finished uploads: those to make visible, all at once, and those to drop."""
+
+    commit: tuple[str, ...]
+    discard: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        return _pack(commit=list(self.commit), discard=list(self.discard))
+
+    @classmethod
+    def decode(cls, data: bytes) -> CommitRequest:
+        fields = _unpack(data, "commit")
+        names = [fields.items(which, MAX_COMMIT) for which in ("commit", "discard")]
+        if any(not isinstance(name, str) for which in names for name in which):
+            raise RequestError("commit.commit and commit.discard are lists of segment names")
+        return cls(tuple(names[0]), tuple(names[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    lease: bytes
+
+    def encode(self) -> bytes:
+        return _pack(lease=self.lease)
+
+    @classmethod
+    def decode(cls, data: bytes) -> ReleaseRequest:
+        return cls(_unpack(data, "release").binary("lease", ID_BYTES))
+
+

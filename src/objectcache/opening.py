@@ -1,0 +1,56 @@
+"""`objectcache.open`: a cache from a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from objectcache.cache.base import KVCache
+from objectcache.cache.core import CacheCore
+from objectcache.cache.local import DEFAULT_BUFFER_BYTES, LocalCache
+from objectcache.client import ClientOptions, GatewayCache
+from objectcache.errors import CatalogError, ConfigError
+from objectcache.stores import FileStore
+
+DEFAULT_PORT = 9000
+MAX_LOCAL_PROCESSES = 64
+
+
+def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: int | None = None) -> KVCache:
+    """A cache by URL: `http://gateway:9000/bucket`, `file:///data` (or a path), `memory://name`.
+
+    `options` are for a gateway; `limit_bytes` is a local store's byte limit (default: 80 % of the free disk).
+    Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http":
+        bucket = parts.path.strip("/")
+        if not parts.hostname or not bucket or "/" in bucket:
+            raise ConfigError(f"a gateway's URL is http://host:port/bucket, got {url!r}")
+        return GatewayCache(parts.hostname, parts.port or DEFAULT_PORT, bucket, options)
+    buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
+    return LocalCache(open_core(url, limit_bytes=limit_bytes), buffer_bytes=buffer_bytes)
+
+
+def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
+    """The core over a local store, with a catalog of this process's own beside the objects."""
+    if url.startswith("memory://"):
+        raise ConfigError("memory:// holds objects only: a cache needs file:// (its catalog lives beside the data)")
+    root = Path(urlsplit(url).path if url.startswith("file:") else url).expanduser().absolute()
+    return open_directory(root, limit_bytes=limit_bytes)
+
+
+def open_directory(root: Path, *, limit_bytes: int | None = None, lease_ttl_s: float = 60.0) -> CacheCore:
+    """`root/objects` and the first of `root/catalog`, `root/catalog-1`, … that no other process holds."""
+    store = FileStore(root / "objects", limit_bytes=limit_bytes)
+    for slot in range(MAX_LOCAL_PROCESSES):
+        path = root / (f"catalog-{slot}" if slot else "catalog")
+        try:
+            core = CacheCore.open(store, path, lease_ttl_s=lease_ttl_s)
+        except CatalogError:
+            if slot == MAX_LOCAL_PROCESSES - 1:
+                raise
+            continue
+        core.start_following()
+        return core
+    raise AssertionError("the last slot returns or raises")

@@ -1,0 +1,182 @@
+"""From what was resolved to what is sent: ranges of segments, in delivery order, cut into spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from objectcache.errors import DescriptorError
+from objectcache.layout import DeliveryGeometry, LayerRow, PartShape, SegmentGeometry, Span
+
+if TYPE_CHECKING:
+    from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
+
+UNIT_TARGET_BYTES = 4 << 20
+"""The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
+
+
+@dataclass(frozen=True)
+class PlanRun:
+    """Chunks [first, stop) of one segment; they land at chunk `at` of the part."""
+
+    segment: str
+    geometry: SegmentGeometry
+    row_digests: tuple[bytes, ...]
+    leaf: bytes
+    first: int
+    stop: int
+    at: int
+
+
+@dataclass(frozen=True)
+class PlanPart:
+    group: int
+    shard: int
+    shape: PartShape
+    runs: tuple[PlanRun, ...]
+
+
+class LayerRun(NamedTuple):
+    """One run at one layer: what is read together. `position` is the layer's index within the part."""
+
+    unit: int
+    layer: int
+    part: int
+    position: int
+    run: PlanRun
+
+    @property
+    def row(self) -> LayerRow:
+        return self.run.geometry.rows[self.position]
+
+    def spans(self) -> Iterator[Span]:
+        """Chunks counted within the segment."""
+        return self.row.spans(self.run.first, self.run.stop)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to deliver, resolved. Ranges are made on the way: nothing here grows with layers × segments."""
+
+    parts: tuple[PlanPart, ...]
+    layers_per_unit: int
+    from_layer: int
+    geometry: DeliveryGeometry
+
+    @classmethod
+    def of(cls, parts: Sequence[PlanPart], layers_per_unit: int, from_layer: int = 0) -> Plan:
+        """`layers_per_unit` 0 chooses one. Raises DescriptorError when `from_layer` leaves nothing."""
+        shapes = tuple(part.shape for part in parts)
+        per_unit = layers_per_unit or choose_layers_per_unit(shapes)
+        geometry = DeliveryGeometry(shapes, per_unit)
+        if from_layer > geometry.order[-1]:
+            raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
+        return cls(tuple(parts), per_unit, from_layer, geometry)
+
+    def layer_runs(self) -> Iterator[LayerRun]:
+        """In delivery order: by layer, then part, then place in the chain."""
+        geometry = self.geometry
+        for unit, layers in enumerate(geometry.units):
+            for layer in layers:
+                if layer < self.from_layer:
+                    continue
+                for part in geometry.parts_of(layer):
+                    position = geometry.position(part, layer)
+                    for run in self.parts[part].runs:
+                        yield LayerRun(unit, layer, part, position, run)
+
+    @property
+    def segments(self) -> list[str]:
+        """Names of all segments, in the order they are first needed."""
+        return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
+
+    @property
+    def payload_bytes(self) -> int:
+        geometry = self.geometry
+        return sum(
+            geometry.layer_bytes(part, layer)
+            for layer in geometry.order
+            if layer >= self.from_layer
+            for part in geometry.parts_of(layer)
+        )
+
+    # -- to a worker ------------------------------------------------------------------------------
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "layers_per_unit": self.layers_per_unit,
+            "from_layer": self.from_layer,
+            "parts": [
+                {
+                    "group": part.group,
+                    "shard": part.shard,
+                    "layers": part.shape.layers,
+                    "slice_bytes": part.shape.slice_bytes,
+                    "num_chunks": part.shape.num_chunks,
+                    "runs": [
+                        (
+                            run.segment,
+                            run.geometry.num_chunks,
+                            run.geometry.header_bytes,
+                            b"".join(run.row_digests),
+                            run.leaf,
+                            run.first,
+                            run.stop,
+                            run.at,
+                        )
+                        for run in part.runs
+                    ],
+                }
+                for part in self.parts
+            ],
+        }
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Plan:
+        parts = []
+        for part in data["parts"]:
+            sizes = tuple(part["slice_bytes"])
+            shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"])
+            runs = tuple(
+                PlanRun(
+                    name,
+                    SegmentGeometry(chunks, sizes, header),
+                    tuple(digests[i : i + 16] for i in range(0, len(digests), 16)),
+                    leaf,
+                    first,
+                    stop,
+                    at,
+                )
+                for name, chunks, header, digests, leaf, first, stop, at in part["runs"]
+            )
+            parts.append(PlanPart(part["group"], part["shard"], shape, runs))
+        return cls.of(parts, data["layers_per_unit"], data["from_layer"])
+
+
+def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> PlanPart:
+    """The part that `runs` (consecutive in the chain) make up."""
+    planned, at = [], 0
+    for run in runs:
+        segment = run.segment
+        planned.append(
+            PlanRun(
+                segment.name,
+                segment.geometry,
+                segment.row_digests,
+                segment.leaf,
+                run.first,
+                run.stop,
+                at,
+            )
+        )
+        at += run.stop - run.first
+    return PlanPart(group, shard, shape, tuple(planned))
+
+
+def choose_layers_per_unit(shapes: Sequence[PartShape]) -> int:
+    """As many layers as make up a unit worth announcing: 1 for long prefixes, all for short ones."""
+    layers = len({layer for shape in shapes for layer in shape.layers})
+    payload = sum(shape.num_chunks * sum(shape.slice_bytes) for shape in shapes)
+    per_layer = max(1, payload // layers)
+    return min(layers, max(1, -(-UNIT_TARGET_BYTES // per_layer)))

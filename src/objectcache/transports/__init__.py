@@ -1,0 +1,6 @@
+"""How layers travel: frames on byte streams, their sending and their receiving side."""
+
+from objectcache.transports.receiver import Expected, ExpectedPart, Receiver
+from objectcache.transports.sender import ActiveDelivery, SenderSession
+
+__all__ = ["ActiveDelivery", "Expected", "ExpectedPart", "Receiver", "SenderSession"]

@@ -1,0 +1,214 @@
+"""The receiving side of deliveries over byte streams: frames in, verified layers at their final place.
+
+`Receiver` knows the deliveries that are expected; every stream's thread calls `run` with a function that fills
+memory. Data of deliveries that are over, unknown or of an older epoch is read and thrown away.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from objectcache.delivery import Reception, is_piece
+from objectcache.errors import DeliveryError, GatewayUnavailableError, IntegrityError, ObjectCacheError
+from objectcache.frames import (
+    FRAME_HEADER_BYTES,
+    MAX_CONTROL_BYTES,
+    MAX_EXTRA_DIGESTS,
+    MAX_FRAME_BYTES,
+    Frame,
+    FrameType,
+    decode_error,
+    decode_frame,
+)
+from objectcache.integrity import LayerBinding, span_matches
+from objectcache.keys import KeyChain
+from objectcache.layout import DIGEST_BYTES, DeliveryGeometry, Span
+
+RecvExact = Callable[[memoryview], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedPart:
+    """What verifying one part needs: its indices and the keys of its chunks."""
+
+    group: int
+    shard: int
+    keys: KeyChain
+
+
+@dataclass(eq=False)
+class Expected:
+    """A delivery that is awaited, its destination, and whom to tell.
+
+    The callbacks are called from stream threads, without locks held: `on_unit(unit)` in no particular order between
+    units, `on_failed(error)` at most once, `on_fenced()` exactly once, when nothing writes `memory` any more.
+    """
+
+    delivery: int
+    epoch: int
+    geometry: DeliveryGeometry
+    parts: Sequence[ExpectedPart]
+    memory: memoryview
+    streams: int
+    on_unit: Callable[[int], None]
+    on_failed: Callable[[ObjectCacheError], None]
+    on_fenced: Callable[[], None]
+    from_layer: int = 0
+    reception: Reception = field(init=False)
+    failed_told: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer)
+
+
+class Receiver:
+    """The deliveries that the streams of one session carry. Thread-safe."""
+
+    def __init__(self, *, verify: bool = True) -> None:
+        self._lock = threading.Lock()
+        self._expected: dict[int, Expected] = {}
+        self._verify = verify
+
+    def expect(self, expected: Expected) -> None:
+        """Before the descriptor is sent: its frames may come at once."""
+        with self._lock:
+            self._expected[expected.delivery] = expected
+
+    def cancel(self, delivery: int, epoch: int) -> frozenset[int]:
+        """Stop writing a delivery's memory. The streams that are in the middle of a frame of it."""
+        with self._lock:
+            expected = self._expected.get(delivery)
+            if expected is None or expected.epoch != epoch:
+                return frozenset()
+            expected.reception.cancel()
+            writing = expected.reception.writing
+            fenced = self._pop_if_fenced(expected)
+        if fenced:
+            expected.on_fenced()
+        return writing
+
+    def writing(self, delivery: int) -> frozenset[int]:
+        """Streams in the middle of a frame of `delivery`."""
+        with self._lock:
+            expected = self._expected.get(delivery)
+            return expected.reception.writing if expected else frozenset()
+
+    def fail(self, delivery: int, error: ObjectCacheError) -> None:
+        """The delivery will not come (its request was refused)."""
+        with self._lock:
+            expected = self._expected.get(delivery)
+            if expected is not None:
+                expected.reception.fail(error)
+        if expected is not None:
+            self._settle(expected, None)
+
+    def _pop_if_fenced(self, expected: Expected) -> bool:
+        """Whether `expected` is over; it is then forgotten. Holds the lock."""
+        if not expected.reception.fenced or self._expected.get(expected.delivery) is not expected:
+            return False
+        del self._expected[expected.delivery]
+        return True
+
+    # -- a stream's thread ------------------------------------------------------------------------
+
+    def run(self, stream: int, recv_exact: RecvExact, *, until_end_of: int | None = None) -> None:
+        """Read frames until the stream ends, or (`until_end_of`) that delivery's last word.
+
+        Raises GatewayUnavailableError at the stream's end and DeliveryError when it is out of step. Either way call
+        `lost` then.
+        """
+        header = memoryview(bytearray(FRAME_HEADER_BYTES))
+        scratch = memoryview(bytearray(max(MAX_FRAME_BYTES, MAX_EXTRA_DIGESTS * DIGEST_BYTES)))
+        while True:
+            recv_exact(header)
+            frame = decode_frame(header)
+            if frame.type is FrameType.DATA:
+                self._data(stream, frame, recv_exact, scratch)
+                continue
+            error = None
+            if frame.data_bytes:
+                payload = scratch[: min(frame.data_bytes, MAX_CONTROL_BYTES)]
+                recv_exact(payload)
+                error = decode_error(payload)
+            if frame.type not in (FrameType.END, FrameType.CANCELLED, FrameType.ERROR):
+                raise DeliveryError(f"a sender does not send {frame.type.name} frames")
+            self._last_word(stream, frame, error)
+            if frame.delivery == until_end_of:
+                return
+
+    def lost(self, stream: int, error: ObjectCacheError) -> None:
+        """The stream is gone; every delivery that still needed it fails."""
+        with self._lock:
+            affected = list(self._expected.values())
+            for expected in affected:
+                expected.reception.lose(stream, error)
+        for expected in affected:
+            self._settle(expected, None)
+
+    def _data(self, stream: int, frame: Frame, recv_exact: RecvExact, scratch: memoryview) -> None:
+        with self._lock:
+            expected = self._expected.get(frame.delivery)
+            offset = expected.reception.begin(stream, frame) if expected else None
+        digests = frame.digest
+        if frame.extra:
+            extra = scratch[: frame.extra * DIGEST_BYTES]
+            recv_exact(extra)
+            digests += bytes(extra)
+        if expected is None or offset is None:
+            recv_exact(scratch[: frame.data_bytes])
+            return
+        recv_exact(expected.memory[offset : offset + frame.data_bytes])
+        verified, error = 0, None
+        if expected.reception.span_complete(stream, frame):
+            start = offset - frame.span_offset
+            size = frame.span_offset + frame.data_bytes
+            if not self._verify or self._verified(expected, frame, digests, expected.memory[start : start + size]):
+                verified = size
+            else:
+                error = IntegrityError(
+                    f"layer {frame.layer}, chunks {frame.first_chunk} to {frame.first_chunk + frame.num_chunks - 1}: "
+                    "what arrived is not what was committed"
+                )
+        with self._lock:
+            if error is not None:
+                expected.reception.fail(error)
+            unit = expected.reception.finish(stream, frame, verified)
+        if unit is not None or expected.reception.stopped:
+            self._settle(expected, unit)
+
+    def _verified(self, expected: Expected, frame: Frame, digests: bytes, data: memoryview) -> bool:
+        part = expected.parts[frame.part]
+        keys = part.keys[frame.first_chunk : frame.first_chunk + frame.num_chunks]
+        span = Span(0, frame.num_chunks, 0 if is_piece(frame) else None)
+        binding = LayerBinding(part.group, part.shard, frame.layer)
+        return span_matches(binding, span, len(data) // frame.num_chunks, keys, digests, data)
+
+    def _last_word(self, stream: int, frame: Frame, error: ObjectCacheError | None) -> None:
+        with self._lock:
+            expected = self._expected.get(frame.delivery)
+            if expected is not None:
+                expected.reception.end(stream, frame, error)
+        if expected is not None:
+            self._settle(expected, None)
+
+    def _settle(self, expected: Expected, unit: int | None) -> None:
+        """Tell what has come of it: a unit that landed, a failure, the fence. In that order."""
+        if unit is not None:
+            expected.on_unit(unit)
+        with self._lock:
+            error = None if expected.failed_told else expected.reception.error
+            expected.failed_told = expected.failed_told or error is not None
+            fenced = self._pop_if_fenced(expected)
+        if error is not None:
+            expected.on_failed(error)
+        if fenced:
+            expected.on_fenced()
+
+
+def stream_error(error: Exception) -> ObjectCacheError:
+    """What a stream's end means to the deliveries on it."""
+    if isinstance(error, ObjectCacheError):
+        return error
+    return GatewayUnavailableError(f"the data connection broke: {error}")

@@ -1,0 +1,258 @@
+"""The sending side of deliveries over one or more byte streams: a thread per stream, no event loop.
+
+Streams of a session take spans from the deliveries in turn, so that none blocks the others, and each delivery in its
+own order. What may be sent is `delivery.Delivery`'s decision; here is only the doing.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from objectcache.delivery import Delivery, Verdict
+from objectcache.errors import DeliveryError, ObjectCacheError
+from objectcache.frames import Frame, FrameType, error_frame
+from objectcache.transports.sockets import send_all, send_range
+from objectcache.transports.source import Outgoing
+
+REAP_GRACE_S = 2.0
+"""How long after its deadline a delivery may still be stuck in a frame before its stream is cut."""
+
+
+class ActiveDelivery:
+    """One delivery on its way over a session's streams. Guarded by the session's lock."""
+
+    def __init__(
+        self,
+        delivery: int,
+        epoch: int,
+        state: Delivery,
+        spans: Iterator[list[Outgoing]],
+        on_over: Callable[[ObjectCacheError | None], None],
+    ) -> None:
+        """`on_over(error)` is called once, when every stream has had its last word."""
+        self.delivery = delivery
+        self.epoch = epoch
+        self.state = state
+        self.on_over = on_over
+        self._spans = spans
+        self._upcoming: list[Outgoing] | None = None
+        self._current: dict[int, deque[Outgoing]] = {}
+
+    def peek(self, stream: int) -> Outgoing | None:
+        """The frame that would go out next on `stream`; None when there is none left for it."""
+        current = self._current.get(stream)
+        if current:
+            return current[0]
+        if self._upcoming is None and not self.state.stopping:
+            try:
+                self._upcoming = next(self._spans, None)
+            except ObjectCacheError as error:
+                self.state.fail(error)
+        return self._upcoming[0] if self._upcoming else None
+
+    def take(self, stream: int) -> Outgoing:
+        """The frame that `peek` showed."""
+        current = self._current.get(stream)
+        if not current:
+            assert self._upcoming is not None
+            current = self._current[stream] = deque(self._upcoming)
+            self._upcoming = None
+        return current.popleft()
+
+    def last_word(self) -> bytes:
+        kind = self.state.last_word()
+        if kind is FrameType.ERROR:
+            assert self.state.error is not None
+            return error_frame(self.delivery, self.epoch, self.state.error)
+        return Frame(kind, self.delivery, self.epoch).encode()
+
+
+class SenderSession:
+    """The streams of one receiver, and the deliveries that share them."""
+
+    def __init__(self, streams: int, on_lost: Callable[[], None] = lambda: None, *, once: bool = False) -> None:
+        """`on_lost()` is called when the last stream is gone. `once`: the streams are left as they are, open, after the
+        first delivery that ends well on them (an HTTP connection goes on after a response)."""
+        self.once = once
+        self._changed = threading.Condition()
+        self._sockets: list[socket.socket | None] = [None] * streams
+        self._active: deque[ActiveDelivery] = deque()
+        self._busy_until: dict[int, float] = {}
+        self._on_lost = on_lost
+        self._closed = False
+        self._served = False
+
+    @property
+    def streams(self) -> int:
+        return len(self._sockets)
+
+    def attach(self, stream: int, sock: socket.socket) -> None:
+        """Stream `stream` is connected; the session owns the socket from here."""
+        with self._changed:
+            if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
+                sock.close()
+                return
+            self._sockets[stream] = sock
+        threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
+
+    def add(self, active: ActiveDelivery) -> None:
+        with self._changed:
+            if not self._closed:
+                self._active.append(active)
+                self._changed.notify_all()
+                return
+        active.on_over(DeliveryError("the data session has ended"))
+
+    def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
+        """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        with self._changed:
+            found = next((a for a in self._active if (a.delivery, a.epoch) == (delivery, epoch)), None)
+            if found is None:
+                return True
+            found.state.cancel()
+            self._changed.notify_all()
+            while not (found.state.quiet or found.state.fenced):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+            return True
+
+    def grant(self, delivery: int, epoch: int, total_bytes: int) -> None:
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.state.grant(total_bytes)
+            self._changed.notify_all()
+
+    def reap(self, now_s: float) -> None:
+        """Cut streams that are stuck in a frame of a delivery that is long over its deadline."""
+        with self._changed:
+            for stream, until_s in self._busy_until.items():
+                sock = self._sockets[stream]
+                if sock is not None and now_s > until_s + REAP_GRACE_S:
+                    _cut(sock)
+
+    def close(self) -> None:
+        """Cut every stream; deliveries under way fail."""
+        with self._changed:
+            self._closed = True
+            for sock in self._sockets:
+                if sock is not None:
+                    _cut(sock)
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        return not self._active
+
+    # -- a stream's thread ------------------------------------------------------------------------
+
+    def _run(self, stream: int, sock: socket.socket) -> None:
+        try:
+            while (step := self._next(stream)) is not None:
+                active, outgoing = step
+                if outgoing is None:
+                    send_all(sock, active.last_word())
+                else:
+                    send_all(sock, outgoing.head, more=True)
+                    send_range(sock, outgoing.reader, outgoing.offset, outgoing.frame.data_bytes)
+                self._done(stream, active, last=outgoing is None)
+        except OSError:
+            self._lose(stream, sock, None)
+        except ObjectCacheError as error:
+            # A frame that was begun cannot be completed: the stream is out of step, and the receiver must notice.
+            self._lose(stream, sock, error)
+        else:
+            if self._ended_well:
+                sock.close()
+            else:
+                self._lose(stream, sock, None)
+
+    @property
+    def _ended_well(self) -> bool:
+        return self.once and not self._closed
+
+    def _next(self, stream: int) -> tuple[ActiveDelivery, Outgoing | None] | None:
+        """What to send next on `stream` (None for a last word); waits for it. None when the session is closed."""
+        with self._changed:
+            while not self._closed and not (self.once and self._served and not self._active):
+                now_s = time.monotonic()
+                wake_s: float | None = None
+                for _ in range(len(self._active)):
+                    active = self._active[0]
+                    self._active.rotate(-1)
+                    state = active.state
+                    if not state.is_open(stream):
+                        continue
+                    outgoing = active.peek(stream)
+                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None, now_s)
+                    if verdict is Verdict.WAIT:
+                        wake_s = min(wake_s or state.deadline_s, state.deadline_s)
+                        continue
+                    if verdict is Verdict.SEND and outgoing is not None:
+                        state.begin(stream, outgoing.wire_bytes)
+                        self._busy_until[stream] = state.deadline_s
+                        return active, active.take(stream)
+                    state.begin(stream, 0)
+                    self._busy_until[stream] = max(now_s, state.deadline_s)
+                    return active, None
+                self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
+        return None
+
+    def _done(self, stream: int, active: ActiveDelivery, *, last: bool) -> None:
+        with self._changed:
+            self._busy_until.pop(stream, None)
+            if last:
+                active.state.close(stream)
+            else:
+                active.state.finish(stream)
+            if active.state.stopping:
+                self._changed.notify_all()  # somebody may wait for it to be quiet
+            over = self._retire()
+        _tell(over)
+
+    def _lose(self, stream: int, sock: socket.socket, error: ObjectCacheError | None) -> None:
+        with self._changed:
+            self._busy_until.pop(stream, None)
+            self._closed = True  # a receiver that misses one stream misses part of every layer
+            for active in self._active:
+                if error is not None:
+                    active.state.fail(error)
+                for index in range(len(self._sockets)):
+                    if index == stream or self._sockets[index] is None:
+                        active.state.lose(index)
+            self._sockets[stream] = None
+            for other in self._sockets:
+                if other is not None:
+                    _cut(other)
+            over = self._retire()
+            last = all(other is None for other in self._sockets)
+            self._changed.notify_all()
+        sock.close()
+        _tell(over)
+        if last:
+            self._on_lost()
+
+    def _retire(self) -> list[ActiveDelivery]:
+        over = [active for active in self._active if active.state.fenced]
+        for active in over:
+            self._active.remove(active)
+            self._served = True
+        return over
+
+
+def _tell(over: list[ActiveDelivery]) -> None:
+    for active in over:
+        active.on_over(active.state.outcome)
+
+
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # it may be gone already
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,78 @@
+"""Moving megabytes between sockets, files and memory, with the interpreter lock released."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+from objectcache.errors import GatewayUnavailableError
+from objectcache.stores import ObjectReader
+from objectcache.transports.source import check_whole
+
+_COPY_BYTES = 1 << 20
+
+
+def tune(sock: socket.socket) -> None:
+    """What both ends of a data connection want: no delay for small frames, no waiting for ever on a dead peer."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = False) -> None:
+    """All of `data`. `more` holds it back for what follows. Raises OSError."""
+    view = memoryview(data)
+    flags = socket.MSG_MORE if more else 0
+    while view:
+        try:
+            view = view[sock.send(view, flags) :]
+        except BlockingIOError:
+            _wait(sock, select.POLLOUT)
+
+
+def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: int) -> None:
+    """`length` bytes of an object from `offset`: by sendfile where it is a file.
+
+    Raises OSError for the socket, IntegrityError when the object is shorter, StoreError when it cannot be read.
+    """
+    source = reader.fileno()
+    if source is None:
+        for at in range(0, length, _COPY_BYTES):
+            send_all(sock, reader.read(offset + at, min(_COPY_BYTES, length - at)))
+        return
+    target, sent = sock.fileno(), 0
+    while sent < length:
+        try:
+            count = os.sendfile(target, source, offset + sent, length - sent)
+        except BlockingIOError:
+            _wait(sock, select.POLLOUT)
+            continue
+        if count == 0:
+            check_whole(sent, length)
+        sent += count
+
+
+def recv_exact(sock: socket.socket, out: memoryview) -> None:
+    """Fill `out`. Raises GatewayUnavailableError when the peer hangs up before."""
+    got, wanted = 0, len(out)
+    while got < wanted:
+        try:
+            count = sock.recv_into(out[got:], wanted - got, socket.MSG_WAITALL)
+        except BlockingIOError:
+            _wait(sock, select.POLLIN)
+            continue
+        except OSError as error:
+            raise GatewayUnavailableError(f"the data connection broke: {error}") from error
+        if count == 0:
+            raise GatewayUnavailableError("the data connection was closed by the other side")
+        got += count
+
+
+def _wait(sock: socket.socket, event: int) -> None:
+    """A socket shared with an event loop does not block: wait for it here. Raises TimeoutError past its timeout."""
+    poll = select.poll()
+    poll.register(sock, event)
+    timeout_s = sock.gettimeout()
+    if not poll.poll(None if not timeout_s else timeout_s * 1000):
+        raise TimeoutError("the peer does not take or give any data")

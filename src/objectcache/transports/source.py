@@ -1,0 +1,97 @@
+"""Frames of a plan, in delivery order, as ranges of open objects: what every sending side sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from objectcache.errors import IntegrityError, RangeError
+from objectcache.frames import MAX_FRAME_BYTES, PIECE, Frame, FrameType
+from objectcache.integrity import LayerBinding
+from objectcache.layout import DIGEST_BYTES
+from objectcache.plan import LayerRun, Plan
+from objectcache.segment import CommittedLayer
+from objectcache.stores import ObjectReader
+
+OpenSegment = Callable[[str], ObjectReader]
+
+
+class Outgoing(NamedTuple):
+    """`head` (frame header and further digests), then `frame.data_bytes` bytes of `reader` from `offset`."""
+
+    frame: Frame
+    head: bytes
+    reader: ObjectReader
+    offset: int
+
+    @property
+    def wire_bytes(self) -> int:
+        return len(self.head) + self.frame.data_bytes
+
+
+def spans_of(plan: Plan, readers: dict[str, ObjectReader], delivery: int, epoch: int) -> Iterator[list[Outgoing]]:
+    """Spans in delivery order, each as its frames, which must stay in order on one stream.
+
+    Raises IntegrityError, RangeError or another StoreError when a digest row cannot be had as committed.
+    """
+    for layer_run in plan.layer_runs():
+        yield from _run_spans(plan, layer_run, readers[layer_run.run.segment], delivery, epoch)
+
+
+def _run_spans(
+    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int
+) -> Iterator[list[Outgoing]]:
+    run, position = layer_run.run, layer_run.position
+    part = plan.parts[layer_run.part]
+    binding = LayerBinding(part.group, part.shard, layer_run.layer)
+    committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digests[position])
+    try:
+        row = committed.read_row(reader)
+    except (IntegrityError, RangeError) as error:
+        raise IntegrityError(f"segment {run.segment} is damaged: {error}", segment=run.segment) from error
+    layer = layer_run.row
+    size = layer.slice_bytes
+    for span in layer_run.spans():
+        begin, end = layer.digest_range(span)
+        digests = row[begin:end]
+        extra = digests[DIGEST_BYTES:]
+        count = span.stop - span.first
+        base = run.geometry.slice_offset(position, span.first)
+        frames = []
+        for at in range(0, count * size, MAX_FRAME_BYTES):
+            frame = Frame(
+                FrameType.DATA,
+                delivery,
+                epoch,
+                flags=0 if span.piece is None else PIECE,
+                extra=len(extra) // DIGEST_BYTES,
+                part=layer_run.part,
+                layer=layer_run.layer,
+                first_chunk=run.at + span.first - run.first,
+                num_chunks=count,
+                data_bytes=min(MAX_FRAME_BYTES, count * size - at),
+                span_offset=at,
+                unit=layer_run.unit,
+                digest=digests[:DIGEST_BYTES],
+            )
+            frames.append(Outgoing(frame, frame.encode() + extra, reader, base + at))
+        yield frames
+
+
+def wire_bytes(plan: Plan) -> int:
+    """Bytes of all DATA frames of a plan: headers, further digests and data."""
+    total = 0
+    for layer_run in plan.layer_runs():
+        size = layer_run.row.slice_bytes
+        for span in layer_run.spans():
+            count = span.stop - span.first
+            frames = -(-count * size // MAX_FRAME_BYTES)
+            extra = 0 if span.piece is not None else (count - 1) * DIGEST_BYTES
+            total += count * size + frames * (len(Frame(FrameType.END, 0, 0).encode()) + extra)
+    return total
+
+
+def check_whole(sent: int, wanted: int) -> None:
+    """Raises IntegrityError when an object ended before a range that its commit record promises."""
+    if sent != wanted:
+        raise IntegrityError(f"a segment is truncated: {sent} of {wanted} bytes of a range could be read")

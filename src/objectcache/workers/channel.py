@@ -1,0 +1,137 @@
+"""What processes of one host say to each other: length-prefixed msgpack maps over a Unix socket, with file descriptors
+passed beside them (SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any
+
+import msgpack
+
+_LENGTH = Struct("<I")
+_MAX_FDS = 8
+Message = dict[str, Any]
+
+
+class BlockingChannel:
+    """An end without an event loop: one thread receives, any thread sends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """The next message and its descriptors, which the caller owns. None when the control process is gone."""
+        try:
+            head, fds, _, _ = socket.recv_fds(self._sock, _LENGTH.size, _MAX_FDS)
+            while 0 < len(head) < _LENGTH.size:
+                more = self._sock.recv(_LENGTH.size - len(head))
+                if not more:
+                    return None
+                head += more
+            if not head:
+                return None
+            data = bytearray(_LENGTH.unpack(head)[0])
+            view, got = memoryview(data), 0
+            while got < len(data):
+                count = self._sock.recv_into(view[got:])
+                if not count:
+                    return None
+                got += count
+        except OSError:
+            return None
+        return msgpack.unpackb(data, strict_map_key=False), list(fds)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Lost without an error when the other side is gone: the receiving thread notices. `fds` stay the caller's."""
+        data = msgpack.packb(message)
+        view = memoryview(_LENGTH.pack(len(data)) + data)
+        with self._sending, contextlib.suppress(OSError):
+            if fds:
+                view = view[socket.send_fds(self._sock, [view], fds) :]
+            self._sock.sendall(view)
+
+
+class AsyncChannel:
+    """The control process's end. Sending never blocks the event loop: a worker may be stopped."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._buffer = bytearray()
+        self._closed = False
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Queue a message. `fds` stay the caller's to close, and are duplicated here until they are sent."""
+        data = msgpack.packb(message)
+        duplicates = [_duplicate(fd) for fd in fds]
+        self._outgoing.append((memoryview(_LENGTH.pack(len(data)) + data), duplicates))
+        if len(self._outgoing) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outgoing and not self._closed:
+            data, fds = self._outgoing[0]
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                sent = self._sock.sendmsg([data], ancillary)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._flush)
+                return
+            except OSError:
+                self._drop()
+                return
+            _close_all(fds)
+            if sent < len(data):
+                self._outgoing[0] = (data[sent:], ())
+            else:
+                self._outgoing.popleft()
+        self._loop.remove_writer(self._sock)
+
+    async def receive(self) -> Message | None:
+        """The next message; None when the worker is gone."""
+        while True:
+            if len(self._buffer) >= _LENGTH.size:
+                size = _LENGTH.unpack_from(self._buffer)[0] + _LENGTH.size
+                if len(self._buffer) >= size:
+                    data = bytes(self._buffer[_LENGTH.size : size])
+                    del self._buffer[:size]
+                    message: Message = msgpack.unpackb(data, strict_map_key=False)
+                    return message
+            try:
+                more = await self._loop.sock_recv(self._sock, 1 << 16)
+            except OSError:
+                return None
+            if not more:
+                return None
+            self._buffer += more
+
+    def close(self) -> None:
+        self._drop()
+        self._sock.close()
+
+    def _drop(self) -> None:
+        self._closed = True
+        self._loop.remove_writer(self._sock)
+        for _, fds in self._outgoing:
+            _close_all(fds)
+        self._outgoing.clear()
+
+
+def _duplicate(fd: int) -> int:
+    return socket.dup(fd)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        socket.close(fd)

@@ -1,0 +1,259 @@
+"""A data worker: blocking system calls that move megabytes, in a process without an event loop.
+
+`python -m objectcache.workers.process FD` serves the control process at the other end of the Unix socket FD, and ends
+with it.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from objectcache.delivery import Delivery
+from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError, StoreUnavailableError
+from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
+from objectcache.plan import Plan
+from objectcache.stores import Store, open_store
+from objectcache.transports.sender import ActiveDelivery, SenderSession
+from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
+from objectcache.transports.source import Outgoing, spans_of
+from objectcache.workers.channel import BlockingChannel, Message
+from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
+from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
+
+REAP_INTERVAL_S = 0.5
+UNLIMITED_BYTES = 1 << 62
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Worker:
+    """Carries out what the control process says; every order with a `tag` is answered, with that tag."""
+
+    def __init__(self, channel: BlockingChannel) -> None:
+        self._channel = channel
+        self._sessions: dict[bytes, SenderSession] = {}
+        self._stores: dict[str, Store] = {}
+        self._objects = OpenObjects()
+        self._lock = threading.Lock()
+
+    def serve(self) -> None:
+        """Until the control process is gone."""
+        _in_thread("reaper", self._reap)
+        orders: dict[str, Callable[[Message, list[int]], None]] = {
+            "session": self._open_session,
+            "attach": self._attach,
+            "end_session": self._end_session,
+            "deliver": self._deliver,
+            "respond": self._respond,
+            "cancel": self._cancel,
+            "send_object": self._send_object,
+            "receive": self._receive,
+        }
+        while (received := self._channel.receive()) is not None:
+            message, fds = received
+            orders[message["op"]](message, fds)
+
+    def _answer(self, message: Message, error: ObjectCacheError | None = None, **result: object) -> None:
+        answer: Message = {"tag": message["tag"], **result}
+        if error is not None:
+            answer |= {"code": error.code, "message": str(error), "status": error.status}
+            if isinstance(error, IntegrityError | SegmentGoneError):
+                answer["segment"] = error.segment
+        self._channel.send(answer)
+
+    def _store(self, url: str) -> Store:
+        with self._lock:
+            store = self._stores.get(url)
+            if store is None:
+                # Room is made and accounted for by the control process, which knows what may be evicted.
+                store = self._stores[url] = open_store(url, limit_bytes=UNLIMITED_BYTES)
+            return store
+
+    # -- sessions: striped connections ------------------------------------------------------------
+
+    def _open_session(self, message: Message, fds: list[int]) -> None:
+        session = message["session"]
+
+        def lost() -> None:
+            with self._lock:
+                self._sessions.pop(session, None)
+            self._channel.send({"lost": session})
+
+        with self._lock:
+            self._sessions[session] = SenderSession(message["streams"], lost)
+
+    def _attach(self, message: Message, fds: list[int]) -> None:
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(True)
+        tune(sock)
+        session = self._sessions.get(message["session"])
+        if session is None:
+            sock.close()
+            return
+        listening = sock.dup()
+        _in_thread("listener", lambda: _listen(session, listening))
+        session.attach(message["stream"], sock)
+
+    def _end_session(self, message: Message, fds: list[int]) -> None:
+        with self._lock:
+            session = self._sessions.pop(message["session"], None)
+        if session is not None:
+            session.close()
+
+    # -- deliveries -------------------------------------------------------------------------------
+
+    def _deliver(self, message: Message, fds: list[int]) -> None:
+        session = self._sessions.get(message["session"])
+        if session is None:
+            self._answer(message, DeliveryError("the data session has ended"))
+            return
+        self._start(message, session)
+
+    def _respond(self, message: Message, fds: list[int]) -> None:
+        """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
+        control process's event loop and stays non-blocking."""
+        sock = socket.socket(fileno=fds[0])
+        sock.settimeout(message["deadline_s"] + 5.0)
+        session = SenderSession(1, once=True)
+        with self._lock:
+            self._sessions[message["session"]] = session
+
+        def respond() -> None:
+            try:
+                send_all(sock, message["head"], more=True)
+            except OSError:
+                sock.close()
+                self._answer(message, DeliveryError("the client went away"))
+                return
+            self._start(message, session)
+            session.attach(0, sock)
+
+        _in_thread("response", respond)
+
+    def _start(self, message: Message, session: SenderSession) -> None:
+        plan = Plan.from_wire(message["plan"])
+        delivery, epoch = message["delivery"], message["epoch"]
+        state = Delivery(
+            streams=session.streams,
+            credit_bytes=message["credit_bytes"],
+            deadline_s=time.monotonic() + message["deadline_s"],
+        )
+        held: HeldObjects | None = None
+        spans: Iterator[list[Outgoing]] = iter(())
+        try:
+            held = self._objects.hold(self._store(message["store"]), plan.segments)
+            spans = spans_of(plan, held.readers, delivery, epoch)
+        except ObjectCacheError as error:
+            state.fail(error)
+
+        def over(error: ObjectCacheError | None) -> None:
+            if held is not None:
+                held.release()
+            if session.once:
+                with self._lock:
+                    self._sessions.pop(message["session"], None)
+            self._answer(message, error, sent_bytes=state.sent_bytes)
+
+        session.add(ActiveDelivery(delivery, epoch, state, spans, over))
+
+    def _cancel(self, message: Message, fds: list[int]) -> None:
+        session = self._sessions.get(message["session"])
+
+        def cancel() -> None:
+            quiet = session is None or session.cancel(message["delivery"], message["epoch"], message["timeout_s"])
+            self._answer(message, quiet=quiet)
+
+        _in_thread("cancel", cancel)
+
+    def _reap(self) -> None:
+        while True:
+            time.sleep(REAP_INTERVAL_S)
+            now_s = time.monotonic()
+            with self._lock:
+                sessions = list(self._sessions.values())
+            for session in sessions:
+                session.reap(now_s)
+            self._objects.close_idle(now_s)
+
+    # -- whole objects ----------------------------------------------------------------------------
+
+    def _send_object(self, message: Message, fds: list[int]) -> None:
+        """A range of an object as the body of an HTTP response, after the head that comes with the order."""
+        sock = socket.socket(fileno=fds[0])
+        sock.settimeout(message["timeout_s"])
+
+        def send() -> None:
+            with sock:
+                try:
+                    with self._store(message["store"]).open(message["name"]) as reader:
+                        send_all(sock, message["head"], more=True)
+                        send_range(sock, reader, message["offset"], message["length"])
+                except OSError:
+                    self._answer(message, DeliveryError("the client went away"))
+                except ObjectCacheError as error:
+                    self._answer(message, error)
+                else:
+                    self._answer(message)
+
+        _in_thread("send-object", send)
+
+    def _receive(self, message: Message, fds: list[int]) -> None:
+        """The body of an upload. `go_ahead`: the client waits for 100-continue."""
+        sock = socket.socket(fileno=fds[0])
+        sock.settimeout(message["timeout_s"])
+
+        def receive() -> None:
+            with sock:
+                try:
+                    store = self._store(message["store"])
+                    if message["go_ahead"]:
+                        send_all(sock, CONTINUE)
+                    if "segment" in message:
+                        fields = message["segment"]
+                        fields["layers"], fields["slice_bytes"] = tuple(fields["layers"]), tuple(fields["slice_bytes"])
+                        header, rows = receive_segment(sock, message["length"], store, ExpectedSegment(**fields))
+                        self._answer(message, header=header.encoded, row_digests=list(rows))
+                    else:
+                        info = receive_object(
+                            sock, message["length"], store, message["name"], if_absent=message["if_absent"]
+                        )
+                        self._answer(message, etag=info.etag)
+                except ObjectCacheError as error:
+                    self._answer(message, error)
+                except OSError as error:
+                    self._answer(message, StoreUnavailableError(f"the upload broke off: {error}"))
+
+        _in_thread("receive", receive)
+
+
+def _listen(session: SenderSession, sock: socket.socket) -> None:
+    """Credit from the receiver; and its going away, which a stream that has nothing to send would not notice."""
+    header = memoryview(bytearray(FRAME_HEADER_BYTES))
+    try:
+        with sock:
+            while True:
+                recv_exact(sock, header)
+                frame = decode_frame(header)
+                if frame.type is not FrameType.CREDIT:
+                    raise DeliveryError(f"a receiver does not send {frame.type.name} frames")
+                session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
+    except ObjectCacheError:
+        session.close()
+
+
+def _in_thread(name: str, run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process, which drains
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        Worker(BlockingChannel(sock)).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Bodies of uploads, from a socket into a store, verified on the way."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from objectcache.errors import (
+    BadDigestError,
+    GatewayUnavailableError,
+    IntegrityError,
+    LayoutError,
+    RequestError,
+    TruncatedBodyError,
+)
+from objectcache.integrity import span_matches
+from objectcache.segment import (
+    HEADER_PREFIX_BYTES,
+    SegmentHeader,
+    decode_footer,
+    decode_header,
+    footer_bytes,
+    header_length,
+)
+from objectcache.stores import ObjectInfo, ObjectUpload, Store
+from objectcache.transports.sockets import recv_exact
+
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedSegment:
+    """What the header of an upload must say, for the request that was accepted."""
+
+    name: str
+    namespace: bytes
+    group: int
+    shard: int
+    chunk_tokens: int
+    layers: tuple[int, ...]
+    slice_bytes: tuple[int, ...]
+
+    def check(self, header: SegmentHeader) -> None:
+        """Raises RequestError naming the first field that differs."""
+        for field in self.__slots__:
+            if getattr(header, field) != getattr(self, field):
+                raise RequestError(f"the segment's header has another {field} than the request, or than the namespace")
+
+
+def receive_object(sock: socket.socket, length: int, store: Store, name: str, *, if_absent: bool) -> ObjectInfo:
+    """A plain object's body. Raises TruncatedBodyError, StoreError; the store then holds nothing of it."""
+    buffer = memoryview(bytearray(min(length, _COPY_BYTES)))
+    with store.upload(name, size_bytes=length, if_absent=if_absent) as upload:
+        left = length
+        while left:
+            part = buffer[: min(left, len(buffer))]
+            _fill(sock, part)
+            upload.write(part)
+            left -= len(part)
+        return upload.publish()
+
+
+def receive_segment(
+    sock: socket.socket, length: int, store: Store, expected: ExpectedSegment
+) -> tuple[SegmentHeader, tuple[bytes, ...]]:
+    """A segment's body; returns its header and row digests.
+
+    Raises RequestError and its kinds for a body that is not whole, not itself, or not what was announced; StoreError.
+    The store then holds nothing of it.
+    """
+    try:
+        prefix = _take(sock, HEADER_PREFIX_BYTES, length)
+        size = header_length(prefix)
+        header = decode_header(prefix + _take(sock, size - len(prefix), length))
+        expected.check(header)
+        if header.total_bytes != length:
+            raise RequestError(f"the segment is {header.total_bytes} bytes, Content-Length says {length}")
+        with store.upload(header.name, size_bytes=length, if_absent=True) as upload:
+            upload.write(header.encoded)
+            digests = [_receive_layer(sock, header, position, upload) for position in range(len(header.layers))]
+            footer = _take(sock, footer_bytes(len(header.layers)), length)
+            if decode_footer(footer, header) != tuple(digests):
+                raise IntegrityError("the footer is not of these layers")
+            upload.write(footer)
+            upload.publish()
+    except (IntegrityError, LayoutError) as error:
+        raise BadDigestError(f"the segment that was sent is damaged: {error}") from error
+    return header, tuple(digests)
+
+
+def _receive_layer(sock: socket.socket, header: SegmentHeader, position: int, upload: ObjectUpload) -> bytes:
+    """One layer; returns its row's digest. Raises IntegrityError when slices and row disagree."""
+    geometry, binding = header.geometry, header.binding(position)
+    layer = geometry.rows[position]
+    head = _take(sock, geometry.padding_before_row(position) + layer.row_bytes, header.total_bytes)
+    upload.write(head)
+    row = head[-layer.row_bytes :]
+    size = layer.slice_bytes
+    buffer = memoryview(bytearray(0))
+    for span in layer.spans(0, header.num_chunks):
+        wanted = (span.stop - span.first) * size
+        if len(buffer) < wanted:
+            buffer = memoryview(bytearray(wanted))
+        data = buffer[:wanted]
+        _fill(sock, data)
+        begin, end = layer.digest_range(span)
+        if not span_matches(binding, span, size, header.keys[span.first : span.stop], row[begin:end], data):
+            raise IntegrityError(f"layer {header.layers[position]}: slices and digests disagree")
+        upload.write(data)
+    return binding.row_digest(row, header.leaf, header.num_chunks)
+
+
+def _take(sock: socket.socket, count: int, length: int) -> bytes:
+    if count > length:
+        raise RequestError(f"a segment cannot be {length} bytes long")
+    data = bytearray(count)
+    _fill(sock, memoryview(data))
+    return bytes(data)
+
+
+def _fill(sock: socket.socket, out: memoryview) -> None:
+    try:
+        recv_exact(sock, out)
+    except GatewayUnavailableError as error:
+        raise TruncatedBodyError("the body ended before the length that was announced") from error
