@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
+from struct import pack
 
 import pytest
 
 from objectcache.errors import IntegrityError
+from objectcache.integrity import seal
 from objectcache.segment import SegmentHeader, SegmentReader, encode_footer
 from tests.segments import BytesSource, encode, make_header, random_chain, random_layers, read, read_all
 
@@ -205,8 +207,21 @@ def test_the_footer_of_another_segment(other: SegmentHeader, layers: list[bytes]
     refused(stored[:FOOTER] + STORED[FOOTER:])
 
 
+@pytest.mark.parametrize(
+    ("magic", "total", "layers"), [(b"OCKVEND2", 0, 3), (b"OCKVEND1", 1, 3), (b"OCKVEND1", -1, 3), (b"OCKVEND1", 0, 2)]
+)
+def test_a_footer_of_another_shape(magic: bytes, total: int, layers: int) -> None:
+    """With a digest of its own that is right."""
+    head = pack("<8sQI", b"OCKVEND1", len(STORED), 3)
+    rest = STORED[FOOTER + len(head) : -16]
+    assert STORED[FOOTER:] == seal(head + rest)
+    refused(STORED[:FOOTER] + seal(pack("<8sQI", magic, len(STORED) + total, layers) + rest))
+
+
 def test_an_object_under_another_name() -> None:
-    other, _ = encode(make_header(name="segments/w/1", layers=(0, 4, 5), slice_bytes=(40, 40, 7)), LAYERS)
+    other, digests = encode(make_header(name="segments/w/1", layers=(0, 4, 5), slice_bytes=(40, 40, 7)), LAYERS)
+    assert digests == DIGESTS
+    refused(STORED[:FOOTER] + other[FOOTER:])
     refused(other)
     refused(STORED, name="segments/w/1")
     with pytest.raises(IntegrityError, match=r"object segments/w/1 holds segment segments/w/0"):

@@ -66,7 +66,7 @@ def span_matches(
     if len(view) != count * slice_bytes or len(keys) != count:
         return False
     if span.piece is not None:
-        return len(digests) == DIGEST_BYTES and binding.piece_digest(view, keys[-1], count) == digests
+        return binding.piece_digest(view, keys[-1], count) == digests
     if len(digests) != count * DIGEST_BYTES:
         return False
     return all(

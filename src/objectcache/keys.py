@@ -145,7 +145,7 @@ class KeyChain(Sequence[bytes]):
             start, stop, step = index.indices(len(self))
             if step != 1:
                 return KeyChain(b"".join(self[i] for i in range(start, stop, step)))
-            return KeyChain(self._data[start * KEY_BYTES : max(start, stop) * KEY_BYTES])
+            return KeyChain(self._data[start * KEY_BYTES : stop * KEY_BYTES])
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
