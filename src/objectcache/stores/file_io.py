@@ -28,7 +28,7 @@ def file_info(name: str, stat: os.stat_result) -> ObjectInfo:
 
 
 class FileReader(ObjectReader):
-    """Reads the object `name` from `descriptor`, which it owns. A deleted file stays readable. Raises OSError."""
+    """Reads the object `name` from `descriptor`, which it owns; making one may raise OSError."""
 
     def __init__(self, name: str, descriptor: int) -> None:
         self.info = file_info(name, os.fstat(descriptor))
@@ -175,6 +175,7 @@ class FileUpload(ObjectUpload):
                 with self._space.lock:
                     replaced_bytes = self._link() if self._if_absent else self._rename()
                     self._space.changed(directory, size_bytes - replaced_bytes, reserved_bytes=self._reserved_bytes)
+                    self._reserved_bytes = 0  # an interrupt after this must not give them back again
                 return
             except FileNotFoundError:
                 with suppress(FileNotFoundError, FileExistsError):  # others make and remove it at the same time
