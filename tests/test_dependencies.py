@@ -36,6 +36,7 @@ FLOORS = (
     ("workers",),
     ("s3", "config"),
     ("gateway", "client"),
+    ("opening",),
     (FACADE,),
     ("device",),
     ("connectors",),
@@ -47,7 +48,9 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Downwards, and wrong all the same: an engine's process has no business with the server's.
-FORBIDDEN = {(room, server) for room in (FACADE, "device", "connectors") for server in ("gateway", "workers")}
+FORBIDDEN = {
+    (room, server) for room in ("opening", FACADE, "device", "connectors") for server in ("gateway", "workers")
+}
 
 # Packages that the base install lacks, and the modules (with what is in them) that are named for them.
 OPTIONAL = {
