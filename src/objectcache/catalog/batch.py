@@ -1,0 +1,276 @@
+"""Changes to the catalog within one write transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from struct import Struct
+
+import lmdb
+
+from objectcache.catalog.environment import (
+    CHUNKS,
+    META,
+    NAMES,
+    NAMESPACES,
+    POSITIONS,
+    REMOVED,
+    SEGMENTS,
+    TOUCHED,
+    Environment,
+)
+from objectcache.catalog.records import (
+    DamagedCatalogError,
+    SegmentRecord,
+    chunk_entries,
+    pack_id,
+    part_suffix,
+    unpack_id,
+    unpack_place,
+)
+from objectcache.catalog.view import CatalogView, RecordCache
+from objectcache.errors import CatalogError
+from objectcache.keys import Namespace
+from objectcache.logrecord import CommitEntry, LogRecord
+from objectcache.names import parse_segment_name
+from objectcache.segment import SegmentHeader
+from objectcache.snapshot import Removal, SnapshotPart
+
+_META = Struct(">6Q?")
+_META_KEY = b"counters"
+_U64 = Struct(">Q")
+TOUCH = Struct(">dI")
+"""When a segment was last used (Unix time, seconds), and its depth in its chain."""
+
+_ANCESTORS_CACHED = 1024
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Counters. `dangling_chunks` are index entries of segments that are gone; `complete` is off while a snapshot is
+    being loaded."""
+
+    format: int
+    next_id: int = 1
+    segments: int = 0
+    chunks: int = 0
+    total_bytes: int = 0
+    dangling_chunks: int = 0
+    complete: bool = True
+
+
+def load_meta(environment: Environment, transaction: lmdb.Transaction) -> Meta | None:
+    """None where nothing was written yet. Raises DamagedCatalogError."""
+    data = transaction.get(_META_KEY, db=environment.db(META))
+    if data is None:
+        return None
+    if len(data) != _META.size:
+        raise DamagedCatalogError(f"the catalog's counters are {len(data)} bytes, not {_META.size}")
+    return Meta(*_META.unpack(data))
+
+
+def save_meta(environment: Environment, transaction: lmdb.Transaction, meta: Meta) -> None:
+    data = _META.pack(
+        meta.format,
+        meta.next_id,
+        meta.segments,
+        meta.chunks,
+        meta.total_bytes,
+        meta.dangling_chunks,
+        meta.complete,
+    )
+    transaction.put(_META_KEY, data, db=environment.db(META))
+
+
+class Batch:
+    """Collects changes; `finish` writes what was collected. Nothing of it may be used when the transaction aborts."""
+
+    def __init__(self, environment: Environment, transaction: lmdb.Transaction, now_s: float) -> None:
+        self._environment = environment
+        self._transaction = transaction
+        self._now_s = now_s
+        meta = load_meta(environment, transaction)
+        if meta is None:
+            raise DamagedCatalogError("the catalog has lost its counters")
+        self.meta = meta
+        self._new: dict[int, SegmentHeader] = {}
+        self._names = environment.db(NAMES)
+        self._segments = environment.db(SEGMENTS)
+        self._touched = environment.db(TOUCHED)
+        self._removed = environment.db(REMOVED)
+        self._positions = environment.db(POSITIONS)
+        self._chunks = environment.db(CHUNKS)
+
+    # -- replay -----------------------------------------------------------------------------------
+
+    def position(self, writer: str) -> int:
+        found = self._transaction.get(writer.encode(), db=self._positions)
+        return 0 if found is None else unpack_id(found)
+
+    def _set_position(self, writer: str, sequence: int) -> None:
+        self._transaction.put(writer.encode(), _U64.pack(sequence), db=self._positions)
+
+    def apply(self, record: LogRecord) -> bool:
+        """Whether the record was new. Raises CatalogError when its predecessor has not been applied."""
+        position = self.position(record.writer)
+        if record.sequence <= position:
+            return False
+        if record.sequence != position + 1:
+            raise CatalogError(f"record {record.sequence} of writer {record.writer} does not follow {position}")
+        for entry in record.commits:
+            self.commit(entry)
+        for removal in record.removals():
+            self.remove(removal)
+        self._set_position(record.writer, record.sequence)
+        return True
+
+    def apply_all(self, records: Iterable[LogRecord]) -> int:
+        """How many of the records were new. Raises as `apply`."""
+        return sum(map(self.apply, records))
+
+    def commit(self, entry: CommitEntry) -> None:
+        """Make a segment visible, unless it is, or its removal has been read before."""
+        name = entry.name.encode()
+        if self._transaction.delete(name, db=self._removed):
+            return
+        id = self.meta.next_id
+        if not self._transaction.put(name, pack_id(id), overwrite=False, db=self._names):
+            return
+        record = SegmentRecord.of(id, entry.header, entry.row_digests)
+        self._transaction.put(pack_id(id), record.encode(), append=True, db=self._segments)
+        self._transaction.put(pack_id(id), TOUCH.pack(self._now_s, record.depth), append=True, db=self._touched)
+        self._transaction.put(record.namespace, b"", overwrite=False, db=self._environment.db(NAMESPACES))
+        self._new[id] = entry.header
+        self.meta = replace(
+            self.meta,
+            next_id=id + 1,
+            segments=self.meta.segments + 1,
+            chunks=self.meta.chunks + record.num_chunks,
+            total_bytes=self.meta.total_bytes + record.total_bytes,
+        )
+
+    def remove(self, removal: Removal) -> None:
+        """Forget a segment, also one whose commit is yet to be read: so that the order of logs does not matter."""
+        name, until = removal
+        if not self.forget(name) and self.position(parse_segment_name(name).writer) < until:
+            self._transaction.put(name.encode(), _U64.pack(until), db=self._removed)
+
+    def forget(self, name: str) -> bool:
+        """Whether there was such a segment. Its index entries dangle from now on."""
+        found = self._transaction.get(name.encode(), db=self._names)
+        if found is None:
+            return False
+        id = bytes(found)  # what a write may overwrite is copied first
+        data = self._transaction.get(id, db=self._segments)
+        if data is None:
+            raise DamagedCatalogError(f"the catalog has lost its record of segment {name}")
+        record = SegmentRecord.decode(unpack_id(id), data)
+        self._transaction.delete(name.encode(), db=self._names)
+        self._transaction.delete(id, db=self._segments)
+        self._transaction.delete(id, db=self._touched)
+        fresh = self._new.pop(record.id, None)
+        self.meta = replace(
+            self.meta,
+            segments=self.meta.segments - 1,
+            chunks=self.meta.chunks - record.num_chunks,
+            total_bytes=self.meta.total_bytes - record.total_bytes,
+            dangling_chunks=self.meta.dangling_chunks + (record.num_chunks if fresh is None else 0),
+        )
+        return True
+
+    def settle_removals(self) -> None:
+        """Forget removals whose segments cannot be committed any more: their writers' logs have been read that far."""
+        cursor = self._transaction.cursor(self._removed)
+        done = []
+        for name, until in cursor:
+            if self.position(parse_segment_name(bytes(name).decode()).writer) >= unpack_id(until):
+                done.append(bytes(name))
+        for name in done:
+            self._transaction.delete(name, db=self._removed)
+
+    def load(self, parts: Iterable[SnapshotPart]) -> None:
+        """Take over parts of a snapshot; the catalog counts as incomplete until `loaded`."""
+        self.meta = replace(self.meta, complete=False)
+        for part in parts:
+            for entry in part.commits:
+                self.commit(entry)
+            for name, until in part.removed:
+                self._transaction.put(name.encode(), _U64.pack(until), db=self._removed)
+
+    def loaded(self, positions: Mapping[str, int]) -> None:
+        """All parts of a snapshot are in."""
+        self.meta = replace(self.meta, complete=True)
+        for writer, position in positions.items():
+            self._set_position(writer, position)
+
+    def put_namespace(self, namespace: Namespace) -> None:
+        self._transaction.put(namespace.digest, namespace.to_json(), db=self._environment.db(NAMESPACES))
+
+    # -- recency ----------------------------------------------------------------------------------
+
+    def touch(self, times_s: Mapping[int, float]) -> None:
+        for id, time_s in times_s.items():
+            self._touch(id, time_s)
+
+    def _touch(self, id: int, time_s: float) -> bool:
+        """Whether the segment is there and was last used before `time_s`."""
+        found = self._transaction.get(pack_id(id), db=self._touched)
+        if found is None:
+            return False
+        before_s, depth = TOUCH.unpack(found)
+        if before_s >= time_s:
+            return False
+        self._transaction.put(pack_id(id), TOUCH.pack(time_s, depth), db=self._touched)
+        return True
+
+    def _touch_ancestors(self) -> None:
+        """What new segments stand on was used when they were made: leaves are to go before their prefixes."""
+        view = CatalogView(self._environment, self._transaction, RecordCache(_ANCESTORS_CACHED))
+        for header in self._new.values():
+            suffix = part_suffix(header.group, header.shard)
+            key, depth = header.parent, header.depth
+            while depth:
+                found = view.candidates(key, suffix, depth - 1)
+                if not found:
+                    break
+                record = max(found, key=lambda item: item[1])[0]
+                if not self._touch(record.id, self._now_s):
+                    break
+                key, depth = record.parent, record.depth
+
+    # -- the index --------------------------------------------------------------------------------
+
+    def sweep(self, start: bytes, max_entries: int) -> tuple[int, bytes]:
+        """Remove what dangles among `max_entries` index entries from `start` on. Returns how many, and where to go on
+        (empty at the end)."""
+        cursor = self._transaction.cursor(self._chunks)
+        if not cursor.set_range(start):
+            return 0, b""
+        entries = [(bytes(key), bytes(place)) for key, place in islice(cursor, max_entries)]
+        following = entries[-1][0] if len(entries) == max_entries else b""
+        if following == start:
+            # More duplicates of one key than fit: leave those beyond to another time.
+            following += b"\0"
+        return self.remove_dangling(entries), following
+
+    def remove_dangling(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        """Remove those of `entries` whose segment is gone. Returns how many."""
+        gone: dict[int, bool] = {}
+        removed = 0
+        for key, place in entries:
+            id, _ = unpack_place(place)
+            if id not in gone:
+                gone[id] = self._transaction.get(pack_id(id), db=self._segments) is None
+            if gone[id] and self._transaction.delete(key, place, db=self._chunks):
+                removed += 1
+        self.meta = replace(self.meta, dangling_chunks=self.meta.dangling_chunks - removed)
+        return removed
+
+    def finish(self) -> Meta:
+        entries = [entry for id, header in self._new.items() for entry in chunk_entries(id, header)]
+        entries.sort()  # neighbours go to the same page
+        self._transaction.cursor(self._chunks).putmulti(entries)
+        self._touch_ancestors()
+        save_meta(self._environment, self._transaction, self.meta)
+        return self.meta

@@ -1,0 +1,296 @@
+"""The catalog of one gateway or engine: which segment holds which chunk. A replay of the logs, rebuildable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import lmdb
+
+from objectcache.catalog.batch import Batch, Meta, load_meta, save_meta
+from objectcache.catalog.environment import REMOVED, Environment, remove_files
+from objectcache.catalog.reading import CatalogReading
+from objectcache.catalog.recency import Recency, least_recent
+from objectcache.catalog.records import DamagedCatalogError, SegmentRecord
+from objectcache.catalog.state import WriterSeat
+from objectcache.catalog.view import RecordCache
+from objectcache.errors import CatalogError
+from objectcache.keys import Namespace
+from objectcache.logrecord import LogRecord
+from objectcache.names import segment_name
+from objectcache.snapshot import Snapshot, SnapshotPart
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+C = TypeVar("C", LogRecord, SnapshotPart)
+
+FORMAT_VERSION = 1
+MAP_BYTES = 64 << 20
+"""The map's first size. It doubles when it is full."""
+CACHED_RECORDS = 4096
+
+_BATCH_CHUNKS = 1 << 13
+"""In one transaction. Every chunk dirties a page of its own, and two transactions' worth of pages stay free."""
+_BATCH_ITEMS = 4096
+_MOST_WAITING = 8192
+"""Uses of segments, or dangling entries met, that wait for the next transaction."""
+
+
+class Catalog(CatalogReading):
+    """Open with `Catalog.open`. One process writes, from any of its threads; others may have it open read-only.
+
+    Not to be open twice in one process, nor to be used in a forked child. Raises CatalogError.
+    """
+
+    def __init__(self, path: Path, seat: WriterSeat | None, map_bytes: int, cached_records: int) -> None:
+        """For `open`."""
+        self.path = path
+        self._seat = seat
+        self._records = RecordCache(cached_records)
+        self._recency = Recency()
+        self._dangling: dict[tuple[bytes, bytes], None] = {}
+        self._swept = b""
+        self._next_id = 1
+        self._restoring = False
+        self._closed = False
+        self._environment = Environment(
+            path, readonly=seat is None, map_bytes=map_bytes, on_replaced=self._forget_cached
+        )
+        try:
+            self._begin()
+        except CatalogError:
+            self._environment.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        readonly: bool = False,
+        map_bytes: int = MAP_BYTES,
+        cached_records: int = CACHED_RECORDS,
+    ) -> Catalog:
+        """The catalog in the directory `path`, which the writer makes when it is not there.
+
+        A database that may be torn, is damaged or is of another format is discarded, and the catalog begins empty: a
+        follower fills it again. Raises CatalogError when another process writes it (saying which), or for `readonly`
+        when there is none yet.
+        """
+        path = Path(path)
+        if readonly:
+            return cls(path, None, map_bytes, cached_records)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CatalogError(f"the catalog's directory {path} cannot be made: {error}") from error
+        seat = WriterSeat(path)
+        try:
+            if not seat.trusted:
+                remove_files(path)
+            try:
+                return cls(path, seat, map_bytes, cached_records)
+            except DamagedCatalogError as error:
+                _log.warning("discarded, to be built anew: %s", error)
+                remove_files(path)
+                return cls(path, seat, map_bytes, cached_records)
+        except CatalogError:
+            seat.close(None)
+            raise
+
+    def _begin(self) -> None:
+        """Check what is there, or begin. Raises DamagedCatalogError when it must be discarded."""
+        if self._seat is None:
+            with self._environment.read() as transaction:
+                meta = load_meta(self._environment, transaction)
+        else:
+            meta = self._environment.write(self._first_meta)
+        if meta is None or meta.format != FORMAT_VERSION:
+            raise DamagedCatalogError(f"the catalog at {self.path} is not of format {FORMAT_VERSION}")
+        if self._seat is not None and not meta.complete:
+            raise DamagedCatalogError(f"the catalog at {self.path} has only a part of a snapshot")
+        self._next_id = meta.next_id
+
+    def _first_meta(self, transaction: lmdb.Transaction) -> Meta:
+        meta = load_meta(self._environment, transaction)
+        if meta is None:
+            meta = Meta(FORMAT_VERSION, next_id=self._next_id)
+            save_meta(self._environment, transaction, meta)
+        return meta
+
+    def _forget_cached(self) -> None:
+        self._records.clear()
+        self._recency.clear()
+        self._dangling.clear()
+
+    @property
+    def _writer(self) -> WriterSeat:
+        if self._seat is None:
+            raise CatalogError(f"the catalog at {self.path} is open read-only")
+        return self._seat
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it must be built anew: damage has been found, or a snapshot was not loaded to its end."""
+        return self._environment.damaged or self._restoring
+
+    # -- replay -----------------------------------------------------------------------------------
+
+    def apply(self, records: Iterable[LogRecord], *, now_s: float | None = None) -> int:
+        """Apply log records, each writer's in sequence, passing over those applied before. Returns how many were new.
+
+        Done in large transactions, each with the positions that follow from it. `now_s` (default: the present) is when
+        the segments count as last used, as do those they stand on. Raises CatalogError also for a record whose
+        predecessor has not been applied, and what `records` raises.
+        """
+        moment_s = time.time() if now_s is None else now_s
+        applied = 0
+        for group in _grouped(records):
+            applied += self._write(partial(Batch.apply_all, records=group), moment_s)
+        if applied and self._removals_waiting():
+            self._write(Batch.settle_removals, moment_s)
+        return applied
+
+    def _removals_waiting(self) -> int:
+        with self._environment.read() as transaction:
+            return transaction.stat(self._environment.db(REMOVED))["entries"]
+
+    def restore(self, snapshot: Snapshot, *, now_s: float | None = None) -> None:
+        """Begin anew with a snapshot. Its segments count as last used at `now_s` (default: the present).
+
+        Raises IntegrityError or StoreError when it cannot be read to its end: `reset`, or restore another.
+        """
+        moment_s = time.time() if now_s is None else now_s
+        self.reset()
+        self._restoring = True
+        for group in _grouped(snapshot.parts()):
+            self._write(partial(Batch.load, parts=group), moment_s)
+        self._write(partial(Batch.loaded, positions=snapshot.positions), moment_s)
+        self._restoring = False
+
+    def reset(self) -> None:
+        """Begin anew, empty. Segment ids go on: those that somebody still holds become nobody else's."""
+        _ = self._writer
+        self._environment.replace()
+        self._swept = b""
+        self._restoring = False
+        self._begin()
+
+    def drop(self, name: str) -> bool:
+        """Forget the segment stored under `name`, which is gone from the store. Whether it was known."""
+        return self._write(partial(Batch.forget, name=name), 0.0)
+
+    def add_namespace(self, namespace: Namespace) -> None:
+        """Remember what a digest stands for."""
+        self._write(partial(Batch.put_namespace, namespace=namespace), 0.0)
+
+    def sweep(self, max_entries: int = 1 << 14) -> int:
+        """One bounded step of removing index entries of segments that are gone. Returns how many it removed."""
+        if not self.stats().dangling_chunks:
+            return 0
+        removed, self._swept = self._write(partial(Batch.sweep, start=self._swept, max_entries=max_entries), 0.0)
+        return removed
+
+    def _dangles(self, entry: bytes, place: bytes) -> None:
+        if self._seat is not None and len(self._dangling) < _MOST_WAITING:
+            self._dangling[entry, place] = None
+
+    def _write(self, work: Callable[[Batch], T], now_s: float) -> T:
+        _ = self._writer
+        times_s, dangling = self._recency.waiting(), list(self._dangling)
+
+        def run(transaction: lmdb.Transaction) -> tuple[T, Meta]:
+            batch = Batch(self._environment, transaction, now_s)
+            batch.touch(times_s)
+            batch.remove_dangling(dangling)
+            result = work(batch)
+            return result, batch.finish()
+
+        result, meta = self._environment.write(run)
+        self._next_id = max(self._next_id, meta.next_id)
+        self._recency.written(times_s)
+        for entry in dangling:
+            self._dangling.pop(entry, None)
+        return result
+
+    # -- recency ----------------------------------------------------------------------------------
+
+    def touch(self, segment_ids: Iterable[int], now_s: float) -> None:
+        """Segments were used at `now_s` (Unix time). Whoever touches one also touches what it stands on, so that leaves
+        are evicted before their prefixes. Kept in memory until the next transaction.
+        """
+        if self._recency.touch(segment_ids, now_s) > _MOST_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the uses that are kept in memory."""
+        self._write(lambda batch: None, 0.0)
+
+    def eviction_order(self, pinned: Container[int] = ()) -> Iterator[SegmentRecord]:
+        """What to evict first: least recently used, of those used together the deepest in its chain; not `pinned` ids.
+
+        Lazy: `pinned` is asked when a segment's turn comes, and one that was used or is gone by then is passed over.
+        """
+        self.flush()
+        return least_recent(self._environment, self._records, self._recency, pinned)
+
+    # -- names ------------------------------------------------------------------------------------
+
+    @property
+    def writer_id(self) -> str:
+        """Under which this catalog's process writes segments and its log: made once, kept in the directory."""
+        return self._writer.writer_id
+
+    def next_segment_sequence(self) -> int:
+        """A sequence for a segment's name that was never given out before, whatever happened in between."""
+        return self._writer.next_sequence()
+
+    def next_segment_name(self) -> str:
+        """A name for a new segment, with such a sequence."""
+        return segment_name(self.writer_id, self.next_segment_sequence())
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write what waits and let go. Harmless when closed already."""
+        if self._closed:
+            return
+        self._closed = True
+        data_bytes = None
+        try:
+            if self._seat is not None and not self.damaged:
+                self.flush()
+                self._environment.sync()
+                data_bytes = self._environment.file_bytes
+        finally:
+            self._environment.close()
+            if self._seat is not None:
+                self._seat.close(data_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _grouped(items: Iterable[C]) -> Iterator[list[C]]:
+    """Lists of items, as many as a transaction should take."""
+    group: list[C] = []
+    chunks = 0
+    for item in items:
+        group.append(item)
+        chunks += sum(entry.header.num_chunks for entry in item.commits)
+        if chunks >= _BATCH_CHUNKS or len(group) >= _BATCH_ITEMS:
+            yield group
+            group, chunks = [], 0
+    if group:
+        yield group

@@ -1,0 +1,201 @@
+"""What the catalog remembers of a segment: all but its keys, which are the index itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from struct import Struct
+from typing import Any, NamedTuple
+
+import msgpack
+
+from objectcache.errors import CatalogError
+from objectcache.integrity import Buffer
+from objectcache.keys import KEY_BYTES
+from objectcache.layout import DIGEST_BYTES, SegmentGeometry
+from objectcache.segment import SegmentHeader
+
+_SUFFIX = Struct(">BH")
+_U64 = Struct(">Q")
+_INDEX_BITS = 16
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+
+
+class DamagedCatalogError(CatalogError):
+    """The catalog's files are not what they should be: it must be built anew."""
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """A visible segment. `id` is this catalog's own; the other fields are as in `SegmentHeader`.
+
+    `header_bytes` and `total_bytes` are sizes of the stored object; `leaf` is the key of its last chunk.
+    """
+
+    id: int
+    name: str
+    namespace: bytes
+    group: int
+    shard: int
+    chunk_tokens: int
+    layers: tuple[int, ...]
+    slice_bytes: tuple[int, ...]
+    num_chunks: int
+    depth: int
+    parent: bytes
+    leaf: bytes
+    header_bytes: int
+    total_bytes: int
+    packed_row_digests: bytes
+
+    @classmethod
+    def of(cls, id: int, header: SegmentHeader, row_digests: Sequence[bytes]) -> SegmentRecord:
+        return cls(
+            id=id,
+            name=header.name,
+            namespace=header.namespace,
+            group=header.group,
+            shard=header.shard,
+            chunk_tokens=header.chunk_tokens,
+            layers=header.layers,
+            slice_bytes=header.slice_bytes,
+            num_chunks=header.num_chunks,
+            depth=header.depth,
+            parent=header.parent,
+            leaf=header.leaf,
+            header_bytes=len(header.encoded),
+            total_bytes=header.total_bytes,
+            packed_row_digests=b"".join(row_digests),
+        )
+
+    @cached_property
+    def row_digests(self) -> tuple[bytes, ...]:
+        """The digest of each layer's digest row, from the commit record."""
+        data = self.packed_row_digests
+        return tuple(data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES))
+
+    @cached_property
+    def geometry(self) -> SegmentGeometry:
+        return SegmentGeometry(self.num_chunks, self.slice_bytes, self.header_bytes)
+
+    def encode(self) -> bytes:
+        """Everything but the id, which is the database's key. Layers and slice sizes are mostly regular: as runs."""
+        data: bytes = msgpack.packb(
+            (
+                self.name,
+                self.namespace,
+                self.group,
+                self.shard,
+                self.chunk_tokens,
+                _pack_steps(self.layers),
+                _pack_repeats(self.slice_bytes),
+                self.num_chunks,
+                self.depth,
+                self.parent if self.depth else b"",
+                self.leaf,
+                self.header_bytes,
+                self.total_bytes,
+                self.packed_row_digests,
+            )
+        )
+        return data
+
+    @classmethod
+    def decode(cls, id: int, data: Buffer) -> SegmentRecord:
+        """The inverse of `encode`. Raises DamagedCatalogError for anything else."""
+        try:
+            name, namespace, group, shard, tokens, layers, sizes, *rest = msgpack.unpackb(data)
+            chunks, depth, parent, leaf, header_bytes, total_bytes, digests = rest
+            return cls(
+                id=id,
+                name=name,
+                namespace=namespace,
+                group=group,
+                shard=shard,
+                chunk_tokens=tokens,
+                layers=_unpack_steps(layers),
+                slice_bytes=_unpack_repeats(sizes),
+                num_chunks=chunks,
+                depth=depth,
+                parent=parent if depth else namespace,
+                leaf=leaf,
+                header_bytes=header_bytes,
+                total_bytes=total_bytes,
+                packed_row_digests=digests,
+            )
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise DamagedCatalogError(f"the catalog's record of segment {id} is malformed: {error!r}") from error
+
+
+class Run(NamedTuple):
+    """Chunks [first, stop) of a segment, counted within it, consecutive in a chain."""
+
+    segment: SegmentRecord
+    first: int
+    stop: int
+
+
+def part_suffix(group: int, shard: int) -> bytes:
+    """What follows the chunk key in the index: u8 group, u16 shard."""
+    return _SUFFIX.pack(group, shard)
+
+
+def pack_id(id: int) -> bytes:
+    return _U64.pack(id)
+
+
+def unpack_id(data: Buffer) -> int:
+    return int.from_bytes(data, "big")
+
+
+def pack_place(id: int, index: int) -> bytes:
+    """Where a chunk is: 48 bits of segment id, 16 bits of index in the segment."""
+    return _U64.pack(id << _INDEX_BITS | index)
+
+
+def unpack_place(data: Buffer) -> tuple[int, int]:
+    place = int.from_bytes(data, "big")
+    return place >> _INDEX_BITS, place & _INDEX_MASK
+
+
+def chunk_entries(id: int, header: SegmentHeader) -> list[tuple[bytes, bytes]]:
+    """All (index key, place) of a segment."""
+    suffix, data, base = part_suffix(header.group, header.shard), header.keys.data, id << _INDEX_BITS
+    pack = _U64.pack
+    return [
+        (data[index * KEY_BYTES : (index + 1) * KEY_BYTES] + suffix, pack(base + index))
+        for index in range(header.num_chunks)
+    ]
+
+
+def _pack_steps(values: Sequence[int]) -> list[int]:
+    """Runs of consecutive numbers as [first, count, first, count, …]."""
+    runs: list[int] = []
+    for value in values:
+        if runs and runs[-2] + runs[-1] == value:
+            runs[-1] += 1
+        else:
+            runs += [value, 1]
+    return runs
+
+
+def _unpack_steps(runs: list[Any]) -> tuple[int, ...]:
+    pairs = zip(runs[::2], runs[1::2], strict=True)
+    return tuple(value for first, count in pairs for value in range(first, first + count))
+
+
+def _pack_repeats(values: Sequence[int]) -> list[int]:
+    """Runs of equal numbers as [value, count, value, count, …]."""
+    runs: list[int] = []
+    for value in values:
+        if runs and runs[-2] == value:
+            runs[-1] += 1
+        else:
+            runs += [value, 1]
+    return runs
+
+
+def _unpack_repeats(runs: list[Any]) -> tuple[int, ...]:
+    pairs = zip(runs[::2], runs[1::2], strict=True)
+    return tuple(value for value, count in pairs for _ in range(count))

@@ -1,0 +1,197 @@
+"""The catalog at one moment: look-ups within one read transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import lmdb
+
+from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
+from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_suffix, unpack_place
+from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
+from objectcache.keys import KeyChain
+
+Accept = Callable[[SegmentRecord], bool]
+
+
+def accept_all(_: SegmentRecord) -> bool:
+    return True
+
+
+class RecordCache:
+    """Decoded segment records, the most recently used. A record never changes while its id is there."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._records: OrderedDict[int, SegmentRecord] = OrderedDict()
+
+    def get(self, id: int) -> SegmentRecord | None:
+        with self._lock:
+            found = self._records.get(id)
+            if found is not None:
+                self._records.move_to_end(id)
+            return found
+
+    def add(self, record: SegmentRecord) -> None:
+        with self._lock:
+            self._records[record.id] = record
+            if len(self._records) > self._limit:
+                self._records.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._records.clear()
+
+
+class CatalogView:
+    """Valid within `Catalog.view()`, in one thread.
+
+    Positions in a chain are counted in the group's own chunks. `dangling` receives index entries that lead nowhere.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        transaction: lmdb.Transaction,
+        records: RecordCache,
+        dangling: Callable[[bytes, bytes], None] = lambda key, place: None,
+    ) -> None:
+        self._records = records
+        self._dangling = dangling
+        self._chunks = transaction.cursor(environment.db(CHUNKS))
+        self._segments = transaction.cursor(environment.db(SEGMENTS))
+
+    def segment(self, id: int) -> SegmentRecord | None:
+        """The visible segment of that id, or None."""
+        if not self._segments.set_key(pack_id(id)):
+            return None
+        record = self._records.get(id)
+        if record is None:
+            record = SegmentRecord.decode(id, self._segments.value())
+            self._records.add(record)
+        return record
+
+    def find(self, key: bytes, group: int, shard: int) -> list[tuple[SegmentRecord, int]]:
+        """All segments that hold the chunk, each with the chunk's index in it."""
+        return self._find(key + part_suffix(group, shard))
+
+    def _find(self, entry: bytes) -> list[tuple[SegmentRecord, int]]:
+        if not self._chunks.set_key(entry):
+            return []
+        found = []
+        for place in list(self._chunks.iternext_dup()):
+            id, index = unpack_place(place)
+            record = self.segment(id)
+            if record is None:
+                self._dangling(entry, bytes(place))
+            else:
+                found.append((record, index))
+        return found
+
+    def candidates(
+        self, key: bytes, suffix: bytes, position: int, accept: Accept = accept_all
+    ) -> list[tuple[SegmentRecord, int]]:
+        """Segments that hold the chunk at `position` of its chain. One that says it lies elsewhere is not believed."""
+        return [
+            (record, index)
+            for record, index in self._find(key + suffix)
+            if record.depth + index == position and accept(record)
+        ]
+
+    def match_part(self, chain: KeyChain, group: int, shard: int, accept: Accept = accept_all) -> list[Run]:
+        """Where the chunks of `chain` are, from its first on, as far as they are stored.
+
+        Takes a look-up or two per segment: the last chunk that a segment could contribute is tested first, and only
+        where it is another one the chunks between are searched. Of duplicates the one that reaches farthest is taken.
+        """
+        suffix = part_suffix(group, shard)
+        runs: list[Run] = []
+        at = 0
+        while at < len(chain):
+            best: Run | None = None
+            for record, index in self.candidates(chain[at], suffix, at, accept):
+                run = Run(record, index, index + self._reach(chain, suffix, at, record, index))
+                if best is None or run.stop - run.first > best.stop - best.first:
+                    best = run
+            if best is None:
+                break
+            runs.append(best)
+            at += best.stop - best.first
+        return runs
+
+    def _reach(self, chain: KeyChain, suffix: bytes, at: int, record: SegmentRecord, index: int) -> int:
+        """How many chunks of `chain` from `at` on `record` holds from its chunk `index` on (which it does hold)."""
+        known, beyond = 1, min(len(chain) - at, record.num_chunks - index)
+        probe = beyond
+        if beyond == record.num_chunks - index:
+            if chain[at + beyond - 1] == record.leaf:
+                return beyond
+            beyond -= 1
+            probe = (known + beyond + 1) // 2
+        # A key names all that is before it: what holds one chunk of the chain holds all up to it.
+        while known < beyond:
+            if self._chunks.set_key_dup(chain[at + probe - 1] + suffix, pack_place(record.id, index + probe - 1)):
+                known = probe
+            else:
+                beyond = probe - 1
+            probe = (known + beyond + 1) // 2
+        return known
+
+    def cover_back(
+        self, chain: KeyChain, group: int, shard: int, first: int, stop: int, accept: Accept = accept_all
+    ) -> tuple[int, list[Run]]:
+        """Where chunks [first, stop) of `chain` are, found from the last one backwards.
+
+        Returns (missing, runs): `missing` is the last position that is not stored, and the runs cover what follows it;
+        it is -1 when nothing is missing.
+        """
+        suffix = part_suffix(group, shard)
+        runs: list[Run] = []
+        while stop > first:
+            found = self.candidates(chain[stop - 1], suffix, stop - 1, accept)
+            if not found:
+                return stop - 1, runs[::-1]
+            record, index = max(found, key=lambda item: item[1])
+            begin = max(first, stop - 1 - index)
+            runs.append(Run(record, index + 1 - (stop - begin), index + 1))
+            stop = begin
+        return -1, runs[::-1]
+
+    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
+        """Where chunks [first, stop) of the chain that ends in `leaf` are: from the leaf back through parents.
+
+        Raises KeyNotFoundError for a chunk that is not stored (any more), NamespaceMismatchError when the leaf is of
+        another namespace, DescriptorError when it is not chunk `stop - 1` of its chain.
+        """
+        if not 0 <= first < stop:
+            raise DescriptorError(f"chunks [{first}, {stop}) are no range")
+        suffix = part_suffix(group, shard)
+        runs: list[Run] = []
+        key, until = leaf, stop
+        while until > first:
+            found = [item for item in self._find(key + suffix) if item[0].namespace == namespace]
+            placed = [item for item in found if item[0].depth + item[1] == until - 1]
+            if not placed:
+                self._explain(key, suffix, leaf, until, found)
+            record, index = max(placed, key=lambda item: item[1])
+            begin = max(first, record.depth)
+            runs.append(Run(record, begin - record.depth, index + 1))
+            key, until = record.parent, begin
+        return runs[::-1]
+
+    def _explain(
+        self, key: bytes, suffix: bytes, leaf: bytes, until: int, found: list[tuple[SegmentRecord, int]]
+    ) -> None:
+        """Raise what is wrong with the chunk `until - 1`, of which `found` are in the namespace."""
+        group, shard = suffix[0], int.from_bytes(suffix[1:], "big")
+        if key == leaf and found:
+            record, index = found[0]
+            raise DescriptorError(
+                f"the leaf key is of chunk {record.depth + index} of its chain, not of chunk {until - 1}"
+            )
+        if key == leaf and self._find(key + suffix):
+            raise NamespaceMismatchError("the leaf key belongs to another namespace")
+        raise KeyNotFoundError(f"chunk {until - 1} of group {group}, shard {shard} is not stored: {key.hex()}")
