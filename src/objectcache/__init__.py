@@ -2,7 +2,7 @@
 
     import objectcache
 
-    with objectcache.open("http://gateway:9000/kv") as cache:
+    with objectcache.open("http://gateway:9000/kvcache") as cache:
         chain = objectcache.chain_keys(namespace, token_ids)
         match = cache.match(namespace, chain)
         with cache.retrieve(match) as retrieval:

@@ -31,7 +31,7 @@ class GatewayConfig:
     """Port of the data connections; 0 takes any free one: responses tell it."""
     advertise_host: str = ""
     """Host under which clients reach this very gateway; default: the address that their request came in on."""
-    buckets: tuple[str, ...] = ("kv",)
+    buckets: tuple[str, ...] = ("kvcache",)
     """Buckets that are made at start."""
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 4))
     """Data worker processes."""
@@ -92,7 +92,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfi
     if unknown:
         raise ConfigError(f"unknown setting {unknown[0]!r}; known are: {', '.join(known)}")
     if "data" not in settings:
-        raise ConfigError("no data directory: give --data DIR, or data = \"DIR\" in the configuration file")
+        raise ConfigError('no data directory: give --data DIR, or data = "DIR" in the configuration file')
     config = GatewayConfig(data=Path(settings.pop("data")).expanduser().absolute())
     try:
         return replace(config, **{name: _convert(name, value) for name, value in settings.items()})

@@ -263,5 +263,3 @@ class ReleaseRequest:
     @classmethod
     def decode(cls, data: bytes) -> ReleaseRequest:
         return cls(_unpack(data, "release").binary("lease", ID_BYTES))
-
-

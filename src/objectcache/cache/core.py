@@ -18,9 +18,11 @@ from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_p
 from objectcache.cache.eviction import evict
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
 from objectcache.catalog import Catalog, Follower, Run, match
-from objectcache.commitlog import CommitEntry, CommitLog
+from objectcache.catalog.follower import publish_namespace, read_namespace
+from objectcache.commitlog import CommitEntry
 from objectcache.descriptor import Descriptor, DescriptorPart
 from objectcache.errors import (
+    IntegrityError,
     KeyNotFoundError,
     NamespaceMismatchError,
     ObjectCacheError,
@@ -30,7 +32,7 @@ from objectcache.errors import (
     UploadNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.names import namespace_name, parse_segment_name, segment_name
+from objectcache.names import parse_segment_name
 from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
 from objectcache.stores import Store
 
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_S = 0.5
 UPLOAD_TTL_S = 600.0
+SNAPSHOT_EVERY_RECORDS = 1024
+"""A rebuild replays at most about this many records of the log after the latest snapshot."""
 
 
 @dataclass(slots=True)
@@ -71,13 +75,13 @@ class CacheCore:
         self.store = store
         self.catalog = catalog
         self.counters = CoreCounters()
-        self._log = CommitLog(store, catalog.writer_id)
         self._follower = Follower(store, catalog)
         self._leases = LeaseTable(lease_ttl_s)
         self._namespaces: dict[bytes, Namespace] = {}
         self._written_namespaces: set[bytes] = set()
         self._finished: dict[str, tuple[UploadTicket, float]] = {}
         self._reserved_bytes = 0
+        self._records_since_snapshot = 0
         self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
         self._writing = threading.RLock()  # whoever appends to the log and applies it
         self._stop = threading.Event()
@@ -111,7 +115,12 @@ class CacheCore:
     def follow(self) -> int:
         """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
         with self._writing:
-            return self._follower.poll()
+            applied = self._follower.poll()
+            self._records_since_snapshot += applied
+            if self._records_since_snapshot >= SNAPSHOT_EVERY_RECORDS:
+                self._follower.snapshot()
+                self._records_since_snapshot = 0
+            return applied
 
     # -- namespaces -------------------------------------------------------------------------------
 
@@ -121,9 +130,8 @@ class CacheCore:
         with self._lock:
             if namespace.digest in self._written_namespaces:
                 return
-        text = namespace.to_json()
-        with self.reserve(len(text)):
-            self.store.put(namespace_name(namespace.digest), text)
+        with self.reserve(len(namespace.to_json())):
+            publish_namespace(self.store, namespace)
         with self._lock:
             self._written_namespaces.add(namespace.digest)
 
@@ -139,11 +147,9 @@ class CacheCore:
         if found is not None:
             return found
         try:
-            found = Namespace.from_json(self.store.get(namespace_name(digest)))
-        except ObjectNotFoundError:
-            raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here") from None
-        if found.digest != digest:
-            raise NamespaceMismatchError(f"what is written down as namespace {digest.hex()} is another one")
+            found = read_namespace(self.store, digest)
+        except (ObjectNotFoundError, IntegrityError) as error:
+            raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here: {error}") from error
         with self._lock:
             self._namespaces[digest] = found
         return found
@@ -157,8 +163,7 @@ class CacheCore:
         """
         namespace = self.namespace(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
-        with self.catalog.view() as view:
-            found = match(view, namespace, chain, wanted)
+        found = match(self.catalog, namespace, chain, wanted)
         if not found.tokens:
             return Match(namespace, 0)
         matched = tuple(
@@ -216,7 +221,7 @@ class CacheCore:
     def new_segment_name(self) -> str:
         """Never given out twice, not even after a crash."""
         with self._writing:
-            return segment_name(self.catalog.writer_id, self.catalog.next_segment_sequence())
+            return self.catalog.next_segment_name()
 
     def check_upload_name(self, name: str) -> str:
         """A client's own name for its upload. Raises InvalidObjectNameError, RequestError for a name of this writer."""
@@ -274,7 +279,8 @@ class CacheCore:
             for digest in {entry.header.namespace for entry in entries}:
                 self.register(self.namespace(digest))
             if entries:
-                self.catalog.apply([self._log.append(commits=entries)])
+                self._follower.append(entries)
+                self._records_since_snapshot += 1
                 self.counters.committed += len(entries)
         with self._lock:
             for name in [*names, *discard]:
@@ -292,7 +298,7 @@ class CacheCore:
             chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes)
             if chosen:
                 names = tuple(segment.name for segment in chosen)
-                self.catalog.apply([self._log.append(deletes=names)])
+                self._follower.append(deletes=names)
                 self._delete(names)
                 self.counters.evicted += len(chosen)
         return sum(segment.total_bytes for segment in chosen)
@@ -304,7 +310,7 @@ class CacheCore:
                 return
             log.warning("forgetting segment %s, which is gone or damaged", name)
             self.counters.forgotten += 1
-            self.catalog.apply([self._log.append(deletes=(name,))])
+            self._follower.append(deletes=(name,))
             self._delete([name])
 
     def _delete(self, names: Sequence[str]) -> None:
@@ -326,7 +332,5 @@ class CacheCore:
 def all_parts(namespace: Namespace) -> list[PartId]:
     """Every shard of every group of a namespace's layout."""
     return [
-        PartId(group, shard)
-        for group, held in enumerate(namespace.layout.groups)
-        for shard in range(len(held.shards))
+        PartId(group, shard) for group, held in enumerate(namespace.layout.groups) for shard in range(len(held.shards))
     ]

@@ -20,7 +20,7 @@ from objectcache.cache.base import (
     group_chain,
     select_parts,
 )
-from objectcache.cache.core import CacheCore, Reservation
+from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
@@ -114,13 +114,9 @@ class LocalCache(KVCache):
         if self.core.covers(namespace.digest, part, header.leaf, first, first + header.num_chunks):
             return None
         self.core.register(namespace)
-        reservation = self.core.reserve(header.total_bytes)
-        try:
+        with self.core.reserve(header.total_bytes):  # until the store itself has reserved it
             upload = self.core.store.upload(header.name, size_bytes=header.total_bytes, if_absent=True)
-        except BaseException:
-            reservation.__exit__(None, None, None)
-            raise
-        return LocalUpload(self.core, header, upload, reservation)
+        return LocalUpload(self.core, header, upload)
 
     def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
         self.core.commit([t.header.name for t in tickets], [t.header.name for t in discard])
@@ -134,11 +130,10 @@ class LocalCache(KVCache):
 class LocalUpload(SegmentUpload):
     """Not thread-safe."""
 
-    def __init__(self, core: CacheCore, header: SegmentHeader, upload: ObjectUpload, reservation: Reservation) -> None:
+    def __init__(self, core: CacheCore, header: SegmentHeader, upload: ObjectUpload) -> None:
         self.header = header
         self._core = core
         self._upload = upload
-        self._reservation: Reservation | None = reservation
         self._writer = SegmentWriter(header, upload.write)
 
     def write_layer(self, data: Buffer) -> None:
@@ -149,17 +144,10 @@ class LocalUpload(SegmentUpload):
         self._upload.publish()
         ticket = UploadTicket(self.header, self.header.total_bytes, row_digests)
         self._core.finished(ticket)
-        self._unreserve()
         return ticket
 
     def abort(self) -> None:
         self._upload.abort()
-        self._unreserve()
-
-    def _unreserve(self) -> None:
-        reservation, self._reservation = self._reservation, None
-        if reservation is not None:
-            reservation.__exit__(None, None, None)
 
 
 class _Reading:

@@ -91,3 +91,8 @@ class ThreadReceivers(Receivers):
 
     def close(self) -> None:
         self.cut()
+
+
+def error_fields(error: ObjectCacheError) -> dict[str, object]:
+    """An error as part of a message; `errors.error_from_code` turns it back."""
+    return {"code": error.code, "message": str(error), "status": error.status}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from objectcache.buffers import BufferPool
 from objectcache.client.http import GatewayHttp
-from objectcache.client.receiver_process import ProcessReceivers
+from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.client.receivers import Receivers, ThreadReceivers
 from objectcache.errors import GatewayUnavailableError
 from objectcache.frames import hello_frame

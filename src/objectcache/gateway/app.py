@@ -167,5 +167,3 @@ class Gateway:
             self.metrics.store_bytes.labels(name).set(usage.used_bytes)
             self.metrics.store_limit_bytes.labels(name).set(usage.limit_bytes or 0)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-

@@ -239,6 +239,7 @@ class KVRoutes:
                     self._metrics.uploads.labels("failed").inc()
                     raise
         header = decode_header(answer["header"])
+        core.store.account(header.total_bytes)
         core.finished(UploadTicket(header, header.total_bytes, tuple(answer["row_digests"])))
         self._metrics.uploads.labels("finished").inc()
         response = web.Response(status=201)

@@ -62,6 +62,7 @@ class ObjectRoutes:
                     go_ahead=go_ahead,
                     timeout_s=TRANSFER_TIMEOUT_S,
                 )
+        core.store.account(length)
         response = web.Response(headers={"ETag": f'"{answer["etag"]}"'})
         if go_ahead:
             response.force_close()

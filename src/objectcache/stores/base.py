@@ -179,6 +179,9 @@ class Store(AbstractContextManager["Store"], ABC):
     def usage(self) -> StoreUsage:
         """Bytes held by objects and running uploads, and the limit. Cheap."""
 
+    def account(self, delta_bytes: int) -> None:
+        """Another process, on this one's behalf, has added (or removed) bytes that `usage` should show at once."""
+
     def close(self) -> None:
         """Release what the store holds open."""
 

@@ -130,6 +130,9 @@ class FileStore(Store):
     def usage(self) -> StoreUsage:
         return self._space.usage()
 
+    def account(self, delta_bytes: int) -> None:
+        self._space.settle(0, delta_bytes)
+
     def close(self) -> None:
         self._space.close()
 

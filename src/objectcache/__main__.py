@@ -1,0 +1,5 @@
+"""`python -m objectcache`: the command line."""
+
+from objectcache.cli import main
+
+main()
