@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +20,17 @@ from objectcache.cache.base import (
 )
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
+from objectcache.cache.reading import Reading, close_all
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import (
-    DeliveryError,
-    IntegrityError,
     KeyNotFoundError,
-    ObjectCacheError,
     ObjectNotFoundError,
-    RangeError,
 )
-from objectcache.integrity import Buffer, LayerBinding
+from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
-from objectcache.plan import LayerRun, Plan
-from objectcache.segment import CommittedLayer, SegmentHeader, SegmentWriter
+from objectcache.plan import Plan
+from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
 
 DEFAULT_BUFFER_BYTES = 16 << 30
@@ -69,7 +64,7 @@ class LocalCache(KVCache):
         try:
             destination = Destination(self.pool, self.pool.allocate(plan.geometry.total_bytes))
         except BaseException:
-            _close_all(readers)
+            close_all(readers)
             raise
         retrieval = Retrieval(
             plan.geometry,
@@ -77,9 +72,10 @@ class LocalCache(KVCache):
             deadline_s=time.perf_counter() + wanted.deadline_s,
             on_close=destination.close,
         )
-        reading = _Reading(self.core, plan, [part.keys for part in selected], readers, retrieval, destination)
+        keys = [part.keys for part in selected]
+        reading = Reading(plan, keys, readers, retrieval, destination, on_damage=self.core.forget)
         destination.begin(cancel=reading.cancel)
-        reading.start(self._executor)
+        reading.start(self._executor, READERS)
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
@@ -89,11 +85,11 @@ class LocalCache(KVCache):
             try:
                 readers[name] = self.core.store.open(name)
             except ObjectNotFoundError as error:
-                _close_all(readers)
+                close_all(readers)
                 self.core.forget(name)
                 raise KeyNotFoundError(f"segment {name} is gone from the store") from error
             except BaseException:
-                _close_all(readers)
+                close_all(readers)
                 raise
         return readers
 
@@ -150,88 +146,6 @@ class LocalUpload(SegmentUpload):
         self._upload.abort()
 
 
-class _Reading:
-    """One retrieval: a task per run and layer, in delivery order; each unit is announced when its last task ends."""
-
-    def __init__(
-        self,
-        core: CacheCore,
-        plan: Plan,
-        keys: Sequence[KeyChain],
-        readers: dict[str, ObjectReader],
-        retrieval: Retrieval,
-        destination: Destination,
-    ) -> None:
-        self._core = core
-        self._plan = plan
-        self._keys = keys
-        self._readers = readers
-        self._retrieval = retrieval
-        self._destination = destination
-        self._tasks: list[LayerRun] = list(plan.layer_runs())
-        self._left = [0] * len(plan.geometry.units)
-        for task in self._tasks:
-            self._left[task.unit] += 1
-        self._pending = len(self._tasks)
-        self._lock = threading.Lock()
-        self._cancelled = False
-
-    def start(self, executor: ThreadPoolExecutor) -> None:
-        # One submission per task would flood the queue that concurrent retrievals share; so each task submits its next.
-        self._iterator = iter(self._tasks)
-        self._executor = executor
-        for task in itertools.islice(self._iterator, READERS):
-            executor.submit(self._run, task)
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-
-    def _run(self, task: LayerRun) -> None:
-        try:
-            if not self._cancelled:
-                self._read(task)
-        except ObjectCacheError as error:
-            self.cancel()
-            self._retrieval.fail(error)
-            if isinstance(error, IntegrityError) and error.segment:
-                self._core.forget(error.segment)
-        with self._lock:
-            self._left[task.unit] -= 1
-            landed = not self._left[task.unit] and not self._cancelled
-            self._pending -= 1
-            over = not self._pending
-            following = next(self._iterator, None)
-        if landed:
-            self._retrieval.land(task.unit)
-        if following is not None:
-            self._next(following)
-        if over:
-            _close_all(self._readers)
-            self._destination.fence()
-
-    def _next(self, task: LayerRun) -> None:
-        try:
-            self._executor.submit(self._run, task)
-        except RuntimeError:  # the cache is being closed: nothing of this retrieval is read any more
-            self._retrieval.fail(DeliveryError("the cache was closed"))
-
-    def _read(self, task: LayerRun) -> None:
-        run, geometry = task.run, self._plan.geometry
-        part = self._plan.parts[task.part]
-        size = part.shape.slice_bytes[task.position]
-        start = geometry.offset(task.part, task.layer) + run.at * size
-        count = run.stop - run.first
-        binding = LayerBinding(part.group, part.shard, task.layer)
-        layer = CommittedLayer(run.geometry, task.position, binding, run.leaf, run.row_digests[task.position])
-        keys = self._keys[task.part][run.at : run.at + count]
-        out = self._retrieval.memory[start : start + count * size]
-        try:
-            layer.read_chunks(self._readers[run.segment], run.first, run.stop, keys, out)
-        except (IntegrityError, RangeError) as error:
-            raise IntegrityError(f"segment {run.segment}, layer {task.layer}: {error}", segment=run.segment) from error
-
-
 def _descriptor(match: Match, selected: Sequence[MatchedPart], options: RetrieveOptions) -> Descriptor:
     layout = match.namespace.layout
     return Descriptor(
@@ -246,8 +160,3 @@ def _descriptor(match: Match, selected: Sequence[MatchedPart], options: Retrieve
         lease=match.lease.id if match.lease else b"",
         trace=options.trace,
     )
-
-
-def _close_all(readers: dict[str, ObjectReader]) -> None:
-    for reader in readers.values():
-        reader.close()

@@ -31,7 +31,7 @@ def run(
     bucket: Annotated[
         list[str] | None, typer.Option(help="Bucket to make; may be repeated [default: kvcache].")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Data worker processes [default: cores / 4].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Data workers [default: cores / 4].")] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" [default: 80 % of the disk].')] = None,
     drain_s: Annotated[float | None, typer.Option(help="Seconds that SIGTERM waits for deliveries.")] = None,
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
