@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from objectcache.errors import CatalogError, IntegrityError, ObjectExistsError, ObjectNotFoundError
-from objectcache.logrecord import CommitEntry, LogRecord, Replacement
+from objectcache.errors import CatalogError, IntegrityError, LayoutError, ObjectExistsError, ObjectNotFoundError
+from objectcache.logrecord import CommitEntry, LogRecord, Replacement, Seen
 from objectcache.logview import LogTrimmedError, LogView
-from objectcache.names import check_writer, log_name, parse_segment_name, snapshot_name
-from objectcache.snapshot import Snapshot, SnapshotWriter
+from objectcache.names import check_writer, log_name, snapshot_name
+from objectcache.snapshot import Snapshot, SnapshotWriter, still_open
 from objectcache.stores import Store
 
 __all__ = ["CommitEntry", "CommitLog", "LogRecord", "LogTrimmedError", "Replacement", "Snapshot"]
@@ -49,12 +49,12 @@ class CommitLog(LogView):
         replaces: Sequence[Replacement] = (),
         seen: Mapping[str, int] | None = None,
     ) -> LogRecord:
-        """Write the next record. `seen` are the positions that the caller's catalog has reached, where it removes
-        segments. Raises LayoutError for a record that cannot be, StoreError when it may or may not have been written.
+        """Write the next record. Where it removes segments, `seen` must be the positions of the catalog they were found
+        in. Raises LayoutError for a record that cannot be, StoreError when it may or may not have been written.
         """
-        gone = (*deletes, *(name for item in replaces for name in item.old))
-        writers = {parse_segment_name(name).writer for name in gone}
-        known = tuple(sorted((writer, position) for writer, position in (seen or {}).items() if writer in writers))
+        if (deletes or replaces) and seen is None:
+            raise LayoutError("a removal must say which positions its writer's catalog has reached")
+        known = tuple(sorted(seen.items())) if seen else ()
         with self._lock:
             if self._next is None:
                 self._next = self._find_end() + 1
@@ -108,13 +108,12 @@ class CommitLog(LogView):
                     pending.pop(entry.name, None)
                 else:
                     output.add(entry)
-            output.finish(
-                (gone, until) for gone, until in pending.items() if until > upto.get(parse_segment_name(gone).writer, 0)
-            )
+            left = (still_open(removal, upto) for removal in pending.items())
+            output.finish(removal for removal in left if removal is not None)
             upload.publish()
         return Snapshot(self._store, name, upto)
 
-    def _whole_base(self) -> tuple[Snapshot | None, dict[str, int]]:
+    def _whole_base(self) -> tuple[Snapshot | None, dict[str, Seen]]:
         """The most advanced snapshot that is undamaged throughout, and what was removed before it was committed."""
         for base in self.usable_snapshots():
             try:

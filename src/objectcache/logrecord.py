@@ -26,8 +26,11 @@ MAX_RECORD_BYTES = 64 << 20
 # Arrays are allocated as long as they claim to be before they are found to be shorter.
 UNPACK_LIMITS = {"max_array_len": 1 << 20, "max_map_len": 64}
 
-UNKNOWN_POSITION = MAX_SEQUENCE
-"""The position of a writer about which nothing is known: no position is after it."""
+Seen = tuple[tuple[str, int], ...]
+"""Writers, and up to which record each one's log had been followed."""
+
+Removal = tuple[str, Seen]
+"""Name of a segment that goes, and what had been seen by who removed it: its commit is in there somewhere."""
 
 
 class LaterFormatError(IntegrityError):
@@ -82,10 +85,9 @@ class Replacement:
 class LogRecord:
     """One step of `writer`: all of it is applied, or nothing.
 
-    A segment is committed once. `deletes` are names of segments, whoever wrote them. `time_s` (Unix time) is for
-    people: nothing is decided by it. `seen` maps the writers of segments that are taken away to the position in their
-    logs that `writer` had followed them to: who reads of a removal before the commit it removes, since logs are
-    followed one after the other, knows from it how long that commit may still come.
+    A segment is committed once, by whomever. `deletes` are names of segments, whoever committed them. `time_s` (Unix
+    time) is for people: nothing is decided by it. `seen` goes with removals: logs are followed one after the other, so
+    that a removal may be read before the commit it removes; from `seen` it follows how long that may still come.
     """
 
     writer: str
@@ -94,7 +96,7 @@ class LogRecord:
     commits: tuple[CommitEntry, ...] = ()
     deletes: tuple[str, ...] = ()
     replaces: tuple[Replacement, ...] = ()
-    seen: tuple[tuple[str, int], ...] = ()
+    seen: Seen = ()
 
     def __post_init__(self) -> None:
         check_writer(self.writer)
@@ -107,18 +109,18 @@ class LogRecord:
             if not replacement.old or not committed.issuperset(replacement.new):
                 raise LayoutError("a replacement has old segments, and new ones that the same record commits")
         for name, _ in self.removals():
+            parse_segment_name(name)
             if name in committed:
                 raise LayoutError(f"a log record both commits and removes {name}")
         for writer, position in self.seen:
             if not 0 <= position <= MAX_SEQUENCE:
                 raise LayoutError(f"position {position} in the log of {check_writer(writer)} cannot be")
 
-    def removals(self) -> Iterator[tuple[str, int]]:
-        """Names of segments that go, and the position in their writer's log up to which their commit may come."""
-        seen = dict(self.seen)
+    def removals(self) -> Iterator[Removal]:
+        """All segments that go."""
         for names in (self.deletes, *(replacement.old for replacement in self.replaces)):
             for name in names:
-                yield name, seen.get(parse_segment_name(name).writer, UNKNOWN_POSITION)
+                yield name, self.seen
 
     @cached_property
     def encoded(self) -> bytes:

@@ -17,7 +17,7 @@ import msgpack
 
 from objectcache.errors import IntegrityError, InvalidObjectNameError, LayoutError, RangeError
 from objectcache.integrity import Buffer, seal, unseal
-from objectcache.logrecord import UNPACK_LIMITS, CommitEntry, LaterFormatError
+from objectcache.logrecord import UNPACK_LIMITS, CommitEntry, LaterFormatError, Removal
 from objectcache.names import check_writer, parse_segment_name
 from objectcache.stores import ObjectReader, ObjectUpload, Store
 
@@ -32,13 +32,9 @@ _NAMES_PER_FRAME = 8192
 
 _HEAD, _COMMITS, _REMOVED, _END = "head", "commits", "removed", "end"
 
-Removal = tuple[str, int]
-"""Name of a segment that was removed before its commit was seen, and the position in its writer's log up to which
-that commit may still come."""
-
 
 class SnapshotPart(NamedTuple):
-    """Some of a snapshot's content."""
+    """Some of a snapshot's content. `removed` are segments whose commits may yet come, and are then void."""
 
     commits: tuple[CommitEntry, ...]
     removed: tuple[Removal, ...]
@@ -70,7 +66,7 @@ class Snapshot:
                     if kind == _COMMITS:
                         part = SnapshotPart(tuple(CommitEntry.from_wire(item) for item in content), ())
                     elif kind == _REMOVED:
-                        part = SnapshotPart((), tuple((_segment(name), int(until)) for name, until in content))
+                        part = SnapshotPart((), tuple(_removal(item) for item in content))
                     else:
                         break
                 except (ValueError, TypeError, LayoutError, InvalidObjectNameError) as error:
@@ -120,7 +116,7 @@ class SnapshotWriter:
         self._flush()
         names = sorted(removed)
         for at in range(0, len(names), _NAMES_PER_FRAME):
-            self._frame(_REMOVED, [list(item) for item in names[at : at + _NAMES_PER_FRAME]])
+            self._frame(_REMOVED, [[name, list(map(list, seen))] for name, seen in names[at : at + _NAMES_PER_FRAME]])
         self._frame(_END, [self._commits, len(names)])
 
     def _flush(self) -> None:
@@ -186,6 +182,14 @@ class _Frames:
         return self._buffer[self._at - length : self._at]
 
 
-def _segment(name: str) -> str:
+def _removal(item: Any) -> Removal:
+    name, seen = item
     parse_segment_name(name)
-    return name
+    return name, tuple((check_writer(writer), int(position)) for writer, position in seen)
+
+
+def still_open(removal: Removal, positions: Mapping[str, int]) -> Removal | None:
+    """What is left of a removal at `positions`, or None when its segment's commit cannot come any more."""
+    name, seen = removal
+    left = tuple((writer, position) for writer, position in seen if position > positions.get(writer, 0))
+    return (name, left) if left else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from objectcache.keys import Namespace, chain_keys
 from objectcache.layout import KVGroup, KVLayout, KVShard
 from objectcache.segment import SegmentHeader
+from tests.catalog.golden import golden_record, golden_snapshot
 from tests.segments import encode
 
 FOLDER = Path(__file__).parent
@@ -49,6 +50,8 @@ def segment() -> bytes:
 
 FILES: dict[str, Callable[[], bytes]] = {
     "segment.bin": segment,
+    "commit_record.bin": lambda: golden_record(segment_header()).encoded,
+    "snapshot.bin": lambda: golden_snapshot(segment_header()),
 }
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 from struct import Struct
 
 import lmdb
+import msgpack
 
 from objectcache.catalog.environment import (
     CHUNKS,
@@ -32,10 +33,9 @@ from objectcache.catalog.records import (
 from objectcache.catalog.view import CatalogView, RecordCache
 from objectcache.errors import CatalogError
 from objectcache.keys import Namespace
-from objectcache.logrecord import CommitEntry, LogRecord
-from objectcache.names import parse_segment_name
+from objectcache.logrecord import CommitEntry, LogRecord, Removal
 from objectcache.segment import SegmentHeader
-from objectcache.snapshot import Removal, SnapshotPart
+from objectcache.snapshot import SnapshotPart, still_open
 
 _META = Struct(">6Q?")
 _META_KEY = b"counters"
@@ -60,7 +60,7 @@ class Meta:
     complete: bool = True
 
 
-def load_meta(environment: Environment, transaction: lmdb.Transaction) -> Meta | None:
+def load_meta(environment: Environment, transaction: lmdb.Transaction[bytes]) -> Meta | None:
     """None where nothing was written yet. Raises DamagedCatalogError."""
     data = transaction.get(_META_KEY, db=environment.db(META))
     if data is None:
@@ -70,7 +70,7 @@ def load_meta(environment: Environment, transaction: lmdb.Transaction) -> Meta |
     return Meta(*_META.unpack(data))
 
 
-def save_meta(environment: Environment, transaction: lmdb.Transaction, meta: Meta) -> None:
+def save_meta(environment: Environment, transaction: lmdb.Transaction[bytes], meta: Meta) -> None:
     data = _META.pack(
         meta.format,
         meta.next_id,
@@ -86,7 +86,7 @@ def save_meta(environment: Environment, transaction: lmdb.Transaction, meta: Met
 class Batch:
     """Collects changes; `finish` writes what was collected. Nothing of it may be used when the transaction aborts."""
 
-    def __init__(self, environment: Environment, transaction: lmdb.Transaction, now_s: float) -> None:
+    def __init__(self, environment: Environment, transaction: lmdb.Transaction[bytes], now_s: float) -> None:
         self._environment = environment
         self._transaction = transaction
         self._now_s = now_s
@@ -152,16 +152,21 @@ class Batch:
 
     def remove(self, removal: Removal) -> None:
         """Forget a segment, also one whose commit is yet to be read: so that the order of logs does not matter."""
-        name, until = removal
-        if not self.forget(name) and self.position(parse_segment_name(name).writer) < until:
-            self._transaction.put(name.encode(), _U64.pack(until), db=self._removed)
+        name, seen = removal
+        if not self.forget(name):
+            left = still_open(removal, {writer: self.position(writer) for writer, _ in seen})
+            if left is not None:
+                self._put_removed(left)
+
+    def _put_removed(self, removal: Removal) -> None:
+        name, seen = removal
+        self._transaction.put(name.encode(), msgpack.packb(seen), db=self._removed)
 
     def forget(self, name: str) -> bool:
         """Whether there was such a segment. Its index entries dangle from now on."""
-        found = self._transaction.get(name.encode(), db=self._names)
-        if found is None:
+        id = self._transaction.get(name.encode(), db=self._names)
+        if id is None:
             return False
-        id = bytes(found)  # what a write may overwrite is copied first
         data = self._transaction.get(id, db=self._segments)
         if data is None:
             raise DamagedCatalogError(f"the catalog has lost its record of segment {name}")
@@ -180,12 +185,16 @@ class Batch:
         return True
 
     def settle_removals(self) -> None:
-        """Forget removals whose segments cannot be committed any more: their writers' logs have been read that far."""
-        cursor = self._transaction.cursor(self._removed)
+        """Forget removals whose segments' commits cannot come any more: all logs have been read that far."""
+        positions: dict[str, int] = {}
         done = []
-        for name, until in cursor:
-            if self.position(parse_segment_name(bytes(name).decode()).writer) >= unpack_id(until):
-                done.append(bytes(name))
+        for name, packed in self._transaction.cursor(self._removed):
+            seen = tuple((writer, position) for writer, position in msgpack.unpackb(packed))
+            for writer, _ in seen:
+                if writer not in positions:
+                    positions[writer] = self.position(writer)
+            if still_open((name.decode(), seen), positions) is None:
+                done.append(name)
         for name in done:
             self._transaction.delete(name, db=self._removed)
 
@@ -195,8 +204,8 @@ class Batch:
         for part in parts:
             for entry in part.commits:
                 self.commit(entry)
-            for name, until in part.removed:
-                self._transaction.put(name.encode(), _U64.pack(until), db=self._removed)
+            for removal in part.removed:
+                self._put_removed(removal)
 
     def loaded(self, positions: Mapping[str, int]) -> None:
         """All parts of a snapshot are in."""
@@ -247,7 +256,7 @@ class Batch:
         cursor = self._transaction.cursor(self._chunks)
         if not cursor.set_range(start):
             return 0, b""
-        entries = [(bytes(key), bytes(place)) for key, place in islice(cursor, max_entries)]
+        entries = list(islice(cursor, max_entries))
         following = entries[-1][0] if len(entries) == max_entries else b""
         if following == start:
             # More duplicates of one key than fit: leave those beyond to another time.

@@ -117,7 +117,7 @@ class Catalog(CatalogReading):
             raise DamagedCatalogError(f"the catalog at {self.path} has only a part of a snapshot")
         self._next_id = meta.next_id
 
-    def _first_meta(self, transaction: lmdb.Transaction) -> Meta:
+    def _first_meta(self, transaction: lmdb.Transaction[bytes]) -> Meta:
         meta = load_meta(self._environment, transaction)
         if meta is None:
             meta = Meta(FORMAT_VERSION, next_id=self._next_id)
@@ -205,7 +205,7 @@ class Catalog(CatalogReading):
         _ = self._writer
         times_s, dangling = self._recency.waiting(), list(self._dangling)
 
-        def run(transaction: lmdb.Transaction) -> tuple[T, Meta]:
+        def run(transaction: lmdb.Transaction[bytes]) -> tuple[T, Meta]:
             batch = Batch(self._environment, transaction, now_s)
             batch.touch(times_s)
             batch.remove_dangling(dangling)

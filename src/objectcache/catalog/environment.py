@@ -112,7 +112,7 @@ class Environment:
             self._env = lmdb.open(
                 str(self._path),
                 # As large as the file, where that is larger; 0 in a reader takes the writer's.
-                map_size=0 if self.readonly else max(self._map_bytes, self._file_bytes()),
+                map_size=0 if self.readonly else max(self._map_bytes, self.file_bytes),
                 readonly=self.readonly,
                 create=not self.readonly,
                 max_dbs=len(_DATABASES),
@@ -145,8 +145,8 @@ class Environment:
         return CatalogError(f"the catalog at {self._path} cannot be used: {error}")
 
     @contextmanager
-    def read(self) -> Iterator[lmdb.Transaction]:
-        """A read transaction: one state of the catalog. Values are memoryviews, valid within it."""
+    def read(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A read transaction: one state of the catalog."""
         if self.readonly:
             self._follow_replacement()
         self._gate.enter()
@@ -161,10 +161,10 @@ class Environment:
         finally:
             self._gate.leave()
 
-    def _begin(self) -> lmdb.Transaction:
+    def _begin(self) -> lmdb.Transaction[bytes]:
         while True:
             try:
-                return self._opened.begin(buffers=True)
+                return self._opened.begin()
             except lmdb.MapResizedError:
                 pass
             # The writer has grown the map beyond ours.
@@ -186,7 +186,7 @@ class Environment:
             self._open()
             self._on_replaced()
 
-    def write(self, work: Callable[[lmdb.Transaction], T]) -> T:
+    def write(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
         """Run `work` in a write transaction. When the map is full it grows and `work` runs again: it must have no
         other effects.
         """
@@ -194,7 +194,7 @@ class Environment:
             while True:
                 self._gate.enter()
                 try:
-                    with self._opened.begin(write=True, buffers=True) as transaction:
+                    with self._opened.begin(write=True) as transaction:
                         return work(transaction)
                 except lmdb.MapFullError:
                     pass
@@ -232,13 +232,10 @@ class Environment:
     def map_bytes(self) -> int:
         return self._opened.info()["map_size"]
 
-    def _file_bytes(self) -> int:
-        return self._data.stat().st_size if self._data.exists() else 0
-
     @property
     def file_bytes(self) -> int:
         """Bytes on disk."""
-        return self._file_bytes()
+        return self._data.stat().st_size if self._data.exists() else 0
 
     def sync(self) -> None:
         """Return when everything is on the disk."""

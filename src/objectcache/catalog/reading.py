@@ -89,25 +89,25 @@ class CatalogReading:
         """Up to which record each writer's log has been applied."""
         with self._environment.read() as transaction:
             cursor = transaction.cursor(self._environment.db(POSITIONS))
-            return {bytes(writer).decode(): unpack_id(position) for writer, position in cursor}
+            return {writer.decode(): unpack_id(position) for writer, position in cursor}
 
     def namespace(self, digest: bytes) -> Namespace | None:
         """The namespace of that digest (32 bytes), if it is known here."""
         with self._environment.read() as transaction:
             found = transaction.get(digest, db=self._environment.db(NAMESPACES))
-            return _namespace(bytes(found)) if found else None
+            return _namespace(found) if found else None
 
     def namespaces(self) -> list[Namespace]:
         """All that are known here."""
         with self._environment.read() as transaction:
             cursor = transaction.cursor(self._environment.db(NAMESPACES))
-            return [_namespace(bytes(data)) for _, data in cursor if data]
+            return [_namespace(data) for _, data in cursor if data]
 
     def unread_namespaces(self) -> list[bytes]:
         """Digests of namespaces that segments belong to, but that are not known here."""
         with self._environment.read() as transaction:
             cursor = transaction.cursor(self._environment.db(NAMESPACES))
-            return [bytes(digest) for digest, data in cursor if not data]
+            return [digest for digest, data in cursor if not data]
 
     def stats(self) -> CatalogStats:
         with self._environment.read() as transaction:

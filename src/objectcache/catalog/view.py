@@ -55,7 +55,7 @@ class CatalogView:
     def __init__(
         self,
         environment: Environment,
-        transaction: lmdb.Transaction,
+        transaction: lmdb.Transaction[bytes],
         records: RecordCache,
         dangling: Callable[[bytes, bytes], None] = lambda key, place: None,
     ) -> None:
@@ -86,7 +86,7 @@ class CatalogView:
             id, index = unpack_place(place)
             record = self.segment(id)
             if record is None:
-                self._dangling(entry, bytes(place))
+                self._dangling(entry, place)
             else:
                 found.append((record, index))
         return found
