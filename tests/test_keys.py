@@ -24,16 +24,16 @@ NAMESPACE = Namespace(model="sha256:café", layout=LAYOUT, kv_dtype="bfloat16", 
 GOLDEN_JSON = (
     rb'{"adapter":"","attention":"","epoch":3,"extra":{"block":"16"},"format":"objectcache-namespace-1",'
     rb'"hash_algorithm":"sha256","hash_seed":"","kv_dtype":"bfloat16","kv_scales":"","layout":{"groups":['
-    rb'{"chunk_tokens":4,"name":"full","rule":"prefix","shards":[{"layers":[0,1],"ranks":[0],'
+    rb'{"chunk_tokens":4,"name":"full","rule":"prefix","shards":[{"layers":[0,1],'
     rb'"slice_bytes":[256,256]}],"window_tokens":0}]},"model":"sha256:caf\u00e9","salt_sha256":""}'
 )
-GOLDEN_ROOT = "b385605baacc840d86cac9eaef61043d605817cb56a5ba2dc544d58f3fccc43c"
+GOLDEN_ROOT = "5aede1d5aac7a4a8e71863274713591c7a7368d4310b31222be377e1d77a1f1d"
 GOLDEN_TOKENS = [1, 2, 3, 4, 5, 0xFFFFFFFF, 0, 7, 9]
 GOLDEN_KEYS = [
-    "301d68869ecc14b338b65523063b0a6e5bd780d2d344895429980a21b601ba88",
-    "37b9c8871ab8bfc73033146f0b0a44f7c526fc278ac94f04fb2fc8a4902703ef",
+    "8ce5db48ac29ff507071378994ef255dd9349554fd21e70233d07871cbe8b9fa",
+    "0dc1f78e3263892c6379c1457d270ed0f653530c0e3f1db8e1942996ca98aba5",
 ]
-GOLDEN_BLOCK_KEY = "3a20000b5c805a7a5db60e54a7b14aceeae4f0dde54428356cb285f9390f3c81"
+GOLDEN_BLOCK_KEY = "49833be418ae5d619d28c76d13578dacb3aabefcdf94cf1eb05b3c84e522af6f"
 GOLDEN_SALT = "06d022fc49f836d5a4683427390b09cbe0f9f218468e69a1c7d1dd2a051e6764"
 
 texts = st.text(max_size=10)

@@ -221,7 +221,6 @@ SHARD = KVShard(0, (0,), (8,))
         {"slice_bytes": ((1 << 30) + 1,)},
         {"index": -1},
         {"index": 1 << 12},
-        {"ranks": ()},
         {"ranks": (-1,)},
         {"ranks": (1, 1)},
     ],

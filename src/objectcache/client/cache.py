@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
@@ -51,14 +52,15 @@ class ClientOptions:
     """How to talk to a gateway.
 
     `target` is "tcp" (striped connections) or "http" (the response); `receiver` is "threads" or "process". `streams`
-    is the number of striped connections; `buffer_bytes` the size of the destination pool, which takes memory only as
-    it is written; `verify` checks every digest where the bytes arrive. `timeout_s` bounds each control request,
-    `fence_s` how long a cancelled delivery may stay in the middle of a frame before its connections are cut.
+    is the number of striped connections (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the
+    destination pool, which takes memory only as it is written; `verify` checks every digest where the bytes arrive.
+    `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
+    before its connections are cut.
     """
 
     target: str = "tcp"
     receiver: str = "threads"
-    streams: int = 4
+    streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
     verify: bool = True
     timeout_s: float = 10.0

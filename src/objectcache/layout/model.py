@@ -1,26 +1,16 @@
-"""Shapes and byte sizes of KV, groups and shards, and of what is laid out from them.
-
-This is the only module that does this arithmetic. Nothing here touches data.
-"""
+"""What a model's KV is made of: layers in groups, held by shards, in chunks of bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from itertools import accumulate
 from math import lcm
-from typing import Any, NamedTuple
+from typing import Any
 
 from objectcache.errors import LayoutError
-
-DIGEST_BYTES = 16
-PIECE_BYTES = 1 << 20
-"""What one piece digest covers, at most: large enough that hashing releases the interpreter lock."""
-ALIGNMENT_BYTES = 4096
-"""Slices of a layer start on this boundary of the segment."""
 
 MAX_CHUNK_TOKENS = 1 << 16
 MAX_SLICE_BYTES = 1 << 30
@@ -42,13 +32,14 @@ class KVShard:
     """The part of a group that some ranks hold: those `layers`, `slice_bytes[i]` bytes a chunk at `layers[i]`.
 
     `ranks` are the global ranks (pipeline stage * tensor_parallel + tensor rank) that hold this same part; the
-    first is its one writer.
+    first is its one writer. They are this deployment's affair: not part of what is written down or compared, so that
+    replicated parts are found whatever the number of ranks, and empty in a layout that was read back.
     """
 
     index: int
     layers: tuple[int, ...]
     slice_bytes: tuple[int, ...]
-    ranks: tuple[int, ...] = (0,)
+    ranks: tuple[int, ...] = field(default=(0,), compare=False)
 
     def __post_init__(self) -> None:
         if not self.layers or len(self.layers) != len(self.slice_bytes):
@@ -66,12 +57,14 @@ class KVShard:
             )
         if not 0 <= self.index < MAX_SHARDS:
             raise LayoutError(f"shard index {self.index} is outside 0..{MAX_SHARDS - 1}")
-        if not self.ranks or min(self.ranks) < 0 or len(set(self.ranks)) != len(self.ranks):
-            raise LayoutError(f"shard {self.index}: needs at least one rank, each once, got {self.ranks}")
+        if min(self.ranks, default=0) < 0 or len(set(self.ranks)) != len(self.ranks):
+            raise LayoutError(f"shard {self.index}: ranks count from 0, each once, got {self.ranks}")
 
     @property
     def writer(self) -> int:
-        """The one rank that stores this shard."""
+        """The one rank that stores this shard. Raises LayoutError where ranks are not known."""
+        if not self.ranks:
+            raise LayoutError(f"shard {self.index} was read back: which ranks hold it is not written down")
         return self.ranks[0]
 
     @property
@@ -228,7 +221,6 @@ class KVLayout:
                         {
                             "layers": list(shard.layers),
                             "slice_bytes": list(shard.slice_bytes),
-                            "ranks": list(shard.ranks),
                         }
                         for shard in group.shards
                     ],
@@ -253,7 +245,7 @@ class KVLayout:
                                 index,
                                 tuple(int(n) for n in shard["layers"]),
                                 tuple(int(n) for n in shard["slice_bytes"]),
-                                tuple(int(n) for n in shard["ranks"]),
+                                ranks=(),
                             )
                             for index, shard in enumerate(group["shards"])
                         ),
@@ -310,201 +302,3 @@ def attention_group(
             shards.append(KVShard(len(shards), held, (size,) * len(held), tuple(range(first, first + replicas))))
     rule = MatchRule.WINDOW if window_tokens else MatchRule.PREFIX
     return KVGroup(name, chunk_tokens, tuple(shards), rule, window_tokens)
-
-
-# -- a layer of a segment -----------------------------------------------------------------------------
-
-
-def align_up(value: int, alignment: int = ALIGNMENT_BYTES) -> int:
-    return -(-value // alignment) * alignment
-
-
-def piece_chunks(slice_bytes: int) -> int:
-    """How many slices one piece digest covers: about 1 MiB of them, at least one."""
-    return max(1, PIECE_BYTES // slice_bytes)
-
-
-class Span(NamedTuple):
-    """Chunks `first` to `stop` (exclusive, counted within the segment) that are verified as one.
-
-    `piece` is the piece's number when the span is exactly that piece; otherwise each slice has its own digest.
-    """
-
-    first: int
-    stop: int
-    piece: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """The digest row of one layer of a segment: piece digests, then slice digests.
-
-    Where a piece is a single slice the piece digests would repeat the slice digests, and are left out.
-    """
-
-    num_chunks: int
-    slice_bytes: int
-
-    @property
-    def num_pieces(self) -> int:
-        per_piece = piece_chunks(self.slice_bytes)
-        return 0 if per_piece == 1 else -(-self.num_chunks // per_piece)
-
-    @property
-    def row_bytes(self) -> int:
-        return (self.num_pieces + self.num_chunks) * DIGEST_BYTES
-
-    def piece_range(self, piece: int) -> tuple[int, int]:
-        per_piece = piece_chunks(self.slice_bytes)
-        return piece * per_piece, min(self.num_chunks, (piece + 1) * per_piece)
-
-    def digest_range(self, span: Span) -> tuple[int, int]:
-        """Byte range within the row of the digests of a span."""
-        if span.piece is not None:
-            return span.piece * DIGEST_BYTES, (span.piece + 1) * DIGEST_BYTES
-        return (self.num_pieces + span.first) * DIGEST_BYTES, (self.num_pieces + span.stop) * DIGEST_BYTES
-
-    def spans(self, first: int, stop: int) -> Iterator[Span]:
-        """Chunks [first, stop) cut at piece boundaries."""
-        if not 0 <= first < stop <= self.num_chunks:
-            raise LayoutError(f"chunks [{first}, {stop}) are outside the segment's {self.num_chunks}")
-        per_piece = piece_chunks(self.slice_bytes)
-        at = first
-        while at < stop:
-            piece = at // per_piece
-            begin, end = piece * per_piece, min(self.num_chunks, (piece + 1) * per_piece)
-            until = min(end, stop)
-            whole = at == begin and until == end and per_piece > 1
-            yield Span(at, until, piece if whole else None)
-            at = until
-
-
-@dataclass(frozen=True)
-class SegmentGeometry:
-    """Where everything lies in a segment: header | per layer: digest row, slices 0 … n-1 | footer.
-
-    A layer's slices start on a 4 KiB boundary and its row ends right there, so that the first m chunks of a layer
-    with their row are one contiguous range, and the slices alone are page-aligned.
-    """
-
-    num_chunks: int
-    slice_bytes: tuple[int, ...]
-    header_bytes: int
-    data_offsets: tuple[int, ...] = field(init=False, repr=False)
-    footer_offset: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        at = self.header_bytes
-        offsets = []
-        for size in self.slice_bytes:
-            start = align_up(at + LayerRow(self.num_chunks, size).row_bytes)
-            offsets.append(start)
-            at = start + size * self.num_chunks
-        object.__setattr__(self, "data_offsets", tuple(offsets))
-        object.__setattr__(self, "footer_offset", at)
-
-    @cached_property
-    def rows(self) -> tuple[LayerRow, ...]:
-        return tuple(LayerRow(self.num_chunks, size) for size in self.slice_bytes)
-
-    def row_offset(self, position: int) -> int:
-        """Offset of the digest row of the layer at `position` (not the model's layer number)."""
-        return self.data_offsets[position] - self.rows[position].row_bytes
-
-    def slice_offset(self, position: int, chunk: int) -> int:
-        return self.data_offsets[position] + chunk * self.slice_bytes[position]
-
-    def layer_bytes(self, position: int) -> int:
-        return self.num_chunks * self.slice_bytes[position]
-
-    def padding_before_row(self, position: int) -> int:
-        """Zero bytes between what comes before (header or layer) and this layer's row."""
-        if position == 0:
-            before = self.header_bytes
-        else:
-            before = self.data_offsets[position - 1] + self.layer_bytes(position - 1)
-        return self.row_offset(position) - before
-
-
-# -- a delivery's destination -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PartShape:
-    """What is delivered of one shard: `num_chunks` chunks of each of `layers`."""
-
-    layers: tuple[int, ...]
-    slice_bytes: tuple[int, ...]
-    num_chunks: int
-
-    def __post_init__(self) -> None:
-        if not self.layers or len(self.layers) != len(self.slice_bytes):
-            raise LayoutError(
-                f"a part needs at least one layer and one slice size per layer, got {len(self.layers)} layers and "
-                f"{len(self.slice_bytes)} sizes"
-            )
-        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
-            raise LayoutError("the layers of a part must ascend")
-        if self.num_chunks < 1 or min(self.slice_bytes) < 1:
-            raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
-
-
-@dataclass(frozen=True)
-class DeliveryGeometry:
-    """Delivery order, units, and where each layer of each part lies in the destination.
-
-    Layers are delivered in ascending order, whatever part they are of. The destination holds them in that order,
-    each layer of each part as one contiguous array (num_chunks, slice_bytes) on a 4 KiB boundary.
-    """
-
-    parts: tuple[PartShape, ...]
-    layers_per_unit: int
-    order: tuple[int, ...] = field(init=False, repr=False)
-    units: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
-    total_bytes: int = field(init=False)
-    payload_bytes: int = field(init=False)
-    _places: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False, compare=False)
-    _parts_of: dict[int, tuple[int, ...]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.layers_per_unit < 1:
-            raise LayoutError(f"layers_per_unit must be positive, got {self.layers_per_unit}")
-        order = tuple(sorted({layer for part in self.parts for layer in part.layers}))
-        positions = [{layer: i for i, layer in enumerate(part.layers)} for part in self.parts]
-        places: dict[tuple[int, int], tuple[int, int]] = {}
-        parts_of: dict[int, tuple[int, ...]] = {}
-        at = payload = 0
-        for layer in order:
-            parts_of[layer] = tuple(index for index, held in enumerate(positions) if layer in held)
-            for index in parts_of[layer]:
-                part, position = self.parts[index], positions[index][layer]
-                size = part.num_chunks * part.slice_bytes[position]
-                places[index, layer] = (at, position)
-                payload += size
-                at = align_up(at + size)
-        step = self.layers_per_unit
-        object.__setattr__(self, "order", order)
-        object.__setattr__(self, "units", tuple(order[i : i + step] for i in range(0, len(order), step)))
-        object.__setattr__(self, "total_bytes", at)
-        object.__setattr__(self, "payload_bytes", payload)
-        object.__setattr__(self, "_places", places)
-        object.__setattr__(self, "_parts_of", parts_of)
-
-    def parts_of(self, layer: int) -> tuple[int, ...]:
-        """Indices of the parts that hold `layer`, ascending; none for a layer that is not delivered."""
-        return self._parts_of.get(layer, ())
-
-    def offset(self, part: int, layer: int) -> int:
-        """Byte offset in the destination of `part`'s array of `layer`."""
-        return self._places[part, layer][0]
-
-    def position(self, part: int, layer: int) -> int:
-        """Index of `layer` among the part's own layers."""
-        return self._places[part, layer][1]
-
-    def layer_bytes(self, part: int, layer: int) -> int:
-        shape = self.parts[part]
-        return shape.num_chunks * shape.slice_bytes[self.position(part, layer)]
-
-    def unit_bytes(self, unit: int) -> int:
-        return sum(self.layer_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))

@@ -1,0 +1,50 @@
+"""Shapes and byte sizes: of KV, of segments, of deliveries. The only place that does this arithmetic; no data here."""
+
+from objectcache.layout.delivered import DeliveryGeometry, PartShape
+from objectcache.layout.model import (
+    MAX_CHUNK_TOKENS,
+    MAX_GROUPS,
+    MAX_LAYERS,
+    MAX_SHARDS,
+    MAX_SLICE_BYTES,
+    KVGroup,
+    KVLayout,
+    KVShard,
+    MatchRule,
+    attention_group,
+    pipeline_stages,
+)
+from objectcache.layout.stored import (
+    ALIGNMENT_BYTES,
+    DIGEST_BYTES,
+    PIECE_BYTES,
+    LayerRow,
+    SegmentGeometry,
+    Span,
+    align_up,
+    piece_chunks,
+)
+
+__all__ = [
+    "ALIGNMENT_BYTES",
+    "DIGEST_BYTES",
+    "MAX_CHUNK_TOKENS",
+    "MAX_GROUPS",
+    "MAX_LAYERS",
+    "MAX_SHARDS",
+    "MAX_SLICE_BYTES",
+    "PIECE_BYTES",
+    "DeliveryGeometry",
+    "KVGroup",
+    "KVLayout",
+    "KVShard",
+    "LayerRow",
+    "MatchRule",
+    "PartShape",
+    "SegmentGeometry",
+    "Span",
+    "align_up",
+    "attention_group",
+    "piece_chunks",
+    "pipeline_stages",
+]

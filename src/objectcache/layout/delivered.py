@@ -1,0 +1,89 @@
+"""Where everything lies in the destination of a delivery, and in which order it comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from objectcache.errors import LayoutError
+from objectcache.layout.stored import align_up
+
+
+@dataclass(frozen=True, slots=True)
+class PartShape:
+    """What is delivered of one shard: `num_chunks` chunks of each of `layers`."""
+
+    layers: tuple[int, ...]
+    slice_bytes: tuple[int, ...]
+    num_chunks: int
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(self.layers) != len(self.slice_bytes):
+            raise LayoutError(
+                f"a part needs at least one layer and one slice size per layer, got {len(self.layers)} layers and "
+                f"{len(self.slice_bytes)} sizes"
+            )
+        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+            raise LayoutError("the layers of a part must ascend")
+        if self.num_chunks < 1 or min(self.slice_bytes) < 1:
+            raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
+
+
+@dataclass(frozen=True)
+class DeliveryGeometry:
+    """Delivery order, units, and where each layer of each part lies in the destination.
+
+    Layers are delivered in ascending order, whatever part they are of. The destination holds them in that order,
+    each layer of each part as one contiguous array (num_chunks, slice_bytes) on a 4 KiB boundary.
+    """
+
+    parts: tuple[PartShape, ...]
+    layers_per_unit: int
+    order: tuple[int, ...] = field(init=False, repr=False)
+    units: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    total_bytes: int = field(init=False)
+    payload_bytes: int = field(init=False)
+    _places: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False, compare=False)
+    _parts_of: dict[int, tuple[int, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.layers_per_unit < 1:
+            raise LayoutError(f"layers_per_unit must be positive, got {self.layers_per_unit}")
+        order = tuple(sorted({layer for part in self.parts for layer in part.layers}))
+        positions = [{layer: i for i, layer in enumerate(part.layers)} for part in self.parts]
+        places: dict[tuple[int, int], tuple[int, int]] = {}
+        parts_of: dict[int, tuple[int, ...]] = {}
+        at = payload = 0
+        for layer in order:
+            parts_of[layer] = tuple(index for index, held in enumerate(positions) if layer in held)
+            for index in parts_of[layer]:
+                part, position = self.parts[index], positions[index][layer]
+                size = part.num_chunks * part.slice_bytes[position]
+                places[index, layer] = (at, position)
+                payload += size
+                at = align_up(at + size)
+        step = self.layers_per_unit
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "units", tuple(order[i : i + step] for i in range(0, len(order), step)))
+        object.__setattr__(self, "total_bytes", at)
+        object.__setattr__(self, "payload_bytes", payload)
+        object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_parts_of", parts_of)
+
+    def parts_of(self, layer: int) -> tuple[int, ...]:
+        """Indices of the parts that hold `layer`, ascending; none for a layer that is not delivered."""
+        return self._parts_of.get(layer, ())
+
+    def offset(self, part: int, layer: int) -> int:
+        """Byte offset in the destination of `part`'s array of `layer`."""
+        return self._places[part, layer][0]
+
+    def position(self, part: int, layer: int) -> int:
+        """Index of `layer` among the part's own layers."""
+        return self._places[part, layer][1]
+
+    def layer_bytes(self, part: int, layer: int) -> int:
+        shape = self.parts[part]
+        return shape.num_chunks * shape.slice_bytes[self.position(part, layer)]
+
+    def unit_bytes(self, unit: int) -> int:
+        return sum(self.layer_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))
