@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from objectcache.cache.destination import Destination
@@ -95,23 +95,32 @@ class Reading:
     def _submit(self, task: _Task) -> None:
         assert self._executor is not None
         try:
-            self._executor.submit(self._run, task)
-        except RuntimeError:  # the cache is being closed: nothing of this retrieval is read any more
-            self._retrieval.fail(DeliveryError("the cache was closed"))
-            self.cancel()
-            self._end(None)
+            self._executor.submit(self._run, task).add_done_callback(self._ended)
+        except RuntimeError:
+            self._abandon()
+
+    def _ended(self, submitted: Future[None]) -> None:
+        if submitted.cancelled():
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """A task will not run, since the cache is being closed: nothing of this retrieval is read any more."""
+        self._retrieval.fail(DeliveryError("the cache was closed"))
+        self.cancel()
+        self._end(None)
 
     def _run(self, task: _Task) -> None:
+        done: _Task | None = None
         try:
             self._read(task)
+            done = task
         except ObjectCacheError as error:
             self.cancel()
             self._retrieval.fail(error)
             if isinstance(error, IntegrityError) and error.segment:
                 self._on_damage(error.segment)
-            self._end(None)
-        else:
-            self._end(task)
+        finally:
+            self._end(done)
 
     def _end(self, done: _Task | None) -> None:
         """A task is over; `done` when its bytes are there and verified."""
