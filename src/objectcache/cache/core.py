@@ -267,6 +267,7 @@ class CacheCore:
 
         Raises UploadNotFoundError (then nothing is committed), StoreError.
         """
+        names = list(dict.fromkeys(names))
         with self._writing:
             with self._lock:
                 tickets = [self._finished.get(name) for name in names]
