@@ -55,6 +55,7 @@ class BufferPool:
         self._free: list[tuple[int, int]] = [(0, self._size)]  # (offset, size), ascending, never adjacent
         self._held: set[Buffer] = set()
         self._generation = 0
+        self._closed = False
 
     def fileno(self) -> int:
         """The shared file, for handing to a receiving process."""
@@ -65,9 +66,11 @@ class BufferPool:
         return self._size
 
     def allocate(self, size_bytes: int) -> Buffer:
-        """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError."""
+        """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError; other errors once closed."""
         needed = align_up(max(size_bytes, 1))
         with self._lock:
+            if self._closed:
+                raise ObjectCacheError("the cache is closed")
             for index, (offset, size) in enumerate(self._free):
                 if size >= needed:
                     if size == needed:
@@ -121,6 +124,10 @@ class BufferPool:
 
     def close(self) -> None:
         """Give the memory back. Views that users still hold keep their pages until they go."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         os.close(self._fd)
         try:
             self._view.release()
