@@ -50,7 +50,8 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._condition = threading.Condition()
         self._landed_s: list[float] = [0.0] * len(geometry.units)
         self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
-        self._missing = len(geometry.units)
+        self._next = 0
+        self._arrived: set[int] = set()
         self._error: ObjectCacheError | None = None
         self._closed = False
 
@@ -62,17 +63,20 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         return self._memory
 
     def land(self, unit: int) -> None:
-        """Unit `unit` is in the memory, verified."""
+        """Unit `unit` is in the memory, verified. Parallel streams may be ahead: it lands once those before it have."""
         with self._condition:
-            if not self._landed_s[unit]:
-                self._landed_s[unit] = time.perf_counter()
-                self._missing -= 1
+            self._arrived.add(unit)
+            now_s = time.perf_counter()
+            while self._next in self._arrived:
+                self._arrived.discard(self._next)
+                self._landed_s[self._next] = now_s
+                self._next += 1
                 self._condition.notify_all()
 
     def fail(self, error: ObjectCacheError) -> None:
-        """No further unit will land. Units that have landed stay good."""
+        """No further unit will land. Those that have landed stay good."""
         with self._condition:
-            if self._error is None and self._missing:
+            if self._error is None and not self.complete:
                 self._error = error
                 self._condition.notify_all()
 
@@ -80,7 +84,7 @@ class Retrieval(AbstractContextManager["Retrieval"]):
 
     @property
     def complete(self) -> bool:
-        return self._missing == 0
+        return self._next == len(self._landed_s)
 
     @property
     def error(self) -> ObjectCacheError | None:
@@ -137,7 +141,7 @@ class Retrieval(AbstractContextManager["Retrieval"]):
             if self._closed:
                 return
             self._closed = True
-            complete = self._missing == 0
+            complete = self.complete
             self._condition.notify_all()
         self._on_close(complete)
 

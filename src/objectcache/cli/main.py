@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import objectcache
-from objectcache.cli import bench, explain, serve
+from objectcache.cli import bench, demo, explain, serve
 from objectcache.errors import ObjectCacheError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 serve.add_to(app)
+demo.add_to(app)
 explain.add_to(app)
 bench.add_to(app)
 

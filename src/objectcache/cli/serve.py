@@ -22,17 +22,17 @@ def add_to(app: typer.Typer) -> None:
 def run(
     data: Annotated[Path | None, typer.Option(help="Directory of the file store.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one [default: 9000].")] = None,
-    data_port: Annotated[int | None, typer.Option(help="Port of the data connections [default: a free one].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one (default: 9000).")] = None,
+    data_port: Annotated[int | None, typer.Option(help="Port of the data connections (default: a free one).")] = None,
     advertise_host: Annotated[
         str | None, typer.Option(help="Host under which clients reach this very gateway, past any load balancer.")
     ] = None,
     bucket: Annotated[
-        list[str] | None, typer.Option(help="Bucket to make; may be repeated [default: kvcache].")
+        list[str] | None, typer.Option(help="Bucket to make; may be repeated (default: kvcache).")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Data workers [default: cores / 4].")] = None,
-    limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" [default: 80 % of the disk].')] = None,
+    workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
+    limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
     drain_s: Annotated[float | None, typer.Option(help="Seconds that SIGTERM waits for deliveries.")] = None,
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,

@@ -1,0 +1,171 @@
+"""The demonstration from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from objectcache.demo.checks import broken_promises
+from objectcache.demo.gateway import GatewayProcess
+from objectcache.demo.options import DemoOptions, DemoResult, Job, ModelSize
+from objectcache.errors import ConfigError, ObjectCacheError
+
+Runner = Callable[[Job, Callable[[str], None]], dict[str, Any]]
+T = TypeVar("T")
+_SHORT = ModelSize(layers=6, hidden=256, heads=4, kv_heads=2, intermediate=512)
+_SHORT_DOCUMENT_BYTES = 1024
+
+
+def run_demo(options: DemoOptions, console: Console | None = None, runner: Runner | None = None) -> DemoResult:
+    """Store with one process, restart the gateway, ask with another; print what happened, and write the files.
+
+    `runner` does an engine's job: by default in a new process each. Raises ConfigError when packages are missing, and
+    ObjectCacheError when a step fails.
+    """
+    missing = [name for name in ("torch", "transformers", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the demo needs {', '.join(missing)}: pip install 'objectcache[demo]'")
+    console = console or Console()
+    run = runner or in_new_process
+    start_s = time.perf_counter()
+    with _place(options) as data, _storage(options, data) as storage:
+        steps = _Steps(console)
+        prefill_job = _job("prefill", storage.url, options)
+        prefill = steps.do("A process answers question A", lambda say: run(prefill_job, say))
+        steps.note(
+            f"stored {prefill['stored_tokens']:,} of {prefill['tokens']:,} tokens "
+            f"({prefill['stored_bytes'] / 1e6:,.1f} MB), {prefill['matched_tokens']:,} were there; "
+            f"prefill {prefill['prefill_ms'] / 1e3:.1f} s, "
+            f"all visible {prefill['stored_after_ms'] - prefill['prefill_ms']:.0f} ms after it"
+        )
+        if isinstance(storage, GatewayProcess):
+            stopped_s = steps.do("The gateway is told to stop", lambda _say: storage.stop())
+            started_s = steps.do("and is started again", lambda _say: storage.start())
+            steps.note(f"SIGTERM, ended after {stopped_s:.1f} s; ready after {started_s:.1f} s, at {storage.url}")
+        ask_job = _job("ask", storage.url, options)
+        figures = steps.do("A new process answers question B, several times", lambda say: run(ask_job, say))
+    figures |= {
+        "prefill": prefill,
+        "target": options.target if ask_job.url.startswith("http") else "direct",
+        "url": ask_job.url,
+        "gateway_restarted": isinstance(storage, GatewayProcess),
+        "machine": _machine(),
+        "took_s": time.perf_counter() - start_s,
+    }
+    return _finish(options, console, figures)
+
+
+def _finish(options: DemoOptions, console: Console, figures: dict[str, Any]) -> DemoResult:
+    from objectcache.demo.picture import draw
+    from objectcache.demo.report import show
+
+    show(console, figures)
+    broken = broken_promises(figures)
+    png = options.png_file or options.out / "timeline.png"
+    png.parent.mkdir(parents=True, exist_ok=True)
+    draw(figures, png)
+    files = [png]
+    if options.json_file is not None:
+        options.json_file.parent.mkdir(parents=True, exist_ok=True)
+        options.json_file.write_text(json.dumps(figures | {"broken": broken}, indent=1) + "\n")
+        files.append(options.json_file)
+    console.print(f"Wrote {' and '.join(str(path) for path in files)}; took {figures['took_s']:.0f} s.")
+    for text in broken:
+        console.print(f"[red]Not as promised:[/] {text}")
+    return DemoResult(figures, broken, tuple(files))
+
+
+def _job(role: str, url: str, options: DemoOptions) -> Job:
+    size = _SHORT if options.short else ModelSize()
+    if options.layers is not None:
+        size = replace(size, layers=options.layers)
+    document_bytes, rounds = (_SHORT_DOCUMENT_BYTES, 4) if options.short else (0, 7)
+    return Job(role, url, options.target, size, document_bytes, rounds)
+
+
+def in_new_process(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
+    """Do `job` in a fresh interpreter. Raises ObjectCacheError with what it printed when it fails."""
+    command = [sys.executable, "-m", "objectcache.demo.engine", job.to_json()]
+    result: dict[str, Any] | None = None
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            for line in process.stdout or ():
+                message = json.loads(line)
+                if "say" in message:
+                    say(message["say"])
+                result = message.get("result", result)
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode or result is None:
+            errors.seek(0)
+            raise ObjectCacheError(f"the {job.role} process failed:\n{errors.read()[-3000:].strip()}")
+    return result
+
+
+@contextmanager
+def _place(options: DemoOptions) -> Iterator[Path]:
+    if options.data is not None:
+        options.data.mkdir(parents=True, exist_ok=True)
+        yield options.data.absolute()
+    else:
+        with tempfile.TemporaryDirectory(prefix="objectcache-demo-") as made:
+            yield Path(made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A cache that the demo neither starts nor stops."""
+
+    url: str
+
+
+@contextmanager
+def _storage(options: DemoOptions, data: Path) -> Iterator[_Given | GatewayProcess]:
+    if options.url or options.direct:
+        yield _Given(options.url or f"file://{data / 'store'}")
+        return
+    with GatewayProcess(data) as gateway:
+        gateway.start()
+        yield gateway
+
+
+class _Steps:
+    """A line per step, with a spinner and what it is at while it runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def do(self, title: str, step: Callable[[Callable[[str], None]], T]) -> T:
+        start_s = time.perf_counter()
+        with self._console.status(title) as status:
+            result = step(lambda text: status.update(f"{title}: [dim]{text}[/]"))
+        self._console.print(f"[bold]{title}[/] [dim]({time.perf_counter() - start_s:.1f} s)[/]")
+        return result
+
+    def note(self, text: str) -> None:
+        self._console.print(f"  {text}")
+
+
+def _machine() -> dict[str, Any]:
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()}"}
