@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,7 +36,11 @@ def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: i
 def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
     """The core over a local store, with a catalog of this process's own beside the objects."""
     if url.startswith("memory://"):
-        raise ConfigError("memory:// holds objects only: a cache needs file:// (its catalog lives beside the data)")
+        # The catalog is a database on disk all the same; it goes with the cache.
+        directory = tempfile.TemporaryDirectory(prefix="objectcache-")
+        core = CacheCore.open(open_store(url, limit_bytes=limit_bytes), Path(directory.name) / "catalog")
+        core.on_close.append(directory.cleanup)
+        return core
     root = Path(urlsplit(url).path if url.startswith("file:") else url).expanduser().absolute()
     return open_directory(root, limit_bytes=limit_bytes)
 

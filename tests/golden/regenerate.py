@@ -9,6 +9,7 @@ from objectcache.keys import Namespace, chain_keys
 from objectcache.layout import KVGroup, KVLayout, KVShard
 from objectcache.segment import SegmentHeader
 from tests.catalog.golden import golden_record, golden_snapshot
+from tests.golden.wire import DESCRIPTOR, frames, messages
 from tests.segments import encode
 
 FOLDER = Path(__file__).parent
@@ -52,6 +53,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "segment.bin": segment,
     "commit_record.bin": lambda: golden_record(segment_header()).encoded,
     "snapshot.bin": lambda: golden_snapshot(segment_header()),
+    "descriptor.bin": DESCRIPTOR.encode,
+    "messages.bin": messages,
+    "frames.bin": frames,
 }
 
 

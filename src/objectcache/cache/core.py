@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from objectcache.errors import (
     UploadNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.names import parse_segment_name
+from objectcache.names import SEGMENT_PREFIX, parse_segment_name
 from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
 from objectcache.stores import Store
 
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_S = 0.5
 UPLOAD_TTL_S = 600.0
+ORPHAN_AGE_S = 2 * 3600.0
+SWEEP_INTERVAL_S = 3600.0
 SNAPSHOT_EVERY_RECORDS = 1024
 """A rebuild replays at most about this many records of the log after the latest snapshot."""
 
@@ -53,6 +55,7 @@ class CoreCounters:
     dropped_full: int = 0
     forgotten: int = 0
     follow_failures: int = 0
+    orphans: int = 0
 
 
 class Reservation(AbstractContextManager["Reservation"]):
@@ -84,6 +87,7 @@ class CacheCore:
         self._records_since_snapshot = 0
         self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
         self._writing = threading.RLock()  # whoever appends to the log and applies it
+        self.on_close: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._follow_thread: threading.Thread | None = None
 
@@ -102,9 +106,13 @@ class CacheCore:
         """Follow other writers from a thread, every `interval_s`."""
 
         def run() -> None:
+            sweep_at_s = time.monotonic()
             while not self._stop.wait(interval_s):
                 try:
                     self.follow()
+                    if time.monotonic() >= sweep_at_s:
+                        self.sweep_orphans()
+                        sweep_at_s = time.monotonic() + SWEEP_INTERVAL_S
                 except ObjectCacheError as error:
                     self.counters.follow_failures += 1
                     log.warning("the logs could not be followed: %s", error)
@@ -290,6 +298,27 @@ class CacheCore:
 
     # -- forgetting -------------------------------------------------------------------------------
 
+    def sweep_orphans(self, min_age_s: float = ORPHAN_AGE_S) -> int:
+        """Delete segments that were uploaded and never committed; how many. Raises StoreError.
+
+        An upload that is older than `min_age_s` by the store's clock is nobody's any more: uploads are committed, or
+        forgotten, long before. Reads the whole listing of segments: for a slow rhythm.
+        """
+        self.follow()
+        before_s = time.time() - min_age_s
+        with self._lock:
+            finished = set(self._finished)
+        orphans = [
+            info.name
+            for info in self.store.list(SEGMENT_PREFIX)
+            if info.modified_s < before_s
+            and info.name not in finished
+            and self.catalog.segment_named(info.name) is None
+        ]
+        self._delete(orphans)
+        self.counters.orphans += len(orphans)
+        return len(orphans)
+
     def evict(self, wanted_bytes: int) -> int:
         """Remove least recently used segments, leaves before their prefixes, pinned ones not. Bytes freed."""
         with self._lock:
@@ -328,6 +357,8 @@ class CacheCore:
         with self._writing:
             self.catalog.close()
         self.store.close()
+        for call in self.on_close:
+            call()
 
 
 def all_parts(namespace: Namespace) -> list[PartId]:

@@ -164,6 +164,8 @@ class Gateway:
         self.metrics.sessions.set(len(self._sessions))
         for name, core in self._buckets.items():
             usage = core.store.usage()
+            for counter, gauge in self.metrics.core.items():
+                gauge.labels(name).set(getattr(core.counters, counter))
             self.metrics.store_bytes.labels(name).set(usage.used_bytes)
             self.metrics.store_limit_bytes.labels(name).set(usage.limit_bytes or 0)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

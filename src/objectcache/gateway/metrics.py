@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from objectcache.cache.core import CoreCounters
+
+_CORE_HELP = {
+    "committed": "Segments made visible by this process.",
+    "evicted": "Segments evicted for room.",
+    "dropped_full": "Stores dropped because there was no room even after evicting.",
+    "forgotten": "Segments that turned out to be gone or damaged.",
+    "follow_failures": "Times that the logs could not be followed.",
+    "orphans": "Uploads that were never committed, deleted.",
+}
 
 
 class GatewayMetrics:
@@ -44,6 +57,11 @@ class GatewayMetrics:
         self.store_limit_bytes = Gauge(
             "objectcache_store_limit_bytes", "Byte limit of the store.", ["bucket"], registry=self.registry
         )
+
+        self.core = {
+            item.name: Gauge(f"objectcache_core_{item.name}", _CORE_HELP[item.name], ["bucket"], registry=self.registry)
+            for item in fields(CoreCounters)
+        }
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
