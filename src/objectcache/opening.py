@@ -11,7 +11,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.cache.local import DEFAULT_BUFFER_BYTES, LocalCache
 from objectcache.client import ClientOptions, GatewayCache
 from objectcache.errors import CatalogError, ConfigError
-from objectcache.stores import FileStore
+from objectcache.stores import FileStore, open_store
 
 DEFAULT_PORT = 9000
 MAX_LOCAL_PROCESSES = 64
