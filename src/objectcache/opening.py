@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from objectcache.cache.base import KVCache
 from objectcache.cache.core import CacheCore
+from objectcache.cache.directory import open_directory
 from objectcache.cache.local import DEFAULT_BUFFER_BYTES, LocalCache
 from objectcache.client import ClientOptions, GatewayCache
-from objectcache.errors import CatalogError, ConfigError
-from objectcache.stores import FileStore, open_store
+from objectcache.errors import ConfigError
+from objectcache.stores import open_store
 
 DEFAULT_PORT = 9000
-MAX_LOCAL_PROCESSES = 64
 
 
 def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: int | None = None) -> KVCache:
@@ -43,19 +43,3 @@ def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
         return core
     root = Path(urlsplit(url).path if url.startswith("file:") else url).expanduser().absolute()
     return open_directory(root, limit_bytes=limit_bytes)
-
-
-def open_directory(root: Path, *, limit_bytes: int | None = None, lease_ttl_s: float = 60.0) -> CacheCore:
-    """`root/objects` and the first of `root/catalog`, `root/catalog-1`, … that no other process holds."""
-    store = FileStore(root / "objects", limit_bytes=limit_bytes)
-    for slot in range(MAX_LOCAL_PROCESSES):
-        path = root / (f"catalog-{slot}" if slot else "catalog")
-        try:
-            core = CacheCore.open(store, path, lease_ttl_s=lease_ttl_s)
-        except CatalogError:
-            if slot == MAX_LOCAL_PROCESSES - 1:
-                raise
-            continue
-        core.start_following()
-        return core
-    raise AssertionError("the last slot returns or raises")

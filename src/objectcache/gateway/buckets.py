@@ -7,14 +7,11 @@ import logging
 from pathlib import Path
 
 from objectcache.cache.core import CacheCore
+from objectcache.cache.directory import OBJECTS, open_directory
 from objectcache.config import GatewayConfig, check_bucket
 from objectcache.errors import BucketNotFoundError, ConfigError, RequestError
-from objectcache.stores import FileStore
 
 log = logging.getLogger(__name__)
-
-OBJECTS_DIRECTORY = "objects"
-CATALOG_DIRECTORY = "catalog"
 
 
 class BucketTable:
@@ -27,7 +24,7 @@ class BucketTable:
     async def open_all(self) -> None:
         """Open every bucket that is on disk, and those that the configuration names."""
         self._config.data.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in self._config.data.iterdir() if (path / OBJECTS_DIRECTORY).is_dir()}
+        found = {path.name for path in self._config.data.iterdir() if (path / OBJECTS).is_dir()}
         for name in sorted(found | set(self._config.buckets)):
             await self.create(name)
 
@@ -42,10 +39,7 @@ class BucketTable:
         self._buckets[name] = await asyncio.to_thread(self._open, self._config.data / name)
 
     def _open(self, path: Path) -> CacheCore:
-        store = FileStore(path / OBJECTS_DIRECTORY, limit_bytes=self._config.limit_bytes)
-        core = CacheCore.open(store, path / CATALOG_DIRECTORY, lease_ttl_s=self._config.lease_ttl_s)
-        core.start_following()
-        return core
+        return open_directory(path, limit_bytes=self._config.limit_bytes, lease_ttl_s=self._config.lease_ttl_s)
 
     def get(self, name: str) -> CacheCore:
         """Raises BucketNotFoundError."""
