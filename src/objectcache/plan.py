@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from objectcache.errors import DescriptorError
-from objectcache.layout import DeliveryGeometry, LayerRow, PartShape, SegmentGeometry, Span
+from objectcache.layout import (
+    DIGEST_BYTES,
+    DeliveryGeometry,
+    LayerRow,
+    PartShape,
+    SegmentGeometry,
+    Span,
+    segment_geometry,
+)
 
 if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
@@ -22,11 +30,15 @@ class PlanRun:
 
     segment: str
     geometry: SegmentGeometry
-    row_digests: tuple[bytes, ...]
+    packed_row_digests: bytes
     leaf: bytes
     first: int
     stop: int
     at: int
+
+    def row_digest(self, position: int) -> bytes:
+        """The committed digest of the digest row of the layer at `position`."""
+        return self.packed_row_digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class Plan:
                             run.segment,
                             run.geometry.num_chunks,
                             run.geometry.header_bytes,
-                            b"".join(run.row_digests),
+                            run.packed_row_digests,
                             run.leaf,
                             run.first,
                             run.stop,
@@ -141,8 +153,8 @@ class Plan:
             runs = tuple(
                 PlanRun(
                     name,
-                    SegmentGeometry(chunks, sizes, header),
-                    tuple(digests[i : i + 16] for i in range(0, len(digests), 16)),
+                    segment_geometry(chunks, sizes, header),
+                    digests,
                     leaf,
                     first,
                     stop,
@@ -163,7 +175,7 @@ def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> 
             PlanRun(
                 segment.name,
                 segment.geometry,
-                segment.row_digests,
+                segment.packed_row_digests,
                 segment.leaf,
                 run.first,
                 run.stop,

@@ -84,7 +84,7 @@ class Reading:
             part = self._plan.parts[layer_run.part]
             binding = LayerBinding(part.group, part.shard, layer_run.layer)
             read = _LayerRead(
-                layer_run, CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digests[position])
+                layer_run, CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
             )
             first = run.first
             for span in layer_run.spans():

@@ -13,7 +13,7 @@ import msgpack
 from objectcache.errors import CatalogError
 from objectcache.integrity import Buffer
 from objectcache.keys import KEY_BYTES
-from objectcache.layout import DIGEST_BYTES, SegmentGeometry
+from objectcache.layout import DIGEST_BYTES, SegmentGeometry, segment_geometry
 from objectcache.segment import SegmentHeader
 
 _SUFFIX = Struct(">BH")
@@ -77,7 +77,7 @@ class SegmentRecord:
 
     @cached_property
     def geometry(self) -> SegmentGeometry:
-        return SegmentGeometry(self.num_chunks, self.slice_bytes, self.header_bytes)
+        return segment_geometry(self.num_chunks, self.slice_bytes, self.header_bytes)
 
     def encode(self) -> bytes:
         """Everything but the id, which is the database's key. Layers and slice sizes are mostly regular: as runs."""

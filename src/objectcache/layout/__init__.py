@@ -23,6 +23,7 @@ from objectcache.layout.stored import (
     Span,
     align_up,
     piece_chunks,
+    segment_geometry,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "attention_group",
     "piece_chunks",
     "pipeline_stages",
+    "segment_geometry",
 ]

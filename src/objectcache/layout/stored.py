@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from objectcache.errors import LayoutError
@@ -78,6 +78,12 @@ class LayerRow:
             whole = at == begin and until == end and per_piece > 1
             yield Span(at, until, piece if whole else None)
             at = until
+
+
+@lru_cache(maxsize=1024)
+def segment_geometry(num_chunks: int, slice_bytes: tuple[int, ...], header_bytes: int) -> SegmentGeometry:
+    """The geometry, computed once: the segments of a deployment are mostly alike."""
+    return SegmentGeometry(num_chunks, slice_bytes, header_bytes)
 
 
 @dataclass(frozen=True)

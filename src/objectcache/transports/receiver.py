@@ -58,6 +58,8 @@ class Expected:
     from_layer: int = 0
     reception: Reception = field(init=False)
     failed_told: bool = field(init=False, default=False)
+    telling: int = field(init=False, default=0)
+    """Callbacks that are decided and not made yet: the fence is told after them."""
 
     def __post_init__(self) -> None:
         self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer)
@@ -106,7 +108,8 @@ class Receiver:
 
     def _pop_if_fenced(self, expected: Expected) -> bool:
         """Whether `expected` is over; it is then forgotten. Holds the lock."""
-        if not expected.reception.fenced or self._expected.get(expected.delivery) is not expected:
+        over = expected.reception.fenced and not expected.telling
+        if not over or self._expected.get(expected.delivery) is not expected:
             return False
         del self._expected[expected.delivery]
         return True
@@ -175,6 +178,7 @@ class Receiver:
             if error is not None:
                 expected.reception.fail(error)
             unit = expected.reception.finish(stream, frame, verified)
+            expected.telling += unit is not None
         if unit is not None or expected.reception.stopped:
             self._settle(expected, unit)
 
@@ -200,9 +204,13 @@ class Receiver:
         with self._lock:
             error = None if expected.failed_told else expected.reception.error
             expected.failed_told = expected.failed_told or error is not None
+            expected.telling += (error is not None) - (unit is not None)
             fenced = self._pop_if_fenced(expected)
         if error is not None:
             expected.on_failed(error)
+            with self._lock:
+                expected.telling -= 1
+                fenced = self._pop_if_fenced(expected)
         if fenced:
             expected.on_fenced()
 

@@ -44,7 +44,7 @@ def _run_spans(
     run, position = layer_run.run, layer_run.position
     part = plan.parts[layer_run.part]
     binding = LayerBinding(part.group, part.shard, layer_run.layer)
-    committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digests[position])
+    committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
     try:
         row = committed.read_row(reader)
     except (IntegrityError, RangeError) as error:
