@@ -43,7 +43,7 @@ class Expected:
     """A delivery that is awaited, its destination, and whom to tell.
 
     The callbacks are called from stream threads, without locks held: `on_unit(unit)` in no particular order between
-    units, `on_failed(error)` at most once, `on_fenced()` exactly once, when nothing writes `memory` any more.
+    units, `on_failed(error)` at most once, `on_fenced()` exactly once and last, when nothing writes `memory` any more.
     """
 
     delivery: int
