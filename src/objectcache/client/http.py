@@ -24,6 +24,7 @@ class GatewayHttp:
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         self._breaker = Breaker()
+        self._closed = False
 
     def request(self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None) -> bytes:
         """The body of a 2xx answer. Raises the error that the gateway answered, or GatewayUnavailableError."""
@@ -46,11 +47,11 @@ class GatewayHttp:
             response = self._send(connection, method, path, body, bound_s)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            if not reused:
+            if not reused or isinstance(error, TimeoutError):
                 raise self._unavailable(error) from error
             # A kept connection may have been closed by the other side since: that says nothing about the gateway.
             self._drop_idle()
-            connection = self._connect()
+            connection = self.connect()
             try:
                 response = self._send(connection, method, path, body, bound_s)
             except (OSError, http.client.HTTPException) as again:
@@ -75,19 +76,24 @@ class GatewayHttp:
     def finish(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         """The response is read: keep the connection for the next request, if it can go on."""
         with self._lock:
-            if response.isclosed() and connection.sock is not None and len(self._idle) < MAX_IDLE_CONNECTIONS:
+            reusable = response.isclosed() and connection.sock is not None
+            if reusable and not self._closed and len(self._idle) < MAX_IDLE_CONNECTIONS:
                 self._idle.append(connection)
                 return
         connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of the caller's own. Raises GatewayUnavailableError."""
+        if self._closed:
+            raise GatewayUnavailableError("the cache is closed")
         try:
             return self._connect()
         except OSError as error:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
+        with self._lock:
+            self._closed = True
         self._drop_idle()
 
     def _take(self) -> tuple[bool, http.client.HTTPConnection]:

@@ -18,10 +18,13 @@ from objectcache.transports.sockets import tune
 class DataSession:
     """`http` reaches the very gateway that has the session; `dead` when a connection broke: open another."""
 
-    def __init__(self, id: bytes, streams: int, http: GatewayHttp, receivers: Receivers) -> None:
+    def __init__(
+        self, id: bytes, streams: int, http: GatewayHttp, receivers: Receivers, *, owns_http: bool = False
+    ) -> None:
         self.id = id
         self.streams = streams
         self.http = http
+        self._owns_http = owns_http
         self.receivers = receivers
         self.dead = False
 
@@ -64,7 +67,7 @@ class DataSession:
                 session.dead = True
 
         receivers = _receivers(receiver, pool, lost, verify)
-        session = cls(answer.session, streams, own_http, receivers)
+        session = cls(answer.session, streams, own_http, receivers, owns_http=own_http is not http)
         opened.append(session)
         for stream, sock in enumerate(sockets):
             receivers.attach(stream, sock)
@@ -73,6 +76,8 @@ class DataSession:
     def close(self) -> None:
         self.dead = True
         self.receivers.close()
+        if self._owns_http:
+            self.http.close()
 
 
 def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: bool) -> Receivers:
