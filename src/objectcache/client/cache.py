@@ -94,6 +94,8 @@ class GatewayCache(KVCache):
     # -- matching ---------------------------------------------------------------------------------
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
+        if parts is not None and not parts:
+            return Match(namespace, 0)  # a request without parts asks for all of them
         request = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
         answer = MatchAnswer.decode(self._request("POST", "kv-match", request.encode()))
         if not answer.tokens:
@@ -129,7 +131,8 @@ class GatewayCache(KVCache):
                     start(match, selected, wanted, retrieval, destination)
                 except (SessionNotFoundError, GatewayUnavailableError):
                     # The gateway was restarted, or dropped the session: worth asking once more, if nothing hangs.
-                    if last_attempt or not destination.wait_fenced(self.options.fence_s):
+                    late = time.perf_counter() >= deadline_s
+                    if last_attempt or late or not destination.wait_fenced(self.options.fence_s):
                         raise
                 else:
                     return retrieval

@@ -8,10 +8,12 @@ import threading
 import time
 
 from objectcache.client.breaker import Breaker
-from objectcache.errors import GatewayUnavailableError
+from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError
 from objectcache.s3 import parse_error
 
 MAX_IDLE_CONNECTIONS = 8
+SHORTEST_TIMEOUT_S = 0.001
+"""Less would be none at all: 0 makes a socket non-blocking."""
 _CONTINUE = b"HTTP/1.1 100"
 
 
@@ -40,23 +42,26 @@ class GatewayHttp:
     def start(
         self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes."""
-        bound_s = min(self._timeout_s, timeout_s or self._timeout_s)
-        reused, connection = self._take()
+        """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes.
+
+        Raises DeliveryTimeoutError when there is no answer within `timeout_s`, where that is less than usual.
+        """
+        bound_s = self._timeout_s if timeout_s is None else min(self._timeout_s, max(timeout_s, SHORTEST_TIMEOUT_S))
+        reused, connection = self._take(bound_s)
         try:
             response = self._send(connection, method, path, body, bound_s)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not reused or isinstance(error, TimeoutError):
-                raise self._unavailable(error) from error
+                raise self._no_answer(error, bound_s) from error
             # A kept connection may have been closed by the other side since: that says nothing about the gateway.
             self._drop_idle()
-            connection = self.connect()
+            connection = self.connect(bound_s)
             try:
                 response = self._send(connection, method, path, body, bound_s)
             except (OSError, http.client.HTTPException) as again:
                 connection.close()
-                raise self._unavailable(again) from again
+                raise self._no_answer(again, bound_s) from again
         self._breaker.succeeded()
         self.check(connection, response)
         return connection, response
@@ -82,33 +87,31 @@ class GatewayHttp:
                 return
         connection.close()
 
-    def connect(self) -> http.client.HTTPConnection:
-        """A connection of the caller's own. Raises GatewayUnavailableError."""
+    def connect(self, timeout_s: float | None = None) -> http.client.HTTPConnection:
+        """A connection of the caller's own. Raises GatewayUnavailableError, DeliveryTimeoutError as `start`."""
         if self._closed:
             raise GatewayUnavailableError("the cache is closed")
+        bound_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return self._connect()
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=bound_s)
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._no_answer(error, bound_s) from error
+        return connection
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
         self._drop_idle()
 
-    def _take(self) -> tuple[bool, http.client.HTTPConnection]:
+    def _take(self, timeout_s: float) -> tuple[bool, http.client.HTTPConnection]:
         with self._lock:
             if not self._breaker.allows(time.monotonic()):
                 raise GatewayUnavailableError(f"{self._where} failed repeatedly; leaving it alone for a while")
             if self._idle:
                 return True, self._idle.pop()
-        return False, self.connect()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self._timeout_s)
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return False, self.connect(timeout_s)
 
     @staticmethod
     def _send(
@@ -122,7 +125,10 @@ class GatewayHttp:
         connection.request(method, path, body=body or None)
         return connection.getresponse()
 
-    def _unavailable(self, error: Exception) -> GatewayUnavailableError:
+    def _no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:
+        if isinstance(error, TimeoutError) and bound_s < self._timeout_s:
+            # Somebody is in more of a hurry than a gateway need be: that is late, and says nothing about it.
+            return DeliveryTimeoutError(f"no answer from {self._where} within {bound_s:g} s")
         with self._lock:
             self._breaker.failed(time.monotonic())
         return GatewayUnavailableError(f"no answer from {self._where}: {error!r}")

@@ -27,7 +27,7 @@ class ResponseReception:
         """Ask, and read on in a thread. Raises what the gateway answers; nothing is written then."""
         self._receiver.expect(self._expected)
         try:
-            connection, response = self._http.start("POST", path, descriptor.encode())
+            connection, response = self._http.start("POST", path, descriptor.encode(), timeout_s=descriptor.deadline_s)
         except ObjectCacheError as error:
             self._receiver.fail(self._expected.delivery, error)
             raise
