@@ -1,0 +1,34 @@
+"""Bars: figures of a summary that must be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """`key` of the summary must be at least, or at most, `limit`."""
+
+    key: str
+    limit: float
+    at_most: bool = False
+
+    @property
+    def rule(self) -> str:
+        return f"{self.key} {'≤' if self.at_most else '≥'} {self.limit:g}"
+
+    def met_by(self, value: float) -> bool:
+        return value <= self.limit if self.at_most else value >= self.limit
+
+
+class Verdict(NamedTuple):
+    bar: Bar
+    value: float
+    met: bool
+
+
+def judge(bars: Iterable[Bar], summary: Mapping[str, float]) -> list[Verdict]:
+    """A verdict per bar. Raises KeyError for a summary that lacks one: not measured is not met."""
+    return [Verdict(bar, summary[bar.key], bar.met_by(summary[bar.key])) for bar in bars]

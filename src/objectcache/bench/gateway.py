@@ -1,0 +1,54 @@
+"""A gateway in a process of its own, as users run it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+from objectcache.bench.children import JsonChild
+from objectcache.bench.machine import anonymous_bytes, cpu_s
+from objectcache.cache.directory import OBJECTS
+from objectcache.stores import FileStore
+
+BUCKET = "bench"
+
+
+class BenchGateway(AbstractContextManager["BenchGateway"]):
+    """`objectcache serve` over `data`, on loopback, with its own defaults. Raises BenchmarkError when it fails."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._child = JsonChild(
+            ["objectcache", "serve", "--data", str(data), "--port", "0", "--bucket", BUCKET, "--ready-json"]
+        )
+        try:
+            ready = self._child.read()
+        except BaseException:
+            self._child.close()
+            raise
+        self.host: str = ready["host"]
+        self.port: int = ready["port"]
+        self.worker_pids: list[int] = ready["worker_pids"]
+
+    @property
+    def control_pid(self) -> int:
+        return self._child.pid
+
+    def worker_cpu_s(self) -> float:
+        """CPU seconds of all data workers so far."""
+        return sum(map(cpu_s, self.worker_pids))
+
+    def anonymous_bytes(self) -> dict[str, int]:
+        """By process: "control", "worker 0", …"""
+        workers = {f"worker {index}": anonymous_bytes(pid) for index, pid in enumerate(self.worker_pids)}
+        return {"control": anonymous_bytes(self.control_pid)} | workers
+
+    def open_store(self) -> FileStore:
+        """The bucket's objects as they lie on disk."""
+        return FileStore(self._data / BUCKET / OBJECTS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.close()
