@@ -1,0 +1,36 @@
+"""Fixtures that the folders with gateways in their tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.process import GatewayProcess
+
+StartGateway = Callable[..., GatewayProcess]
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One gateway for many tests, which leave it running and may restart it. Namespaces keep them apart."""
+    running = GatewayProcess(tmp_path_factory.mktemp("gateway")).start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def own_gateway(tmp_path: Path) -> Iterator[StartGateway]:
+    """`own_gateway(limit_bytes=…)` starts one with these settings, for tests that break it."""
+    started: list[GatewayProcess] = []
+
+    def start(**settings: Any) -> GatewayProcess:
+        data = tmp_path / f"gateway-{len(started)}"
+        started.append(GatewayProcess(data, settings=settings))
+        return started[-1].start()
+
+    yield start
+    for running in started:
+        running.kill()
