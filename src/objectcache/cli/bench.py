@@ -24,7 +24,7 @@ app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all samples there.", show_default=False)]
 PlotOption = Annotated[
-    Path | None, typer.Option("--plot", help="Draw a PNG; needs matplotlib (the extra "plot").", show_default=False)
+    Path | None, typer.Option("--plot", help="Draw a PNG; needs matplotlib (the extra 'plot').", show_default=False)
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few measurements, marked as such: does it work?")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Exit with 1 unless every bar is met.")]
