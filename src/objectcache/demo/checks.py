@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 FIRST_LAYER_LIMIT = 1.3
+"""Of the first layer's share of the time that the whole transfer takes."""
+BEHIND_NEXT_LIMIT = 1.0
+"""Neighbours overlap where several connections or threads bring them, and may then land the wrong way round."""
 
 
 def broken_promises(figures: dict[str, Any]) -> tuple[str, ...]:
@@ -22,7 +25,11 @@ def broken_promises(figures: dict[str, Any]) -> tuple[str, ...]:
             figures["computed_tokens"] == tail,
             f"{figures['computed_tokens']:,} tokens were computed, the unmatched tail is {tail:,}",
         ),
-        (figures["in_order"], "layers did not land in delivery order"),
+        (
+            figures["behind_next"] <= BEHIND_NEXT_LIMIT,
+            f"a layer landed {figures['behind_next']:.2f} × a layer's share of the transfer behind a later one, "
+            f"the limit is {BEHIND_NEXT_LIMIT}",
+        ),
         (
             figures["first_layer_share"] <= FIRST_LAYER_LIMIT,
             f"the first layer took {figures['first_layer_share']:.2f} × its share of the transfer, "

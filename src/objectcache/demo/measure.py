@@ -35,15 +35,23 @@ class Measured:
     timings: tuple[LayerTiming, ...] = field(default=(), repr=False)
 
     @property
-    def first_share(self) -> float:
-        """When the first layer landed, as a multiple of its share of the whole transfer's time (layers are equal)."""
-        first, last = self.timings[0], self.timings[-1]
-        return (first.landed_s - first.requested_s) * len(self.timings) / (last.landed_s - last.requested_s)
+    def layer_share_s(self) -> float:
+        """What one layer would take if the transfer went evenly (all layers are equally large)."""
+        landed = [timing.landed_s - timing.requested_s for timing in self.timings]
+        return max(landed) / len(landed)
 
     @property
-    def in_order(self) -> bool:
-        landed = [timing.landed_s for timing in sorted(self.timings, key=lambda timing: timing.layer)]
-        return landed == sorted(landed)
+    def first_share(self) -> float:
+        """When the first layer landed, as a multiple of its share of the whole transfer's time."""
+        first = self.timings[0]
+        return (first.landed_s - first.requested_s) / self.layer_share_s
+
+    @property
+    def behind_next(self) -> float:
+        """How far a layer landed behind a later one at worst, as a multiple of a layer's share; 0 is perfect order."""
+        landed = [timing.landed_s for timing in self.timings]
+        worst_s = max(landed[index] - min(landed[index:]) for index in range(len(landed)))
+        return worst_s / self.layer_share_s
 
     def layers(self) -> list[dict[str, float]]:
         """Per layer, in ms since the delivery was asked for: when it arrived, when the forward entered and left it."""

@@ -21,6 +21,7 @@ def build_model(size: ModelSize) -> Any:
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.kv_heads,
+        head_dim=size.head_dim,
         max_position_embeddings=16384,
         pad_token_id=0,
         bos_token_id=1,

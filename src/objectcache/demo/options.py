@@ -28,7 +28,7 @@ class DemoOptions:
     layers: int | None = None
     """Layers of the model; default 12."""
     short: bool = False
-    """For CI: a smaller model, a fourth of the document, few repetitions; about 20 seconds."""
+    """For CI: a small model, few repetitions; about half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,22 @@ class ModelSize:
     """A Llama architecture: grouped-query attention, RoPE, float32."""
 
     layers: int = 12
-    hidden: int = 768
-    heads: int = 12
+    hidden: int = 512
+    heads: int = 8
     kv_heads: int = 4
-    intermediate: int = 2048
+    head_dim: int = 128
+    intermediate: int = 1408
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine process is told. `document_bytes` 0 is all of it; `rounds` are repetitions with the cache."""
+    """What an engine process is told. `rounds` are repetitions with the cache."""
 
     role: str
     url: str
     target: str
     size: ModelSize
-    document_bytes: int
     rounds: int
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib import resources
 
 VOCABULARY = 256 + 3
@@ -20,18 +21,13 @@ def tokens(text: str) -> list[int]:
     return [_BEGIN, *(byte + _SPECIAL_TOKENS for byte in text.encode())]
 
 
-def document(limit_bytes: int = 0) -> str:
-    """The text that comes with the package, or its first `limit_bytes` bytes."""
-    text = resources.files("objectcache.demo").joinpath("document.txt").read_text()
-    return text[:limit_bytes] if limit_bytes else text
+def prompt(question: str) -> list[int]:
+    """Tokens of the document that comes with the package, followed by question "A" or "B"."""
+    document = resources.files("objectcache.demo").joinpath("document.txt").read_text()
+    return tokens(f"{document}\n{QUESTIONS[question]}")
 
 
-def prompt(question: str, limit_bytes: int = 0) -> list[int]:
-    """Tokens of the document followed by question "A" or "B"."""
-    return tokens(document(limit_bytes) + "\n\n" + QUESTIONS[question])
-
-
-def shared_tokens(limit_bytes: int = 0) -> int:
+def shared_tokens() -> int:
     """How many tokens the two prompts have in common at their start."""
-    pairs = zip(prompt("A", limit_bytes), prompt("B", limit_bytes), strict=False)
-    return next(index for index, (a, b) in enumerate(pairs) if a != b)
+    pairs = zip(prompt("A"), prompt("B"), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

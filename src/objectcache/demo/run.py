@@ -25,8 +25,7 @@ from objectcache.errors import ConfigError, ObjectCacheError
 
 Runner = Callable[[Job, Callable[[str], None]], dict[str, Any]]
 T = TypeVar("T")
-_SHORT = ModelSize(layers=6, hidden=256, heads=4, kv_heads=2, intermediate=512)
-_SHORT_DOCUMENT_BYTES = 1024
+_SHORT = ModelSize(layers=4, hidden=128, intermediate=256)
 
 
 def run_demo(options: DemoOptions, console: Console | None = None, runner: Runner | None = None) -> DemoResult:
@@ -92,8 +91,7 @@ def _job(role: str, url: str, options: DemoOptions) -> Job:
     size = _SHORT if options.short else ModelSize()
     if options.layers is not None:
         size = replace(size, layers=options.layers)
-    document_bytes, rounds = (_SHORT_DOCUMENT_BYTES, 4) if options.short else (0, 7)
-    return Job(role, url, options.target, size, document_bytes, rounds)
+    return Job(role, url, options.target, size, rounds=4 if options.short else 7)
 
 
 def in_new_process(job: Job, say: Callable[[str], None]) -> dict[str, Any]:

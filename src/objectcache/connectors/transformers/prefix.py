@@ -32,13 +32,18 @@ class PrefixLoadError(DeliveryError):
 
 @dataclass(frozen=True, slots=True)
 class LayerTiming:
-    """When things happened to one layer, in seconds on time.perf_counter; `waited_s` is how long the forward stood."""
+    """When things happened to one layer, in seconds on time.perf_counter.
+
+    The delivery was `requested_s`, the layer `landed_s`; the forward came for it at `asked_s`, stood for `waited_s`,
+    and had copied it at `adopted_s`.
+    """
 
     layer: int
     requested_s: float
     landed_s: float
-    adopted_s: float
+    asked_s: float
     waited_s: float
+    adopted_s: float
 
 
 class Delivery:
@@ -57,22 +62,24 @@ class Delivery:
         self._on_end = on_end
         self._ending = threading.Lock()  # taken for good by whoever ends it
 
-    def take(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wait for `layer`: its K and V, [1, kv_heads, tokens, head_dim] each, in host memory of their own.
+    def take(self, layer: int, room: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, in host memory of their own.
 
-        Raises PrefixLoadError when it fails or its deadline passes; the delivery has then ended.
+        The last `room` tokens are the caller's to fill. Raises PrefixLoadError when the layer fails or its deadline
+        passes; the delivery has then ended.
         """
-        before_s = time.perf_counter()
+        asked_s = time.perf_counter()
         try:
             self._retrieval.wait(layer)
-            waited_s = time.perf_counter() - before_s
-            keys, values = from_slices(self._retrieval.view(layer), self._shape, self._chunk_tokens)
-            landed_s = self._retrieval.landed_s(layer) or before_s
+            waited_s = time.perf_counter() - asked_s
+            keys, values = from_slices(self._retrieval.view(layer), self._shape, self._chunk_tokens, room)
+            landed_s = self._retrieval.landed_s(layer) or asked_s
         except ObjectCacheError as error:
             self.error = self.error or error
             self.close()
             raise PrefixLoadError(f"layer {layer} of {self.match.tokens} stored tokens: {error}") from error
-        self.timings.append(LayerTiming(layer, self._retrieval.requested_s, landed_s, time.perf_counter(), waited_s))
+        requested_s, adopted_s = self._retrieval.requested_s, time.perf_counter()
+        self.timings.append(LayerTiming(layer, requested_s, landed_s, asked_s, waited_s, adopted_s))
         if len(self.timings) == self._shape.num_layers:
             self.close()
         return keys, values
@@ -97,8 +104,10 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self._settle(key_states)
-        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        if self._delivery is None:
+            keys, values = super().update(key_states, value_states, *args, **kwargs)
+        else:
+            keys, values = self._adopt(key_states, value_states)
         recording = self._recording
         if recording is not None and keys.shape[2] >= recording.stop_token:
             recording.offer(self._index, keys, values)
@@ -110,18 +119,26 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             return self._delivery.match.tokens
         return int(super().get_seq_length())
 
-    def _settle(self, like: torch.Tensor | None = None) -> None:
-        """Have the prefix here, on the device of `like`."""
-        if self._delivery is None:
-            return
-        if like is not None and like.shape[0] != 1:
-            raise RequestError(f"a stored prefix serves a batch of 1, not {like.shape[0]} (no beams, no batches)")
-        keys, values = self._delivery.take(self._index)
-        device = keys.device if like is None else like.device
-        self.dtype, self.device = keys.dtype, device
-        self.keys, self.values = keys.to(device), values.to(device)
-        self.is_initialized = True
-        self._delivery = None
+    def _adopt(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prefix and, behind it, the new states: written once, where a concatenation would copy all of it again."""
+        if key_states.shape[0] != 1:
+            raise RequestError(f"a stored prefix serves a batch of 1, not {key_states.shape[0]} (no beams, no batches)")
+        room = key_states.shape[2]
+        self._settle(room, key_states.device)
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[:, :, -room:] = key_states
+        self.values[:, :, -room:] = value_states
+        return self.keys, self.values
+
+    def _settle(self, room: int = 0, device: torch.device | None = None) -> None:
+        """Have the prefix here, on `device` (default: the host), with `room` more tokens for the caller to fill."""
+        if self._delivery is not None:
+            keys, values = self._delivery.take(self._index, room)
+            self.keys, self.values = keys.to(device or keys.device), values.to(device or values.device)
+            self.dtype, self.device = self.keys.dtype, self.keys.device
+            self.is_initialized = True
+            self._delivery = None
 
     # What rearranges a cache needs its data, and makes it another sequence than the one being recorded.
 

@@ -48,11 +48,18 @@ def to_slices(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> np
     return out.view(np.uint8).reshape(chunks, -1)
 
 
-def from_slices(slices: npt.NDArray[np.uint8], shape: KVShape, chunk_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, in host memory of their own: one copy of `slices`."""
+def from_slices(
+    slices: npt.NDArray[np.uint8], shape: KVShape, chunk_tokens: int, room: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V in host memory of their own, [1, kv_heads, n * chunk_tokens + room, head_dim] each: one copy of `slices`.
+
+    The last `room` tokens are left for the caller to fill.
+    """
     chunks = slices.shape[0]
-    out = torch.empty((2, 1, shape.kv_heads, chunks * chunk_tokens, shape.head_dim), dtype=shape.dtype)
-    raw = _raw(out).reshape(2, shape.kv_heads, chunks, chunk_tokens, shape.head_dim)
+    tokens = chunks * chunk_tokens
+    out = torch.empty((2, 1, shape.kv_heads, tokens + room, shape.head_dim), dtype=shape.dtype)
+    # Viewed by torch, which refuses where numpy's reshape would quietly make a copy.
+    raw = _raw(out[:, 0, :, :tokens].view(2, shape.kv_heads, chunks, chunk_tokens, shape.head_dim))
     source = slices.view(_RAW_NUMPY[out.element_size()])
     source = source.reshape(chunks, 2, shape.kv_heads, chunk_tokens, shape.head_dim)
     np.copyto(raw, source.transpose(1, 2, 0, 3, 4))

@@ -1,0 +1,47 @@
+"""A cache in a directory, and connectors over it that are closed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import objectcache
+from objectcache.cache import KVCache
+
+if TYPE_CHECKING:
+    from tests.connectors.tiny import Connect
+
+if find_spec("torch") is None or find_spec("transformers") is None:
+    collect_ignore_glob = ["test_transformers*.py"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from tests.connectors.tiny import tiny_llama
+
+    return tiny_llama()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[KVCache]:
+    with objectcache.open(f"file://{tmp_path}/kv") as opened:
+        yield opened
+
+
+@pytest.fixture
+def connect(cache: KVCache) -> Iterator[Connect]:
+    from objectcache.connectors.transformers import TransformersConnector
+
+    made: list[TransformersConnector] = []
+
+    def make(model: Any, over: KVCache | None = None, **options: Any) -> TransformersConnector:
+        made.append(TransformersConnector(over or cache, model, **options))
+        return made[-1]
+
+    yield make
+    for connector in made:
+        connector.close()
