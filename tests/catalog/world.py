@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 from itertools import pairwise
 
+from objectcache.catalog import Catalog, Run
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
-from objectcache.logrecord import CommitEntry
+from objectcache.logrecord import CommitEntry, LogRecord, Replacement, Seen
 from objectcache.names import segment_name
 from objectcache.segment import SegmentHeader
 
@@ -77,3 +78,36 @@ class Segments:
     def entries(self, chain: KeyChain, cuts: Sequence[int], *, group: int = 0, shard: int = 0) -> list[CommitEntry]:
         """Consecutive segments between `cuts`."""
         return [self.entry(chain, first, stop, group=group, shard=shard) for first, stop in pairwise(cuts)]
+
+
+class Log:
+    """Records of one writer, applied to a catalog without a store."""
+
+    def __init__(self, catalog: Catalog, writer: str = "w") -> None:
+        self._catalog = catalog
+        self._writer = writer
+        self._sequence = 0
+
+    def commit(self, *entries: CommitEntry, now_s: float = 1.0) -> None:
+        self.step(commits=entries, now_s=now_s)
+
+    def delete(self, *names: str, seen: Seen = ()) -> None:
+        self.step(deletes=names, seen=seen)
+
+    def step(
+        self,
+        *,
+        commits: tuple[CommitEntry, ...] = (),
+        deletes: tuple[str, ...] = (),
+        replaces: tuple[Replacement, ...] = (),
+        seen: Seen = (),
+        now_s: float = 1.0,
+    ) -> None:
+        self._sequence += 1
+        record = LogRecord(self._writer, self._sequence, 0.0, commits, deletes, replaces, seen)
+        assert self._catalog.apply([record], now_s=now_s) == 1
+
+
+def places(runs: Sequence[Run]) -> list[tuple[str, int, int]]:
+    """Runs as (end of the segment's name, first, stop)."""
+    return [(run.segment.name[-3:], run.first, run.stop) for run in runs]

@@ -250,18 +250,20 @@ class Batch:
 
     # -- the index --------------------------------------------------------------------------------
 
-    def sweep(self, start: bytes, max_entries: int) -> tuple[int, bytes]:
-        """Remove what dangles among `max_entries` index entries from `start` on. Returns how many, and where to go on
-        (empty at the end)."""
+    def sweep(self, after: tuple[bytes, bytes] | None, max_entries: int) -> tuple[int, tuple[bytes, bytes] | None]:
+        """Remove what dangles among the `max_entries` index entries that follow `after` (None: the first ones).
+
+        Returns how many, and the last entry that was looked at (None at the end of the index).
+        """
         cursor = self._transaction.cursor(self._chunks)
-        if not cursor.set_range(start):
-            return 0, b""
-        entries = list(islice(cursor, max_entries))
-        following = entries[-1][0] if len(entries) == max_entries else b""
-        if following == start:
-            # More duplicates of one key than fit: leave those beyond to another time.
-            following += b"\0"
-        return self.remove_dangling(entries), following
+        if after is None:
+            found = cursor.first()
+        else:
+            key, place = after
+            following = _U64.pack(unpack_id(place) + 1)
+            found = cursor.set_range_dup(key, following) or cursor.set_range(key + b"\0")
+        entries = list(islice(cursor, max_entries)) if found else []
+        return self.remove_dangling(entries), entries[-1] if len(entries) == max_entries else None
 
     def remove_dangling(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
         """Remove those of `entries` whose segment is gone. Returns how many."""

@@ -55,7 +55,7 @@ class Catalog(CatalogReading):
         self._records = RecordCache(cached_records)
         self._recency = Recency()
         self._dangling: dict[tuple[bytes, bytes], None] = {}
-        self._swept = b""
+        self._swept: tuple[bytes, bytes] | None = None
         self._next_id = 1
         self._restoring = False
         self._closed = False
@@ -178,7 +178,7 @@ class Catalog(CatalogReading):
         """Begin anew, empty. Segment ids go on: those that somebody still holds become nobody else's."""
         _ = self._writer
         self._environment.replace()
-        self._swept = b""
+        self._swept = None
         self._restoring = False
         self._begin()
 
@@ -194,7 +194,7 @@ class Catalog(CatalogReading):
         """One bounded step of removing index entries of segments that are gone. Returns how many it removed."""
         if not self.stats().dangling_chunks:
             return 0
-        removed, self._swept = self._write(partial(Batch.sweep, start=self._swept, max_entries=max_entries), 0.0)
+        removed, self._swept = self._write(partial(Batch.sweep, after=self._swept, max_entries=max_entries), 0.0)
         return removed
 
     def _dangles(self, entry: bytes, place: bytes) -> None:

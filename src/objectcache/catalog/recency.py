@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
 from objectcache.catalog.batch import TOUCH
 from objectcache.catalog.environment import TOUCHED, Environment
@@ -61,8 +62,18 @@ def least_recent(
     with environment.read() as transaction:
         table = np.frombuffer(b"".join(chain.from_iterable(transaction.cursor(environment.db(TOUCHED)))), dtype=_ROW)
     order = np.lexsort((-table["depth"].astype(np.int64), table["time_s"]))
-    for at in range(0, len(order), _PAGE):
-        page = table[order[at : at + _PAGE]]
+    return _still_unused(environment, records, recency, pinned, table[order])
+
+
+def _still_unused(
+    environment: Environment,
+    records: RecordCache,
+    recency: Recency,
+    pinned: Container[int],
+    table: npt.NDArray[np.void],
+) -> Iterator[SegmentRecord]:
+    for at in range(0, len(table), _PAGE):
+        page = table[at : at + _PAGE]
         found = []
         with environment.read() as transaction:
             view = CatalogView(environment, transaction, records)
