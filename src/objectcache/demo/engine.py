@@ -36,8 +36,6 @@ _MAX_RELATIVE_DIFFERENCE = 1e-4
 
 def run_job(job: Job, say: Say) -> dict[str, Any]:
     """Do `job` in this process; `say` hears what it is at. Raises ObjectCacheError."""
-    # One core is left to whatever brings the layers: on a GPU, computing does not take it either.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     say(f"building the model: {job.size.layers} layers, hidden size {job.size.hidden}, seed {job.size.seed}")
     model = build_model(job.size)
     with _open(job) as cache:
@@ -145,6 +143,8 @@ def _compare(runs: dict[str, list[Measured]], tokens: int, shared: int, whole: i
 
 def main() -> int:
     job = Job.from_json(sys.argv[1])
+    # One core is left to whatever brings the layers, which on a GPU computing would not take either.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
 
     def tell(line: dict[str, Any]) -> None:
         print(json.dumps(line), flush=True)

@@ -99,17 +99,18 @@ def in_new_process(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     command = [sys.executable, "-m", "objectcache.demo.engine", job.to_json()]
     result: dict[str, Any] | None = None
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
-        try:
-            for line in process.stdout or ():
-                message = json.loads(line)
-                if "say" in message:
-                    say(message["say"])
-                result = message.get("result", result)
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    message = json.loads(line)
+                    if "say" in message:
+                        say(message["say"])
+                    result = message.get("result", result)
+                process.wait()
+            finally:
+                process.kill()
         if process.returncode or result is None:
             errors.seek(0)
             raise ObjectCacheError(f"the {job.role} process failed:\n{errors.read()[-3000:].strip()}")
