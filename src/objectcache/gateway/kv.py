@@ -25,6 +25,7 @@ from objectcache.errors import (
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.explain import ExplainRoute
 from objectcache.gateway.handoff import (
     HandedOffResponse,
     awaits_continue,
@@ -87,6 +88,7 @@ class KVRoutes:
             ("PUT", "kv-namespace"): self.namespace,
             ("PUT", "kv-store"): self.store,
             ("POST", "kv-commit"): self.commit,
+            ("POST", "kv-explain"): ExplainRoute(buckets).explain,
         }
 
     async def match(self, request: web.Request, bucket: str) -> web.StreamResponse:

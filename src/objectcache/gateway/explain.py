@@ -1,0 +1,26 @@
+"""`POST /bucket?kv-explain`: what is stored, and why something does not match. JSON in, JSON out."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from objectcache.cache.explain import Explainer, answer
+from objectcache.gateway.buckets import BucketTable
+
+
+class ExplainRoute:
+    """Answers one request at a time: some go over the whole index, which must not starve those that serve KV."""
+
+    def __init__(self, buckets: BucketTable) -> None:
+        self._buckets = buckets
+        self._turn = asyncio.Lock()
+
+    async def explain(self, request: web.Request, bucket: str) -> web.StreamResponse:
+        core = self._buckets.get(bucket)
+        body = await request.read()
+        explainer = Explainer(core.store, core.catalog, used=[core.catalog], salted_by_prefix=False)
+        async with self._turn:
+            answered = await asyncio.to_thread(answer, explainer, body)
+        return web.Response(body=answered, content_type="application/json")
