@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 
-from objectcache.catalog import Catalog, Run
+from objectcache.catalog import Catalog, CatalogView, Run
+from objectcache.catalog.environment import CHUNKS, REMOVED
+from objectcache.catalog.records import unpack_place
+from objectcache.catalog.view import RecordCache
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.logrecord import CommitEntry, LogRecord, Replacement, Seen
@@ -111,3 +115,22 @@ class Log:
 def places(runs: Sequence[Run]) -> list[tuple[str, int, int]]:
     """Runs as (end of the segment's name, first, stop)."""
     return [(run.segment.name[-3:], run.first, run.stop) for run in runs]
+
+
+def content(catalog: Catalog) -> dict[str, object]:
+    """All that a catalog knows, without its own ids and what waits to be swept."""
+    segments = {record.name: replace(record, id=0) for record in catalog.segments()}
+    stats = catalog.stats()
+    assert stats.segments == len(segments)
+    assert stats.total_bytes == sum(segment.total_bytes for segment in segments.values())
+    with catalog._environment.read() as transaction:
+        waiting = list(transaction.cursor(catalog._environment.db(REMOVED)))
+        entries = {
+            (entry, record.name, unpack_place(place)[1])
+            for entry, place in transaction.cursor(catalog._environment.db(CHUNKS))
+            if (
+                record := CatalogView(catalog._environment, transaction, RecordCache(1)).segment(unpack_place(place)[0])
+            )
+        }
+    assert len(entries) == stats.chunks
+    return {"segments": segments, "chunks": entries, "positions": catalog.positions(), "waiting": waiting}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import lmdb
 
@@ -42,7 +43,7 @@ _MOST_WAITING = 8192
 """Uses of segments, or dangling entries met, that wait for the next transaction."""
 
 
-class Catalog(CatalogReading):
+class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
     """Open with `Catalog.open`. One process writes, from any of its threads; others may have it open read-only.
 
     Not to be open twice in one process, nor to be used in a forked child. Raises CatalogError.
@@ -135,6 +136,9 @@ class Catalog(CatalogReading):
             raise CatalogError(f"the catalog at {self.path} is open read-only")
         return self._seat
 
+    def _check_writable(self) -> None:
+        _ = self._writer
+
     @property
     def damaged(self) -> bool:
         """Whether it must be built anew: damage has been found, or a snapshot was not loaded to its end."""
@@ -149,6 +153,7 @@ class Catalog(CatalogReading):
         the segments count as last used, as do those they stand on. Raises CatalogError also for a record whose
         predecessor has not been applied, and what `records` raises.
         """
+        self._check_writable()
         moment_s = time.time() if now_s is None else now_s
         applied = 0
         for group in _grouped(records):
@@ -176,7 +181,7 @@ class Catalog(CatalogReading):
 
     def reset(self) -> None:
         """Begin anew, empty. Segment ids go on: those that somebody still holds become nobody else's."""
-        _ = self._writer
+        self._check_writable()
         self._environment.replace()
         self._swept = None
         self._restoring = False
@@ -202,7 +207,7 @@ class Catalog(CatalogReading):
             self._dangling[entry, place] = None
 
     def _write(self, work: Callable[[Batch], T], now_s: float) -> T:
-        _ = self._writer
+        self._check_writable()
         times_s, dangling = self._recency.waiting(), list(self._dangling)
 
         def run(transaction: lmdb.Transaction[bytes]) -> tuple[T, Meta]:
@@ -225,6 +230,7 @@ class Catalog(CatalogReading):
         """Segments were used at `now_s` (Unix time). Whoever touches one also touches what it stands on, so that leaves
         are evicted before their prefixes. Kept in memory until the next transaction.
         """
+        self._check_writable()
         if self._recency.touch(segment_ids, now_s) > _MOST_WAITING:
             self.flush()
 
@@ -272,9 +278,6 @@ class Catalog(CatalogReading):
             self._environment.close()
             if self._seat is not None:
                 self._seat.close(data_bytes)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
