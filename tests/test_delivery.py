@@ -14,7 +14,7 @@ from objectcache.errors import (
     GatewayUnavailableError,
     IntegrityError,
 )
-from objectcache.frames import Frame, FrameType
+from objectcache.frames import Frame, FrameType, decode_frame
 from objectcache.layout import DeliveryGeometry, PartShape
 
 SHAPE = PartShape(layers=(0, 1, 2), slice_bytes=(100, 100, 40), num_chunks=8)
@@ -121,8 +121,8 @@ def test_frames_land_at_their_final_offset_and_complete_their_unit() -> None:
 def test_a_span_larger_than_a_frame_is_verified_once_it_is_whole() -> None:
     reception = Reception(GEOMETRY, epoch=0, streams=1)
     whole = data_frame(0, 0, 8)
-    first = replace_frame(whole, data_bytes=500)
-    rest = replace_frame(whole, data_bytes=300, span_offset=500)
+    first = whole._replace(data_bytes=500)
+    rest = whole._replace(data_bytes=300, span_offset=500)
     assert reception.begin(0, first) == 0
     assert not reception.span_complete(0, first)
     assert reception.finish(0, first, 0) is None
@@ -243,17 +243,9 @@ def test_whatever_the_order_every_unit_is_announced_once_and_the_fence_holds(dat
         assert reception.complete
 
 
-def replace_frame(frame: Frame, **changes: int) -> Frame:
-    return frame._replace(**changes)
-
-
 def test_frames_survive_the_wire() -> None:
-    from objectcache.frames import decode_frame
-
-    frame = replace_frame(data_frame(2, 3, 4), unit=7, flags=1)._replace(digest=bytes(range(16)))
+    frame = data_frame(2, 3, 4)._replace(unit=7, flags=1, digest=bytes(range(16)))
     assert decode_frame(frame.encode()) == frame
     assert len(frame.encode()) == 64
     with pytest.raises(DeliveryError):
         decode_frame(b"\0" * 64)
-
-

@@ -9,6 +9,8 @@ import typer
 
 from objectcache.demo import DemoOptions, run_demo
 
+_DEFAULTS = DemoOptions()
+
 
 def add_to(app: typer.Typer) -> None:
     app.command("demo")(run)
@@ -17,9 +19,9 @@ def add_to(app: typer.Typer) -> None:
 def run(
     url: Annotated[str, typer.Option(help="A cache that is there already: a gateway or a directory.")] = "",
     direct: Annotated[bool, typer.Option(help="No gateway: the engines open the file store themselves.")] = False,
-    target: Annotated[str, typer.Option(help="How layers travel: tcp or http.")] = DemoOptions().target,
+    target: Annotated[str, typer.Option(help="How layers travel: tcp or http.")] = _DEFAULTS.target,
     data: Annotated[Path | None, typer.Option(help="Directory of the store (default: a temporary one).")] = None,
-    out: Annotated[Path, typer.Option(help="Directory for the picture.")] = DemoOptions().out,
+    out: Annotated[Path, typer.Option(help="Directory for the picture.")] = _DEFAULTS.out,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Write the picture there.")] = None,
     layers: Annotated[int | None, typer.Option(help="Layers of the model (default: 12).")] = None,

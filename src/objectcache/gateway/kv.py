@@ -57,6 +57,7 @@ from objectcache.workers.pool import WorkerOrderError, WorkerPool
 from objectcache.workers.uploads import ExpectedSegment
 
 UPLOAD_TIMEOUT_S = 60.0
+CANCEL_GRACE_S = 0.5
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
 
@@ -185,13 +186,17 @@ class KVRoutes:
     async def cancel(self, request: web.Request, bucket: str) -> web.StreamResponse:
         asked = CancelRequest.decode(await request.read())
         session = self._sessions.get(asked.session, bucket)
-        answer = await session.worker.ask(
+        order = session.worker.ask(
             "cancel",
             session=asked.session,
             delivery=asked.delivery,
             epoch=asked.epoch,
             timeout_s=asked.timeout_s,
         )
+        try:
+            answer = await asyncio.wait_for(order, asked.timeout_s + CANCEL_GRACE_S)
+        except TimeoutError:  # the worker hangs: whatever it had begun may still be written
+            return _answer(CancelAnswer(False).encode())
         return _answer(CancelAnswer(bool(answer["quiet"])).encode())
 
     # -- storing ----------------------------------------------------------------------------------
