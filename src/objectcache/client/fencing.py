@@ -25,7 +25,10 @@ class Fencer:
     def fence(self, session: DataSession, descriptor: Descriptor, destination: Destination) -> None:
         """Stop writing at once where that can be decided here; the rest in the background."""
         session.receivers.cancel(descriptor.delivery, descriptor.epoch)
-        self._executor.submit(self._fence, session, descriptor, destination)
+        try:
+            self._executor.submit(self._fence, session, descriptor, destination)
+        except RuntimeError:  # the cache is closed, and with it its connections
+            session.receivers.cut()
 
     def _fence(self, session: DataSession, descriptor: Descriptor, destination: Destination) -> None:
         try:
