@@ -163,7 +163,8 @@ def test_settings_that_cannot_be() -> None:
 
 
 def transfer(started_s: float, seconds: float, landed_s: tuple[float, ...] = ()) -> Transfer:
-    return Transfer(started_s, seconds, 4_000_000_000, sender_cpu_s=2.0, receiver_cpu_s=1.0, landed_s=landed_s)
+    answered_s = 0.25 if landed_s else None
+    return Transfer(started_s, seconds, 4_000_000_000, 2.0, 1.0, answered_s=answered_s, landed_s=landed_s)
 
 
 def test_a_transfer_in_figures() -> None:
@@ -183,6 +184,7 @@ def test_rows_of_transfers_tell_the_order_and_pair_up() -> None:
     assert rows["raw loop, 2K"]["at_s"] == [0.0, 4.0]
     assert rows["layerwise, 2K"]["at_s"] == [2.0, 7.0]
     assert rows["layerwise, 2K"]["samples"] == [2.0, 1.6]
+    assert rows["layerwise, 2K: request answered"]["samples"] == [250.0, 250.0]
     assert "raw loop, 2K: first layer" not in rows
     assert "layerwise, 2K: listings served" not in rows
     assert ratio_of(2048, list(rows.values()), "layerwise", "raw loop")["samples"] == [0.5, 0.8]

@@ -11,8 +11,9 @@ GB = 1e9
 class Transfer:
     """`started_s` is on time.perf_counter, `seconds` from asking to the last byte (or layer) in place.
 
-    `landed_s` is when each layer landed, counted from asking. CPU seconds are of the sending process or processes, and
-    of the receiving ones. `lists_per_s` are listings served meanwhile, if any were asked for.
+    `answered_s` is when the gateway had accepted, `landed_s` when each layer landed, both counted from asking. CPU
+    seconds are of the sending process or processes, and of the receiving ones. `lists_per_s` are listings served
+    meanwhile, if any were asked for.
     """
 
     started_s: float
@@ -20,6 +21,7 @@ class Transfer:
     payload_bytes: int
     sender_cpu_s: float
     receiver_cpu_s: float
+    answered_s: float | None = None
     landed_s: tuple[float, ...] = ()
     lists_per_s: float | None = None
 

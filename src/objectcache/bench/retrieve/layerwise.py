@@ -45,6 +45,7 @@ class LayerwiseClient:
         sender_cpu_s, receiver_cpu_s = self.gateway.worker_cpu_s(), self._receiver_cpu_s()
         start_s = time.perf_counter()
         with self.cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1)) as retrieval:
+            answered_s = time.perf_counter() - start_s
             landed_s = []
             for unit in retrieval:
                 landed_s.append(unit.landed_s - start_s)
@@ -55,6 +56,7 @@ class LayerwiseClient:
                 payload_bytes=match.payload_bytes,
                 sender_cpu_s=self.gateway.worker_cpu_s() - sender_cpu_s,
                 receiver_cpu_s=self._receiver_cpu_s() - receiver_cpu_s,
+                answered_s=answered_s,
                 landed_s=tuple(landed_s),
             )
             arrived(retrieval)

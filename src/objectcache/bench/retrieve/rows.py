@@ -48,7 +48,9 @@ def transfer_rows(context: int, measured: Mapping[str, Sequence[Transfer]]) -> l
 
 def _layer_rows(name: str, transfers: Sequence[Transfer], about: Mapping[str, object]) -> list[Row]:
     middle = sorted(transfers, key=lambda t: t.seconds)[len(transfers) // 2]
+    answered_ms = [t.answered_s * 1e3 for t in transfers if t.answered_s is not None]
     return [
+        sample_row(f"{name}: request answered", "ms", answered_ms, **about),
         sample_row(f"{name}: first layer", "ms", [t.first_layer_ms for t in transfers], **about),
         sample_row(f"{name}: first layer factor", "×", [t.first_layer_factor for t in transfers], **about),
         sample_row(f"{name}: {LANDED}, a median run", "ms", [at_s * 1e3 for at_s in middle.landed_s], **about),
