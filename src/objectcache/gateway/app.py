@@ -36,7 +36,7 @@ class UnknownRequestError(RequestError):
 
 
 class Gateway:
-    """One gateway. `start`, then `port` and `data_port` tell where it listens; `stop` drains."""
+    """One gateway. `start`, then `port` and `data_port` tell where it listens; `drain`, `close`."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
@@ -75,13 +75,17 @@ class Gateway:
         self.port = self._runner.addresses[0][1]
         self._ready = True
 
-    async def stop(self) -> None:
-        """Refuse new deliveries, let those under way end (`drain_s` at most), then close."""
+    async def drain(self) -> None:
+        """Refuse new deliveries, and let those under way end: `drain_s` at most. May be cancelled."""
         self._ready = False
         self._kv.draining = True
         until = time.monotonic() + self.config.drain_s
         while any(worker.load for worker in self._pool.workers) and time.monotonic() < until:
             await asyncio.sleep(DRAIN_POLL_S)
+
+    async def close(self) -> None:
+        """End everything, also what is still under way."""
+        self._ready = False
         if self._listener is not None:
             await self._listener.stop()
         await self._pool.stop()

@@ -29,13 +29,14 @@ async def _serve(config: GatewayConfig, on_ready: Callable[[Gateway], None]) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    await gateway.start()
-    on_ready(gateway)
-    await stop.wait()
-    draining = asyncio.create_task(gateway.stop())
-    hurrying = asyncio.create_task(hurry.wait())
-    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-    hurrying.cancel()
-    if not draining.done():
-        draining.cancel()
-    await asyncio.gather(draining, hurrying, return_exceptions=True)
+    try:
+        await gateway.start()
+        on_ready(gateway)
+        await stop.wait()
+        ways_out = {asyncio.create_task(gateway.drain()), asyncio.create_task(hurry.wait())}
+        _, other = await asyncio.wait(ways_out, return_when=asyncio.FIRST_COMPLETED)
+        for task in other:
+            task.cancel()
+        await asyncio.gather(*other, return_exceptions=True)
+    finally:
+        await gateway.close()

@@ -1,0 +1,87 @@
+"""A full store: what may go is evicted, the rest is dropped and counted, and hits go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from objectcache.cache import KVCache
+from objectcache.errors import StoreFullError
+from objectcache.keys import KeyChain, Namespace
+from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
+from tests.gateway.fixtures import StartGateway
+
+LAYOUT = flat_layout(4, 64 << 10)
+CHUNKS = 8
+SEGMENT_BYTES = 4 * (64 << 10) * CHUNKS  # and a little more
+LIMIT_BYTES = int(SEGMENT_BYTES * 4.5)
+
+
+def stored(cache: KVCache, namespace: Namespace, seed: int) -> KeyChain:
+    chain = prompt(namespace, CHUNKS, seed=seed)
+    store_parts(cache, namespace, chain)
+    return chain
+
+
+def matched(cache: KVCache, namespace: Namespace, chain: KeyChain) -> int:
+    """Matched chunks, without leaving a lease behind."""
+    match = cache.match(namespace, chain)
+    cache.release(match)
+    return match.tokens // LAYOUT.key_tokens
+
+
+def test_the_least_recently_used_goes_and_hits_go_on(own_gateway: StartGateway) -> None:
+    gateway = own_gateway(limit_bytes=LIMIT_BYTES)
+    namespace = new_namespace(LAYOUT)
+    with gateway.open() as cache:
+        chains = [stored(cache, namespace, seed) for seed in range(4)]
+        assert matched(cache, namespace, chains[0]) == CHUNKS  # used just now, so it stays
+        chains.append(stored(cache, namespace, 4))
+        held = [matched(cache, namespace, chain) for chain in chains]
+        assert held[0] == held[4] == CHUNKS
+        assert held[1] == 0
+        for chain, chunks in zip(chains, held, strict=True):
+            match = retrieve_and_check(cache, namespace, chain)
+            assert match.tokens == chunks * LAYOUT.key_tokens
+            cache.release(match)
+    assert gateway.metric("objectcache_core_evicted") >= 1
+    assert gateway.metric("objectcache_store_bytes") <= LIMIT_BYTES
+    assert gateway.metric("objectcache_core_dropped_full") == 0
+
+
+def test_leaves_go_before_the_prefixes_they_stand_on(own_gateway: StartGateway) -> None:
+    gateway = own_gateway(limit_bytes=LIMIT_BYTES)
+    namespace = new_namespace(LAYOUT)
+    with gateway.open() as cache:
+        long = prompt(namespace, 4 * CHUNKS)
+        store_parts(cache, namespace, long, cuts=[CHUNKS, 2 * CHUNKS, 3 * CHUNKS])
+        assert matched(cache, namespace, long) == 4 * CHUNKS
+        stored(cache, namespace, 7)
+        left = matched(cache, namespace, long)
+        assert 0 < left < 4 * CHUNKS, "the end of the long prompt is gone, its beginning is not"
+
+
+def test_what_a_lease_pins_stays_and_the_store_is_dropped_and_counted(own_gateway: StartGateway) -> None:
+    gateway = own_gateway(limit_bytes=LIMIT_BYTES)
+    namespace = new_namespace(LAYOUT)
+    with gateway.open() as cache:
+        chains = [stored(cache, namespace, seed) for seed in range(4)]
+        leased = [cache.match(namespace, chain) for chain in chains]
+        with pytest.raises(StoreFullError):
+            stored(cache, namespace, 9)
+        assert gateway.metric("objectcache_core_dropped_full") == 1
+        for chain in chains:
+            retrieve_and_check(cache, namespace, chain)
+        assert matched(cache, namespace, prompt(namespace, CHUNKS, seed=9)) == 0
+        for match in leased:
+            cache.release(match)
+
+
+def test_a_segment_larger_than_the_limit_evicts_nothing(own_gateway: StartGateway) -> None:
+    gateway = own_gateway(limit_bytes=LIMIT_BYTES)
+    namespace = new_namespace(LAYOUT)
+    with gateway.open() as cache:
+        chain = stored(cache, namespace, 0)
+        with pytest.raises(StoreFullError):
+            store_parts(cache, namespace, prompt(namespace, 8 * CHUNKS, seed=1))
+        assert matched(cache, namespace, chain) == CHUNKS
+    assert gateway.metric("objectcache_core_evicted") == 0
