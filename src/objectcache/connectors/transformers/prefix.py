@@ -62,8 +62,8 @@ class Delivery:
         self._on_end = on_end
         self._ending = threading.Lock()  # taken for good by whoever ends it
 
-    def take(self, layer: int, room: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, in host memory of their own.
+    def take(self, layer: int, room: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, on `device`, memory of their own.
 
         The last `room` tokens are the caller's to fill. Raises PrefixLoadError when the layer fails or its deadline
         passes; the delivery has then ended.
@@ -72,7 +72,8 @@ class Delivery:
         try:
             self._retrieval.wait(layer)
             waited_s = time.perf_counter() - asked_s
-            keys, values = from_slices(self._retrieval.view(layer), self._shape, self._chunk_tokens, room)
+            slices = self._retrieval.view(layer)
+            keys, values = from_slices(slices, self._shape, self._chunk_tokens, room=room, device=device)
             landed_s = self._retrieval.landed_s(layer) or asked_s
         except ObjectCacheError as error:
             self.error = self.error or error
@@ -134,8 +135,7 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _settle(self, room: int = 0, device: torch.device | None = None) -> None:
         """Have the prefix here, on `device` (default: the host), with `room` more tokens for the caller to fill."""
         if self._delivery is not None:
-            keys, values = self._delivery.take(self._index, room)
-            self.keys, self.values = keys.to(device or keys.device), values.to(device or values.device)
+            self.keys, self.values = self._delivery.take(self._index, room, device or torch.device("cpu"))
             self.dtype, self.device = self.keys.dtype, self.keys.device
             self.is_initialized = True
             self._delivery = None

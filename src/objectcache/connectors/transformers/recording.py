@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -98,9 +99,9 @@ class Recording(AbstractContextManager["Recording"]):
             return
         keys = keys.detach()[:, :, self.first_token : self.stop_token]
         values = values.detach()[:, :, self.first_token : self.stop_token]
-        to_host = _handover(keys)
+        computed = _Computed(keys.device)
         num_bytes = 2 * keys.numel() * keys.element_size()
-        job = self._guarded(lambda: self._write_layer(layer, *to_host(keys, values)))
+        job = self._guarded(lambda: self._write_layer(layer, keys, values, computed))
         if not self._background.submit(job, num_bytes, wait=wait):
             self._drop(None)
             self._queue_discard()
@@ -159,16 +160,17 @@ class Recording(AbstractContextManager["Recording"]):
 
         return run
 
-    def _write_layer(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _write_layer(self, layer: int, keys: torch.Tensor, values: torch.Tensor, computed: _Computed) -> None:
         if layer != self._next_layer:
             raise RequestError(f"layer {layer} came where {self._next_layer} was expected")
         if layer == 0:
             self._open_uploads()
+        if self._uploads:
+            with computed.elsewhere():
+                slices = to_slices(keys, values, self._chunk_tokens)
         for upload in self._uploads:
-            start = (upload.header.depth - self._first) * self._chunk_tokens
-            stop = start + upload.header.num_chunks * self._chunk_tokens
-            slices = to_slices(keys[:, :, start:stop], values[:, :, start:stop], self._chunk_tokens)
-            upload.write_layer(slices.data.cast("B"))
+            start = upload.header.depth - self._first
+            upload.write_layer(slices[start : start + upload.header.num_chunks].data.cast("B"))
         self._next_layer += 1
 
     def _open_uploads(self) -> None:
@@ -209,21 +211,32 @@ class Recording(AbstractContextManager["Recording"]):
             self._done.set()
 
 
-def _handover(
-    states: torch.Tensor,
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """How another thread gets tensors like `states` into host memory, once the work queued so far is done."""
-    if states.device.type != "cuda":
-        return lambda keys, values: (keys.cpu(), values.cpu())
-    cuda: Any = torch.cuda  # untyped
-    ready = cuda.Event()
-    ready.record(cuda.current_stream(states.device))
+class _Computed:
+    """The moment at which all that the calling thread has queued on `device` so far is computed."""
 
-    def copy(keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # A stream of its own: on the forward's, the copy would wait for all layers after this one.
-        stream = cuda.Stream(keys.device)
-        with cuda.stream(stream):
-            stream.wait_event(ready)
-            return keys.cpu(), values.cpu()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._event: Any = None
+        if device.type == "cuda":
+            self._event = _CUDA.Event()
+            self._event.record(_CUDA.current_stream(device))
 
-    return copy
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Work queued inside begins at that moment, beside what the calling thread has queued since."""
+        if self._event is None:
+            yield
+            return
+        stream = _side_stream(self._device)
+        with _CUDA.stream(stream):
+            stream.wait_event(self._event)
+            yield
+
+
+_CUDA: Any = torch.cuda  # untyped
+
+
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """One for all: every stream has memory of its own that torch keeps."""
+    return _CUDA.Stream(device)

@@ -1,7 +1,7 @@
 """Between a layer's K and V as transformers keeps them and slices as they are stored.
 
-A slice is one chunk of one layer, [2, kv_heads, chunk_tokens, head_dim] in the model's dtype: K, then V. Copies go
-through numpy: one thread, the interpreter lock released, and no second pool of torch threads beside the forward's.
+A slice is one chunk of one layer, [2, kv_heads, chunk_tokens, head_dim] in the model's dtype: K, then V. They are
+rearranged where the model computes: on an accelerator, what crosses to the host and back are slices, in one piece.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 _RAW_DTYPE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_HOST = torch.device("cpu")
 _RAW_NUMPY = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
@@ -38,31 +39,37 @@ class KVShape:
 def to_slices(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> npt.NDArray[np.uint8]:
     """Slices of K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, in host memory: uint8 array (n, slice_bytes).
 
-    One copy, contiguous.
+    Contiguous, in memory of its own.
     """
     _, heads, tokens, dim = keys.shape
     chunks = tokens // chunk_tokens
-    out = np.empty((chunks, 2, heads, chunk_tokens, dim), dtype=_RAW_NUMPY[keys.element_size()])
-    for which, states in enumerate((keys, values)):
-        out[:, which] = _raw(states)[0].reshape(heads, chunks, chunk_tokens, dim).swapaxes(0, 1)
+    if keys.device.type == "cpu":
+        # By numpy: one thread, instead of a second pool of torch's beside the forward's.
+        out = np.empty((chunks, 2, heads, chunk_tokens, dim), dtype=_RAW_NUMPY[keys.element_size()])
+        for which, states in enumerate((keys, values)):
+            out[:, which] = _raw(states)[0].reshape(heads, chunks, chunk_tokens, dim).swapaxes(0, 1)
+    else:
+        both = torch.stack((keys[0], values[0])).view(2, heads, chunks, chunk_tokens, dim)
+        slices = both.permute(2, 0, 1, 3, 4).contiguous()
+        host = torch.empty(slices.shape, dtype=slices.dtype, pin_memory=slices.is_cuda)
+        out = _raw(host.copy_(slices))
     return out.view(np.uint8).reshape(chunks, -1)
 
 
 def from_slices(
-    slices: npt.NDArray[np.uint8], shape: KVShape, chunk_tokens: int, room: int = 0
+    slices: npt.NDArray[np.uint8], shape: KVShape, chunk_tokens: int, *, room: int = 0, device: torch.device = _HOST
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V in host memory of their own, [1, kv_heads, n * chunk_tokens + room, head_dim] each: one copy of `slices`.
+    """K and V, [1, kv_heads, n * chunk_tokens + room, head_dim] each, on `device`, in memory of their own.
 
     The last `room` tokens are left for the caller to fill.
     """
     chunks = slices.shape[0]
     tokens = chunks * chunk_tokens
-    out = torch.empty((2, 1, shape.kv_heads, tokens + room, shape.head_dim), dtype=shape.dtype)
-    # Viewed by torch, which refuses where numpy's reshape would quietly make a copy.
-    raw = _raw(out[:, 0, :, :tokens].view(2, shape.kv_heads, chunks, chunk_tokens, shape.head_dim))
-    source = slices.view(_RAW_NUMPY[out.element_size()])
-    source = source.reshape(chunks, 2, shape.kv_heads, chunk_tokens, shape.head_dim)
-    np.copyto(raw, source.transpose(1, 2, 0, 3, 4))
+    source = torch.from_numpy(slices).to(device).view(shape.dtype)
+    source = source.view(chunks, 2, shape.kv_heads, chunk_tokens, shape.head_dim)
+    out = torch.empty((2, 1, shape.kv_heads, tokens + room, shape.head_dim), dtype=shape.dtype, device=device)
+    prefix = out[:, 0, :, :tokens].view(2, shape.kv_heads, chunks, chunk_tokens, shape.head_dim)
+    prefix.copy_(source.permute(1, 2, 0, 3, 4))
     return out[0], out[1]
 
 
