@@ -80,9 +80,13 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_packages
+@pytest.mark.timeout(300)
 def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
+    import torch
+
     from objectcache.demo.engine import run_job
 
+    torch.set_num_threads(1)
     text = io.StringIO()
     options = DemoOptions(
         direct=True,
@@ -116,6 +120,7 @@ def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
 
 
 @needs_packages
+@pytest.mark.timeout(300)
 def test_two_processes_and_a_gateway_between_them(tmp_path: Path) -> None:
     options = DemoOptions(short=True, layers=1, target="tcp", out=tmp_path)
     figures = run_demo(options, Console(file=io.StringIO())).figures

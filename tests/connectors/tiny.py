@@ -10,6 +10,9 @@ import transformers
 
 from objectcache.connectors.transformers import TransformersConnector
 
+# Models this small gain nothing from more threads, which spin, and starve the others on a machine that is busy.
+torch.set_num_threads(1)
+
 CONFIG: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 64,
