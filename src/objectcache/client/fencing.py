@@ -34,8 +34,8 @@ class Fencer:
         try:
             if not session.dead:
                 body = CancelRequest(session.id, descriptor.delivery, descriptor.epoch, self._fence_s).encode()
-                answer = session.http.request("DELETE", f"/{self._bucket}?kv-delivery", body)
-                CancelAnswer.decode(answer)
+                path = f"/{self._bucket}?kv-delivery"
+                CancelAnswer.decode(session.http.request("DELETE", path, body, timeout_s=2 * self._fence_s))
         except ObjectCacheError as error:
             log.info("delivery %d could not be cancelled: %s", descriptor.delivery, error)
         if not destination.wait_fenced(self._fence_s):

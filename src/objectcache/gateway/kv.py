@@ -57,6 +57,7 @@ from objectcache.workers.pool import WorkerOrderError, WorkerPool
 from objectcache.workers.uploads import ExpectedSegment
 
 UPLOAD_TIMEOUT_S = 60.0
+CANCEL_GRACE_S = 0.2
 CANCEL_GRACE_S = 0.5
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
