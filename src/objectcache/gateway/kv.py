@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -58,7 +57,6 @@ from objectcache.workers.uploads import ExpectedSegment
 
 UPLOAD_TIMEOUT_S = 60.0
 CANCEL_GRACE_S = 0.2
-CANCEL_GRACE_S = 0.5
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
 
@@ -271,7 +269,7 @@ def _store_request(request: web.Request) -> StoreRequest:
     encoded = request.headers.get(STORE_HEADER, "")
     try:
         return StoreRequest.decode(base64.b64decode(encoded, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:  # also for text that is not ASCII
         raise RequestError(f"the {STORE_HEADER} header must be base64: {error}") from error
 
 
