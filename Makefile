@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Named, because a newer one brings gigabytes of CUDA packages from some registries.
 TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
-BENCH_ARGS ?=
+BENCH_ARGS ?= retrieve
 
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -14,7 +14,7 @@ from aiohttp import web
 from objectcache.config import GatewayConfig
 from objectcache.errors import ObjectCacheError, RequestError
 from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.handoff import expect_later
+from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.objects import ObjectRoutes
@@ -33,6 +33,13 @@ class UnknownRequestError(RequestError):
 
     code = "MethodNotAllowed"
     status = 405
+
+
+class EntityTooLargeError(RequestError):
+    """A body that is held in memory, beyond MAX_MESSAGE_BYTES."""
+
+    code = "EntityTooLarge"
+    status = 413
 
 
 class Gateway:
@@ -110,13 +117,14 @@ class Gateway:
         operation = "unknown"
         try:
             operation, response = await self._dispatch(request)
-        except ObjectCacheError as error:
+        except (ObjectCacheError, web.HTTPRequestEntityTooLarge) as problem:
+            error = problem if isinstance(problem, ObjectCacheError) else EntityTooLargeError(problem.text or "")
             body = error_body(error, request.path, request_id)
             if request.method == "HEAD":
                 body = b""
             response = web.Response(status=error.status, body=body, content_type="application/xml")
-            if not request.content.at_eof():
-                response.force_close()  # a body that nobody will read
+            if not request.content.at_eof() or awaits_continue(request):
+                response.force_close()  # a body that nobody will read, or that a worker has read a part of
             log.info("%s %s: %s: %s", request.method, request.path, error.code, error)
         if not response.prepared:
             with suppress(RuntimeError):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 from collections.abc import Callable
 
 from objectcache.config import GatewayConfig
 from objectcache.gateway.app import Gateway
+
+SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(config: GatewayConfig, on_ready: Callable[[Gateway], None] = lambda gateway: None) -> None:
@@ -29,8 +33,11 @@ async def _serve(config: GatewayConfig, on_ready: Callable[[Gateway], None]) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
+    # Requests are answered on one thread while others list and commit: a waiting request must not wait long.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         await gateway.start()
+        gc.freeze()  # what is here now stays: a full collection need not look at it
         on_ready(gateway)
         await stop.wait()
         ways_out = {asyncio.create_task(gateway.drain()), asyncio.create_task(hurry.wait())}

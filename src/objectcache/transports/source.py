@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from objectcache.errors import IntegrityError, RangeError
-from objectcache.frames import MAX_FRAME_BYTES, PIECE, Frame, FrameType
+from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PIECE, Frame, FrameType
 from objectcache.integrity import LayerBinding
-from objectcache.layout import DIGEST_BYTES
+from objectcache.layout import DIGEST_BYTES, LayerRow
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
@@ -80,14 +81,25 @@ def _run_spans(
 
 def wire_bytes(plan: Plan) -> int:
     """Bytes of all DATA frames of a plan: headers, further digests and data."""
+    # Layers are mostly alike, and so are segments: few shapes make up a plan of thousands of runs.
     total = 0
-    for layer_run in plan.layer_runs():
-        size = layer_run.row.slice_bytes
-        for span in layer_run.spans():
-            count = span.stop - span.first
-            frames = -(-count * size // MAX_FRAME_BYTES)
-            extra = 0 if span.piece is not None else (count - 1) * DIGEST_BYTES
-            total += count * size + frames * (len(Frame(FrameType.END, 0, 0).encode()) + extra)
+    for part in plan.parts:
+        layers = zip(part.shape.layers, part.shape.slice_bytes, strict=True)
+        sizes = Counter(size for layer, size in layers if layer >= plan.from_layer)
+        runs = Counter((run.geometry.num_chunks, run.first, run.stop) for run in part.runs)
+        for (chunks, first, stop), run_times in runs.items():
+            for size, layer_times in sizes.items():
+                total += run_times * layer_times * _run_wire_bytes(LayerRow(chunks, size), first, stop)
+    return total
+
+
+def _run_wire_bytes(row: LayerRow, first: int, stop: int) -> int:
+    total = 0
+    for span in row.spans(first, stop):
+        count = span.stop - span.first
+        frames = -(-count * row.slice_bytes // MAX_FRAME_BYTES)
+        extra = 0 if span.piece is not None else (count - 1) * DIGEST_BYTES
+        total += count * row.slice_bytes + frames * (FRAME_HEADER_BYTES + extra)
     return total
 
 
