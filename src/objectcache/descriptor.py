@@ -19,6 +19,7 @@ MAX_DESCRIPTOR_BYTES = 1 << 20
 MAX_CHUNK_INDEX = 1 << 24
 MAX_PARTS = 256
 MAX_DEADLINE_S = 3600.0
+MAX_ITEMS = 1 << 14
 ID_BYTES = 16
 
 _T = TypeVar("_T")
@@ -208,7 +209,8 @@ class FieldReader:
 def unpack_map(data: bytes, where: str, error: Callable[[str], Exception] = DescriptorError) -> FieldReader:
     """A msgpack map as a FieldReader. Raises `error` for anything else."""
     try:
-        return FieldReader(msgpack.unpackb(data), where, error)
+        # Arrays are allocated by the length they claim, and may be nested.
+        return FieldReader(msgpack.unpackb(data, max_array_len=MAX_ITEMS), where, error)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as problem:
         raise error(f"{where} is not msgpack, or cut short: {problem}") from problem
 
@@ -276,5 +278,8 @@ def _decode_part(fields: FieldReader) -> DescriptorPart:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    """For a message. What is large or nested is not spelt out: that could take long, and nest too deep for `repr`."""
+    if isinstance(value, list | dict | bytes) and len(value) > (32 if isinstance(value, bytes) else 0):
+        return f"{type(value).__name__} of {len(value)}"
+    text = repr(value[:40] if isinstance(value, str) else value)
     return text if len(text) <= 40 else text[:37] + "…"

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgpack
 
-from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_PARTS, FieldReader, unpack_map
+from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_ITEMS, MAX_PARTS, FieldReader, unpack_map
 from objectcache.errors import RequestError
 from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.layout import MAX_GROUPS, MAX_SHARDS
 
 MESSAGE_VERSION = 1
 MAX_MESSAGE_BYTES = 64 << 20
-MAX_COMMIT = 1 << 14
+MAX_COMMIT = MAX_ITEMS
 MAX_SEGMENT_BYTES = 1 << 44
 
 

@@ -113,7 +113,8 @@ class Gateway:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         started_s = time.perf_counter()
-        request_id = request.headers.get("x-kv-trace") or secrets.token_hex(8)
+        trace = request.headers.get("x-kv-trace", "").encode("ascii", "replace").decode()  # it goes into a header again
+        request_id = trace or secrets.token_hex(8)
         operation = "unknown"
         try:
             operation, response = await self._dispatch(request)

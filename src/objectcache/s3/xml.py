@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from xml.etree import ElementTree
@@ -10,6 +11,7 @@ from xml.sax.saxutils import escape
 from objectcache.errors import ObjectCacheError, error_from_code
 from objectcache.stores import ObjectInfo
 
+_UNPRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -65,5 +67,5 @@ def list_body(
 
 
 def _printable(text: str) -> str:
-    """XML 1.0 has no control characters, escaped or not."""
-    return "".join(char if char >= " " or char in "\t\n\r" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    """XML 1.0 has no control characters and no lone surrogates (header bytes that are no UTF-8), escaped or not."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)

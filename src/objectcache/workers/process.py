@@ -127,6 +127,8 @@ class Worker:
                 send_all(sock, message["head"], more=True)
             except OSError:
                 sock.close()
+                with self._lock:
+                    self._sessions.pop(message["session"], None)
                 self._answer(message, DeliveryError("the client went away"))
                 return
             self._start(message, session)

@@ -1,0 +1,166 @@
+"""Bodies of the KV sub-resources: what comes back is what was encoded, and whatever is wrong is named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectcache.descriptor import MAX_PARTS
+from objectcache.errors import RequestError
+from objectcache.messages import (
+    MAX_COMMIT,
+    CancelAnswer,
+    CancelRequest,
+    CommitRequest,
+    MatchAnswer,
+    MatchRequest,
+    ReleaseRequest,
+    RetrieveAnswer,
+    SessionAnswer,
+    SessionRequest,
+    StoreRequest,
+)
+from tests.fuzzing import HOSTILE, Path, answers_properly, mutated, paths, replaced, without
+from tests.golden.wire import MESSAGES
+
+KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
+VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
+FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
+TEXTS = {"http_host", "data_host", "segment"}
+NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s"}
+LISTS = {"parts", "commit", "discard"}
+
+
+def refusal(kind: str, fields: object) -> str:
+    """Why a message of `kind` with `fields` is refused."""
+    with pytest.raises(RequestError) as error:
+        KINDS[kind].decode(msgpack.packb(fields))
+    return str(error.value)
+
+
+def test_all_messages_are_tried() -> None:
+    kinds = {
+        MatchRequest, MatchAnswer, SessionRequest, SessionAnswer, RetrieveAnswer, CancelRequest, CancelAnswer,
+        StoreRequest, CommitRequest, ReleaseRequest,
+    }  # fmt: skip
+    assert set(KINDS.values()) == kinds
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_what_is_encoded_is_decoded(message: Any) -> None:
+    assert type(message).decode(message.encode()) == message
+
+
+@given(
+    st.text(max_size=1024),
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, 63),
+    st.integers(0, 4095),
+    st.integers(0, (1 << 24) - 1),
+)
+def test_any_store_request(segment: str, key: bytes, group: int, shard: int, first: int) -> None:
+    message = StoreRequest(segment, key, group, shard, key[::-1], first, first + 1)
+    assert StoreRequest.decode(message.encode()) == message
+
+
+@given(st.lists(st.text(max_size=50), max_size=20), st.lists(st.text(max_size=50), max_size=20))
+def test_any_commit(commit: list[str], discard: list[str]) -> None:
+    message = CommitRequest(tuple(commit), tuple(discard))
+    assert CommitRequest.decode(message.encode()) == message
+
+
+@pytest.mark.parametrize(("kind", "path"), FIELDS, ids=str)
+def test_a_missing_field_is_named(kind: str, path: Path) -> None:
+    message = refusal(kind, without(VALID[kind], path))
+    assert "missing" in message
+    assert str(path[-1]) in message
+
+
+@pytest.mark.parametrize("wrong", [None, True, "7", b"7", -1, 1.5, [None], {}], ids=repr)
+@pytest.mark.parametrize(("kind", "path"), FIELDS, ids=str)
+def test_a_field_of_another_type_is_named(kind: str, path: Path, wrong: object) -> None:
+    name = str(path[-1])
+    if (name in TEXTS and isinstance(wrong, str)) or (name in NUMBERS and isinstance(wrong, float)):
+        assert KINDS[kind].decode(msgpack.packb(replaced(VALID[kind], path, wrong)))
+        return
+    message = refusal(kind, replaced(VALID[kind], path, wrong))
+    assert name in message or (name == "keys" and "chunk keys" in message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        *[(kind, ("version",), version) for kind in KINDS for version in (0, 2, 1 << 40)],
+        ("MatchRequest", ("namespace",), bytes(31)),
+        ("MatchRequest", ("keys",), bytes(33)),
+        ("MatchRequest", ("parts",), [{"group": 0, "shard": 0}] * (MAX_PARTS + 1)),
+        ("MatchRequest", ("parts", 0, "group"), 64),
+        ("MatchRequest", ("parts", 0, "shard"), 4096),
+        ("MatchAnswer", ("tokens",), (1 << 40) + 1),
+        ("MatchAnswer", ("parts", 0, "stop"), (1 << 24) + 1),
+        ("MatchAnswer", ("lease",), bytes(15)),
+        ("MatchAnswer", ("ttl_s",), math.nan),
+        ("MatchAnswer", ("rate_bytes_s",), math.inf),
+        ("MatchAnswer", ("layers_per_unit",), (1 << 20) + 1),
+        ("SessionRequest", ("streams",), 0),
+        ("SessionRequest", ("streams",), (1 << 16) + 1),
+        ("SessionAnswer", ("session",), b""),
+        ("SessionAnswer", ("http_host",), "h" * 257),
+        ("SessionAnswer", ("http_port",), 0),
+        ("SessionAnswer", ("data_port",), 65536),
+        ("RetrieveAnswer", ("layers_per_unit",), 0),
+        ("RetrieveAnswer", ("payload_bytes",), (1 << 50) + 1),
+        ("CancelRequest", ("session",), bytes(17)),
+        ("CancelRequest", ("delivery",), -1),
+        ("CancelRequest", ("epoch",), 1 << 32),
+        ("CancelRequest", ("timeout_s",), 61.0),
+        ("CancelRequest", ("timeout_s",), math.nan),
+        ("CancelAnswer", ("quiet",), 2),
+        ("StoreRequest", ("segment",), "s" * 1025),
+        ("StoreRequest", ("namespace",), bytes(33)),
+        ("StoreRequest", ("group",), 64),
+        ("StoreRequest", ("shard",), 4096),
+        ("StoreRequest", ("leaf",), bytes(16)),
+        ("StoreRequest", ("stop",), (1 << 24) + 1),
+        ("CommitRequest", ("commit",), ["x"] * (MAX_COMMIT + 1)),
+        ("CommitRequest", ("commit", 0), 7),
+        ("CommitRequest", ("discard", 0), b"bytes"),
+        ("ReleaseRequest", ("lease",), b""),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_value_out_of_range_is_named(kind: str, path: Path, wrong: object) -> None:
+    field = next(name for name in reversed(path) if isinstance(name, str))
+    message = refusal(kind, replaced(VALID[kind], path, wrong))
+    too_many = isinstance(wrong, list) and len(wrong) > MAX_COMMIT  # refused before it is known what it is
+    assert "max_array_len" in message if too_many else field in message or "chunk keys" in message
+
+
+@pytest.mark.parametrize(("first", "stop"), [(3, 3), (4, 3), (0, 0)])
+def test_a_store_request_needs_a_range(first: int, stop: int) -> None:
+    assert f"[{first}, {stop})" in refusal("StoreRequest", {**VALID["StoreRequest"], "first": first, "stop": stop})
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_bytes_are_refused_quickly(kind: str, data: bytes) -> None:
+    assert answers_properly(KINDS[kind].decode, data)
+
+
+@given(st.sampled_from(sorted(KINDS)), st.binary(max_size=200))
+def test_any_bytes(kind: str, data: bytes) -> None:
+    assert answers_properly(KINDS[kind].decode, data)
+
+
+@given(st.data())
+def test_nearly_right_is_refused_or_means_what_it_says(data: st.DataObject) -> None:
+    message: Any = data.draw(st.sampled_from(MESSAGES))
+    encoded = data.draw(mutated(message.encode()))
+    decode = type(message).decode
+    if answers_properly(decode, encoded) is None:
+        assert decode(decode(encoded).encode()) == decode(encoded)
