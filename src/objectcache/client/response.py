@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import struct
 import threading
 
 from objectcache.client.http import GatewayHttp
 from objectcache.descriptor import Descriptor
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
 from objectcache.transports.receiver import Expected, Receiver, stream_error
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class ResponseReception:
@@ -42,6 +45,8 @@ class ResponseReception:
             connection = self._connection
             if connection is not None and connection.sock is not None:
                 with contextlib.suppress(OSError):
+                    # Closing must reset the connection: a sender that waits for our window would not notice an end.
+                    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
