@@ -57,6 +57,7 @@ from objectcache.workers.uploads import ExpectedSegment
 
 UPLOAD_TIMEOUT_S = 60.0
 CANCEL_GRACE_S = 0.2
+GONE_POLL_S = 0.25
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
 
@@ -140,14 +141,18 @@ class KVRoutes:
             wire_bytes(plan) + FRAME_HEADER_BYTES,
             {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
         )
-        worker = self._pool.pick()
+        worker, session_id = self._pool.pick(), secrets.token_bytes(16)
         ended = worker.order(
             "respond",
             fds=[request_socket(request).fileno()],
             head=head,
-            **self._order(core, descriptor, plan, secrets.token_bytes(16)),
+            **self._order(core, descriptor, plan, session_id),
         )
         self._watch(ended, core, descriptor.target.kind)
+        while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
+            if request.transport is None or request.transport.is_closing():
+                # Nobody reads any more. The worker, waiting for a window to open, may not be told.
+                worker.tell("end_session", session=session_id)
         try:
             await ended
         except WorkerOrderError:

@@ -143,10 +143,15 @@ class SenderSession:
         """Cut every stream; deliveries under way fail."""
         with self._changed:
             self._closed = True
-            for sock in self._sockets:
+            for stream, sock in enumerate(self._sockets):
                 if sock is not None:
                     _cut(sock)
+                    continue
+                for active in self._active:
+                    active.state.lose(stream)  # it will never be attached
+            over = self._retire()
             self._changed.notify_all()
+        _tell(over)
 
     @property
     def idle(self) -> bool:
