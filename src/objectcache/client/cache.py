@@ -35,6 +35,7 @@ from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKin
 from objectcache.errors import (
     ConfigError,
     GatewayUnavailableError,
+    IntegrityError,
     NamespaceMismatchError,
     ObjectCacheError,
     SessionNotFoundError,
@@ -152,7 +153,7 @@ class GatewayCache(KVCache):
         session = self._open_session()
         descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
         destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
-        expected = _expected(descriptor, selected, session.streams, retrieval, destination)
+        expected = self._expected(descriptor, selected, session.streams, retrieval, destination)
         session.receivers.expect(expected, destination.buffer.offset)
         try:
             body = session.http.request(
@@ -175,10 +176,35 @@ class GatewayCache(KVCache):
         destination: Destination,
     ) -> None:
         descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.HTTP))
-        expected = _expected(descriptor, selected, 1, retrieval, destination)
+        expected = self._expected(descriptor, selected, 1, retrieval, destination)
         reception = ResponseReception(self._http, expected, verify=self.options.verify)
         destination.begin(cancel=reception.cancel)
         reception.start(self._path("kv-retrieve"), descriptor)
+
+    def _expected(
+        self,
+        descriptor: Descriptor,
+        selected: Sequence[MatchedPart],
+        streams: int,
+        retrieval: Retrieval,
+        destination: Destination,
+    ) -> Expected:
+        def failed(error: ObjectCacheError) -> None:
+            retrieval.fail(error)
+            if isinstance(error, IntegrityError):
+                self._fencer.report_damage(self._http, descriptor)
+
+        return Expected(
+            delivery=descriptor.delivery,
+            epoch=descriptor.epoch,
+            geometry=retrieval.geometry,
+            parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in selected],
+            memory=retrieval.memory,
+            streams=streams,
+            on_unit=retrieval.land,
+            on_failed=failed,
+            on_fenced=destination.fence,
+        )
 
     def _descriptor(
         self,
@@ -273,23 +299,3 @@ class GatewayCache(KVCache):
         self._fencer.close()
         self._http.close()
         self.pool.close()
-
-
-def _expected(
-    descriptor: Descriptor,
-    selected: Sequence[MatchedPart],
-    streams: int,
-    retrieval: Retrieval,
-    destination: Destination,
-) -> Expected:
-    return Expected(
-        delivery=descriptor.delivery,
-        epoch=descriptor.epoch,
-        geometry=retrieval.geometry,
-        parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in selected],
-        memory=retrieval.memory,
-        streams=streams,
-        on_unit=retrieval.land,
-        on_failed=retrieval.fail,
-        on_fenced=destination.fence,
-    )

@@ -1,11 +1,14 @@
-"""Carrying out cancellations, so that destinations can be used again."""
+"""Done about deliveries in the background: cancelling them, so that memory can be used again; reporting damage."""
 
 from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 
 from objectcache.cache.destination import Destination
+from objectcache.client.http import GatewayHttp
 from objectcache.client.session import DataSession
 from objectcache.descriptor import Descriptor
 from objectcache.errors import ObjectCacheError
@@ -41,6 +44,19 @@ class Fencer:
         if not destination.wait_fenced(self._fence_s):
             log.warning("delivery %d hangs in a frame: cutting its connections", descriptor.delivery)
             session.receivers.cut()
+
+    def report_damage(self, http: GatewayHttp, descriptor: Descriptor) -> None:
+        """Tell the gateway that what arrived was not what was committed, in the background: it looks for itself."""
+        body = replace(descriptor, lease=b"").encode()
+
+        def report() -> None:
+            try:
+                http.request("POST", f"/{self._bucket}?kv-damage", body)
+            except ObjectCacheError as error:
+                log.info("damage could not be reported: %s", error)
+
+        with suppress(RuntimeError):  # the cache is closed
+            self._executor.submit(report)
 
     def close(self) -> None:
         self._executor.shutdown(wait=False)

@@ -24,6 +24,7 @@ from objectcache.errors import (
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.damage import DamageRoute
 from objectcache.gateway.explain import ExplainRoute
 from objectcache.gateway.handoff import (
     HandedOffResponse,
@@ -89,6 +90,7 @@ class KVRoutes:
             ("PUT", "kv-namespace"): self.namespace,
             ("PUT", "kv-store"): self.store,
             ("POST", "kv-commit"): self.commit,
+            ("POST", "kv-damage"): DamageRoute(buckets, pool).report,
             ("POST", "kv-explain"): ExplainRoute(buckets).explain,
         }
 
@@ -121,7 +123,7 @@ class KVRoutes:
         self._refuse_when_draining()
         self._buckets.get(bucket)
         asked = SessionRequest.decode(await request.read())
-        opened = self._sessions.open(self._pool, bucket, asked.streams)
+        opened = self._sessions.open(await self._pool.living(), bucket, asked.streams)
         return _answer(SessionAnswer(opened.id, *self._data_endpoint(request)).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ class KVRoutes:
             wire_bytes(plan) + FRAME_HEADER_BYTES,
             {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
         )
-        worker, session_id = self._pool.pick(), secrets.token_bytes(16)
+        worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         ended = worker.order(
             "respond",
             fds=[request_socket(request).fileno()],
@@ -235,9 +237,10 @@ class KVRoutes:
             slice_bytes=shard.slice_bytes,
         )
         with await asyncio.to_thread(core.reserve, length):
+            worker = await self._pool.living()  # before the socket's number is taken, which may become another's
             async with body_socket(request) as (fd, go_ahead):
                 try:
-                    answer = await self._pool.pick().ask(
+                    answer = await worker.ask(
                         "receive",
                         fds=[fd],
                         store=core.store.url,

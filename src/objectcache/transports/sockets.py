@@ -6,9 +6,8 @@ import os
 import select
 import socket
 
-from objectcache.errors import GatewayUnavailableError
+from objectcache.errors import GatewayUnavailableError, IntegrityError
 from objectcache.stores import ObjectReader
-from objectcache.transports.source import check_whole
 
 _COPY_BYTES = 1 << 20
 
@@ -51,7 +50,8 @@ def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: i
             _wait(sock, select.POLLOUT)
             continue
         if count == 0:
-            check_whole(sent, length)
+            message = f"{reader.info.name} is truncated: {sent} of {length} bytes of a range could be read"
+            raise IntegrityError(message, segment=reader.info.name)
         sent += count
 
 

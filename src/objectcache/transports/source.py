@@ -101,9 +101,3 @@ def _run_wire_bytes(row: LayerRow, first: int, stop: int) -> int:
         extra = 0 if span.piece is not None else (count - 1) * DIGEST_BYTES
         total += count * row.slice_bytes + frames * (FRAME_HEADER_BYTES + extra)
     return total
-
-
-def check_whole(sent: int, wanted: int) -> None:
-    """Raises IntegrityError when an object ended before a range that its commit record promises."""
-    if sent != wanted:
-        raise IntegrityError(f"a segment is truncated: {sent} of {wanted} bytes of a range could be read")

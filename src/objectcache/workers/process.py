@@ -24,6 +24,7 @@ from objectcache.transports.source import Outgoing, spans_of
 from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
+from objectcache.workers.verifying import is_damaged
 
 REAP_INTERVAL_S = 0.5
 UNLIMITED_BYTES = 1 << 62
@@ -52,6 +53,7 @@ class Worker:
             "cancel": self._cancel,
             "send_object": self._send_object,
             "receive": self._receive,
+            "verify": self._verify,
         }
         while (received := self._channel.receive()) is not None:
             message, fds = received
@@ -230,6 +232,18 @@ class Worker:
                     self._answer(message, StoreUnavailableError(f"the upload broke off: {error}"))
 
         _in_thread("receive", receive)
+
+    def _verify(self, message: Message, fds: list[int]) -> None:
+        """Read segments whole; which of them are damaged or gone."""
+
+        def verify() -> None:
+            store = self._store(message["store"])
+            try:
+                self._answer(message, damaged=[name for name in message["segments"] if is_damaged(store, name)])
+            except ObjectCacheError as error:
+                self._answer(message, error)
+
+        _in_thread("verify", verify)
 
 
 def _listen(session: SenderSession, sock: socket.socket) -> None:
