@@ -51,8 +51,9 @@ class ObjectRoutes:
         _refuse_reserved(name)
         length = content_length(request)
         with await asyncio.to_thread(core.reserve, length):
+            worker = await self._pool.living()  # before the socket's number is taken, which may become another's
             async with body_socket(request) as (fd, go_ahead):
-                answer = await self._pool.pick().ask(
+                answer = await worker.ask(
                     "receive",
                     fds=[fd],
                     store=core.store.url,
@@ -80,7 +81,7 @@ class ObjectRoutes:
             return web.Response(body=body, status=206 if partial else 200, headers=headers)
         status = "206 Partial Content" if partial else "200 OK"
         try:
-            await self._pool.pick().ask(
+            await (await self._pool.living()).ask(
                 "send_object",
                 fds=[request_socket(request).fileno()],
                 head=response_head(stop - first, headers, status=status),

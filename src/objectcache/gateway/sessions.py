@@ -13,7 +13,7 @@ from typing import Any
 from objectcache.descriptor import ID_BYTES
 from objectcache.errors import ObjectCacheError, RequestError, SessionNotFoundError
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_frame
-from objectcache.workers.pool import WorkerHandle, WorkerPool
+from objectcache.workers.pool import WorkerHandle
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class SessionTable:
     def __init__(self) -> None:
         self._sessions: dict[bytes, Session] = {}
 
-    def open(self, pool: WorkerPool, bucket: str, streams: int) -> Session:
-        """A new session on the least loaded worker. Raises RequestError for an absurd number of streams."""
+    def open(self, worker: WorkerHandle, bucket: str, streams: int) -> Session:
+        """A new session on a worker. Raises RequestError for an absurd number of streams."""
         if not 1 <= streams <= MAX_STREAMS:
             raise RequestError(f"a session has 1 to {MAX_STREAMS} streams, got {streams}")
-        session = Session(secrets.token_bytes(ID_BYTES), bucket, streams, pool.pick())
+        session = Session(secrets.token_bytes(ID_BYTES), bucket, streams, worker)
         self._sessions[session.id] = session
         session.worker.sessions.add(session.id)
         session.worker.tell("session", session=session.id, streams=streams)

@@ -7,14 +7,17 @@ import itertools
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 
-from objectcache.errors import DeliveryError, ObjectCacheError, error_from_code
+from objectcache.errors import DeliveryError, DrainingError, ObjectCacheError, error_from_code
 from objectcache.workers.channel import AsyncChannel, Message
 
 log = logging.getLogger(__name__)
 
 RESTART_DELAY_S = 0.2
+RESTART_PATIENCE_S = 5.0
+RESTART_POLL_S = 0.02
 
 
 class WorkerOrderError(ObjectCacheError):
@@ -120,7 +123,11 @@ class WorkerHandle:
             return future
         tag = next(self._tags)
         self._pending[tag] = future
-        self._channel.send({"op": op, "tag": tag, **fields}, fds)
+        try:
+            self._channel.send({"op": op, "tag": tag, **fields}, fds)
+        except OSError:  # one of `fds` was closed meanwhile
+            del self._pending[tag]
+            future.set_exception(WorkerOrderError(DeliveryError("the client went away"), ""))
         return future
 
     async def ask(self, op: str, *, fds: Sequence[int] = (), **fields: object) -> Message:
@@ -154,6 +161,15 @@ class WorkerPool:
 
     async def stop(self) -> None:
         await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    async def living(self) -> WorkerHandle:
+        """As `pick`, but waits for one that is being started again. Raises DrainingError when that takes too long."""
+        until_s = time.monotonic() + RESTART_PATIENCE_S
+        while not any(worker.alive for worker in self.workers):
+            if time.monotonic() > until_s:
+                raise DrainingError("no data worker is running; come back later")
+            await asyncio.sleep(RESTART_POLL_S)
+        return self.pick()
 
     def pick(self) -> WorkerHandle:
         """The worker with the least to do."""
