@@ -23,6 +23,7 @@ from objectcache.commitlog import CommitEntry
 from objectcache.descriptor import Descriptor, DescriptorPart
 from objectcache.errors import (
     IntegrityError,
+    InvalidObjectNameError,
     KeyNotFoundError,
     NamespaceMismatchError,
     ObjectCacheError,
@@ -283,7 +284,7 @@ class CacheCore:
             for name, found in zip(names, tickets, strict=True):
                 if found is not None:
                     entries.append(CommitEntry(found[0].header, found[0].row_digests))
-                elif self.catalog.segment_named(name) is None:
+                elif not self._is_visible(name):
                     raise UploadNotFoundError(f"upload {name} was not finished here, was dropped, or has timed out")
             for digest in {entry.header.namespace for entry in entries}:
                 self.register(self.namespace(digest))
@@ -292,9 +293,18 @@ class CacheCore:
                 self._records_since_snapshot += 1
                 self.counters.committed += len(entries)
         with self._lock:
-            for name in [*names, *discard]:
+            for name in names:
                 self._finished.pop(name, None)
-        self._delete([name for name in discard if self.catalog.segment_named(name) is None])
+            # Nothing but uploads: the names are a client's, and log records are objects too.
+            dropped = [name for name in discard if self._finished.pop(name, None) is not None]
+        self._delete(dropped)
+
+    def _is_visible(self, name: str) -> bool:
+        try:
+            parse_segment_name(name)
+        except InvalidObjectNameError:
+            return False
+        return self.catalog.segment_named(name) is not None
 
     # -- forgetting -------------------------------------------------------------------------------
 
