@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from objectcache.config import GatewayConfig
-from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.errors import ObjectCacheError, RequestError, TruncatedBodyError
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
@@ -118,8 +118,8 @@ class Gateway:
         operation = "unknown"
         try:
             operation, response = await self._dispatch(request)
-        except (ObjectCacheError, web.HTTPRequestEntityTooLarge) as problem:
-            error = problem if isinstance(problem, ObjectCacheError) else EntityTooLargeError(problem.text or "")
+        except (ObjectCacheError, web.HTTPRequestEntityTooLarge, web.RequestPayloadError, ConnectionError) as problem:
+            error = _typed(problem, request)
             body = error_body(error, request.path, request_id)
             if request.method == "HEAD":
                 body = b""
@@ -182,3 +182,14 @@ class Gateway:
             self.metrics.store_bytes.labels(name).set(usage.used_bytes)
             self.metrics.store_limit_bytes.labels(name).set(usage.limit_bytes or 0)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:
+    """What is answered for what went wrong with reading a request. Raises what is not the client's affair."""
+    if isinstance(problem, ObjectCacheError):
+        return problem
+    if isinstance(problem, web.HTTPRequestEntityTooLarge):
+        return EntityTooLargeError(problem.text or "the body is too large")
+    if isinstance(problem, ConnectionError) and request.transport is not None:
+        raise problem
+    return TruncatedBodyError(f"the body broke off: {problem}")

@@ -142,6 +142,8 @@ class SenderSession:
     def close(self) -> None:
         """Cut every stream; deliveries under way fail."""
         with self._changed:
+            # Without any stream (a connection that ended before it was attached) no stream tells that it is lost.
+            untold = not self._closed and all(sock is None for sock in self._sockets)
             self._closed = True
             for stream, sock in enumerate(self._sockets):
                 if sock is not None:
@@ -152,6 +154,8 @@ class SenderSession:
             over = self._retire()
             self._changed.notify_all()
         _tell(over)
+        if untold:
+            self._on_lost()
 
     @property
     def idle(self) -> bool:
