@@ -108,6 +108,21 @@ def test_the_order_in_which_logs_are_read_does_not_matter(gateways: Gateways) ->
     assert content(a) == content(b) == gateways.rebuilt()
 
 
+def test_a_removal_waits_in_a_snapshot_for_its_commit(gateways: Gateways) -> None:
+    a, follow_a = gateways.open("a")
+    b, follow_b = gateways.open("b")
+    gone = entry(a, 0, 4)
+    follow_a.append([gone])
+    follow_b.poll()
+    follow_b.append(deletes=[gone.name])
+    follow_b.log.write_snapshot({b.writer_id: 1})  # which does not have the commit
+    late, follow_late = gateways.open("late")
+    assert follow_late.poll() == 1
+    follow_a.poll()
+    assert found(late) == []
+    assert content(late) == content(a)
+
+
 def test_a_gateway_that_starts_late_begins_with_the_snapshot(gateways: Gateways) -> None:
     a, follow = gateways.open("a")
     for first in range(0, 16, 2):

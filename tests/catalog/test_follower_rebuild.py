@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import islice
 
 import pytest
 from hypothesis import settings
@@ -89,6 +90,13 @@ class Gateways(RuleBasedStateMachine):
     @rule(gateway=GATEWAYS)
     def poll(self, gateway: int) -> None:
         self.gateways[gateway][1].poll()
+
+    @rule(gateway=GATEWAYS, records=st.integers(1, 3))
+    def poll_a_little(self, gateway: int, records: int) -> None:
+        """Some of what is new, which may be a removal without the commit that it removes."""
+        catalog, follower = self.gateways[gateway]
+        with suppress(LogTrimmedError):
+            catalog.apply(islice(follower.log.follow(catalog.positions()), records))
 
     @rule(gateway=GATEWAYS)
     def snapshot(self, gateway: int) -> None:

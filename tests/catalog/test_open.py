@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from objectcache.catalog import Catalog, DamagedCatalogError, state
@@ -136,9 +137,10 @@ def test_a_database_that_is_none_is_discarded(tmp_path: Path) -> None:
 
 
 def write_meta(path: Path, meta: Meta) -> None:
-    environment = Environment(path, readonly=False, map_bytes=1 << 20)
-    environment.write(lambda transaction: save_meta(environment, transaction, meta))
-    environment.close()
+    def prepare(transaction: lmdb.Transaction[bytes], db: Any) -> None:
+        save_meta(transaction, db, meta)
+
+    Environment(path, prepare, readonly=False, map_bytes=1 << 20).close()
 
 
 def test_another_format_is_discarded(tmp_path: Path) -> None:

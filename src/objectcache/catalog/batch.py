@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from struct import Struct
+from typing import Any
 
 import lmdb
 import msgpack
@@ -60,17 +61,17 @@ class Meta:
     complete: bool = True
 
 
-def load_meta(environment: Environment, transaction: lmdb.Transaction[bytes]) -> Meta | None:
-    """None where nothing was written yet. Raises DamagedCatalogError."""
-    data = transaction.get(_META_KEY, db=environment.db(META))
+def load_meta(transaction: lmdb.Transaction[bytes], db: Any) -> Meta:
+    """Raises DamagedCatalogError."""
+    data = transaction.get(_META_KEY, db=db)
     if data is None:
-        return None
+        raise DamagedCatalogError("the catalog has lost its counters")
     if len(data) != _META.size:
         raise DamagedCatalogError(f"the catalog's counters are {len(data)} bytes, not {_META.size}")
     return Meta(*_META.unpack(data))
 
 
-def save_meta(environment: Environment, transaction: lmdb.Transaction[bytes], meta: Meta) -> None:
+def save_meta(transaction: lmdb.Transaction[bytes], db: Any, meta: Meta) -> None:
     data = _META.pack(
         meta.format,
         meta.next_id,
@@ -80,7 +81,7 @@ def save_meta(environment: Environment, transaction: lmdb.Transaction[bytes], me
         meta.dangling_chunks,
         meta.complete,
     )
-    transaction.put(_META_KEY, data, db=environment.db(META))
+    transaction.put(_META_KEY, data, db=db)
 
 
 class Batch:
@@ -90,10 +91,7 @@ class Batch:
         self._environment = environment
         self._transaction = transaction
         self._now_s = now_s
-        meta = load_meta(environment, transaction)
-        if meta is None:
-            raise DamagedCatalogError("the catalog has lost its counters")
-        self.meta = meta
+        self.meta = load_meta(transaction, environment.db(META))
         self._new: dict[int, SegmentHeader] = {}
         self._names = environment.db(NAMES)
         self._segments = environment.db(SEGMENTS)
@@ -283,5 +281,5 @@ class Batch:
         entries.sort()  # neighbours go to the same page
         self._transaction.cursor(self._chunks).putmulti(entries)
         self._touch_ancestors()
-        save_meta(self._environment, self._transaction, self.meta)
+        save_meta(self._transaction, self._environment.db(META), self.meta)
         return self.meta

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -61,13 +61,8 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self._restoring = False
         self._closed = False
         self._environment = Environment(
-            path, readonly=seat is None, map_bytes=map_bytes, on_replaced=self._forget_cached
+            path, self._prepare, readonly=seat is None, map_bytes=map_bytes, on_replaced=self._forget_cached
         )
-        try:
-            self._begin()
-        except CatalogError:
-            self._environment.close()
-            raise
 
     @classmethod
     def open(
@@ -105,25 +100,16 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
             seat.close(None)
             raise
 
-    def _begin(self) -> None:
-        """Check what is there, or begin. Raises DamagedCatalogError when it must be discarded."""
-        if self._seat is None:
-            with self._environment.read() as transaction:
-                meta = load_meta(self._environment, transaction)
-        else:
-            meta = self._environment.write(self._first_meta)
-        if meta is None or meta.format != FORMAT_VERSION:
-            raise DamagedCatalogError(f"the catalog at {self.path} is not of format {FORMAT_VERSION}")
+    def _prepare(self, transaction: lmdb.Transaction[bytes], db: Any) -> None:
+        """Begin, or check what is there. Raises DamagedCatalogError when it must be discarded."""
+        if self._seat is not None and not transaction.stat(db)["entries"]:
+            save_meta(transaction, db, Meta(FORMAT_VERSION, next_id=self._next_id))
+        meta = load_meta(transaction, db)
+        if meta.format != FORMAT_VERSION:
+            raise DamagedCatalogError(f"the catalog at {self.path} is of format {meta.format}, not {FORMAT_VERSION}")
         if self._seat is not None and not meta.complete:
             raise DamagedCatalogError(f"the catalog at {self.path} has only a part of a snapshot")
         self._next_id = meta.next_id
-
-    def _first_meta(self, transaction: lmdb.Transaction[bytes]) -> Meta:
-        meta = load_meta(self._environment, transaction)
-        if meta is None:
-            meta = Meta(FORMAT_VERSION, next_id=self._next_id)
-            save_meta(self._environment, transaction, meta)
-        return meta
 
     def _forget_cached(self) -> None:
         self._records.clear()
@@ -185,7 +171,6 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self._environment.replace()
         self._swept = None
         self._restoring = False
-        self._begin()
 
     def drop(self, name: str) -> bool:
         """Forget the segment stored under `name`, which is gone from the store. Whether it was known."""

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
+from objectcache.catalog.gate import Gate
 from objectcache.catalog.records import DamagedCatalogError
 from objectcache.errors import CatalogError
 
@@ -46,70 +47,51 @@ _DAMAGE = (
 )
 
 
-class _Gate:
-    """Many may be inside, or one who closed it. Who waits to close it goes before who comes later."""
+class _NotThereYetError(CatalogError):
+    """The writer has not made the files, or is making them."""
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._closing = False
 
-    def enter(self) -> None:
-        with self._condition:
-            while self._closing:
-                self._condition.wait()
-            self._inside += 1
-
-    def leave(self) -> None:
-        with self._condition:
-            self._inside -= 1
-            if not self._inside and self._closing:
-                self._condition.notify_all()
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        with self._condition:
-            while self._closing:
-                self._condition.wait()
-            self._closing = True
-            while self._inside:
-                self._condition.wait()
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._closing = False
-                self._condition.notify_all()
+class _Files(NamedTuple):
+    env: lmdb.Environment
+    dbs: dict[bytes, Any]
+    data_inode: int
 
 
 class Environment:
     """Databases by name, under transactions. Raises CatalogError for everything that LMDB raises.
 
-    `damaged` is set once LMDB or a record has been found to be damaged. A reader follows when the writer replaces the
-    files; `on_replaced` is called then. A thread must not begin a transaction inside another.
+    `prepare` is given the first transaction on the files, and the META database: it writes what is to be there from
+    the start, or raises. `damaged` is set once LMDB or a record has been found to be damaged. A reader follows when
+    the writer replaces the files; `on_replaced` is called then. A thread must not begin a transaction inside another.
     """
 
     def __init__(
-        self, path: Path, *, readonly: bool, map_bytes: int = 0, on_replaced: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        prepare: Callable[[lmdb.Transaction[bytes], Any], None],
+        *,
+        readonly: bool,
+        map_bytes: int = 0,
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
         self._data = path / DATA_FILE
+        self._prepare = prepare
         self.readonly = readonly
         self._map_bytes = map_bytes
         self._on_replaced = on_replaced
-        self._gate = _Gate()
+        self._gate = Gate()
         self._writing = threading.Lock()
-        self._env: lmdb.Environment | None = None
-        self._inode = 0
-        self._dbs: dict[bytes, Any] = {}
         self.damaged = False
-        self._open()
+        self._files: _Files | None = self._open()
 
-    def _open(self) -> None:
-        if self.readonly and not self._data.exists():
-            raise CatalogError(f"there is no catalog at {self._path} (yet): its writer makes it")
+    def _open(self) -> _Files:
+        """Raises _NotThereYetError (to a reader), DamagedCatalogError, CatalogError."""
+        before = self._identity()
+        if self.readonly and before is None:
+            raise _NotThereYetError(f"there is no catalog at {self._path} (yet): its writer makes it")
         try:
-            self._env = lmdb.open(
+            env = lmdb.open(
                 str(self._path),
                 # As large as the file, where that is larger; 0 in a reader takes the writer's.
                 map_size=0 if self.readonly else max(self._map_bytes, self.file_bytes),
@@ -123,18 +105,47 @@ class Environment:
                 readahead=False,
             )
             try:
-                self._env.reader_check()
-                for name in _DATABASES:
-                    many = name == CHUNKS  # a chunk may be in several segments
-                    self._dbs[name] = self._env.open_db(name, create=not self.readonly, dupsort=many, dupfixed=many)
-            except lmdb.MapFullError:
-                raise CatalogError(f"a map of {self._map_bytes} bytes is too small for any catalog") from None
-            except lmdb.Error:
-                self._env.close()
+                return self._opened_databases(env, before)
+            except (lmdb.Error, CatalogError):
+                env.close()
                 raise
-            self._inode = self._data.stat().st_ino
+        except lmdb.MapFullError as error:
+            raise CatalogError(f"a map of {self._map_bytes} bytes is too small for any catalog") from error
         except lmdb.Error as error:
             raise self._translated(error) from error
+
+    def _opened_databases(self, env: lmdb.Environment, before: tuple[int, int] | None) -> _Files:
+        env.reader_check()
+        if self.readonly:
+            dbs = self._databases(env, None)
+            with env.begin() as transaction:
+                self._prepare(transaction, dbs[META])
+        else:
+            with env.begin(write=True) as transaction:  # one, so that readers find all or nothing
+                dbs = self._databases(env, transaction)
+                self._prepare(transaction, dbs[META])
+        after = self._identity()
+        # The data of one writer under the reader table of another would be overwritten while it is read.
+        if after is None or (self.readonly and after != before):
+            raise _NotThereYetError(f"the catalog at {self._path} is just being replaced")
+        return _Files(env, dbs, after[0])
+
+    def _databases(self, env: lmdb.Environment, transaction: lmdb.Transaction[bytes] | None) -> dict[bytes, Any]:
+        dbs = {}
+        for name in _DATABASES:
+            many = name == CHUNKS  # a chunk may be in several segments
+            try:
+                dbs[name] = env.open_db(name, transaction, create=not self.readonly, dupsort=many, dupfixed=many)
+            except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
+                raise _NotThereYetError(f"the catalog at {self._path} is just being made") from error
+        return dbs
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Inodes of data and lock file, or None while either is not there."""
+        try:
+            return self._data.stat().st_ino, (self._path / LOCK_FILE).stat().st_ino
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise CatalogError(f"the catalog at {self._path} cannot be opened: {error}") from error
 
@@ -176,15 +187,24 @@ class Environment:
                 self._gate.enter()
 
     def _follow_replacement(self) -> None:
-        try:
-            if self._data.stat().st_ino == self._inode:
-                return
-        except OSError as error:
-            raise CatalogError(f"the catalog at {self._path} is gone: {error}") from error
+        if self._is_current():
+            return
         with self._gate.closed():
+            if self._is_current():
+                return
+            try:
+                files = self._open()
+            except _NotThereYetError:
+                return  # until it is, what was there serves
             self._close()
-            self._open()
+            self._files = files
             self._on_replaced()
+
+    def _is_current(self) -> bool:
+        try:
+            return self._files is None or self._data.stat().st_ino == self._files.data_inode
+        except OSError:
+            return True  # nothing there to change to
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
         """Run `work` in a write transaction. When the map is full it grows and `work` runs again: it must have no
@@ -220,13 +240,15 @@ class Environment:
 
     @property
     def _opened(self) -> lmdb.Environment:
-        if self._env is None:
+        if self._files is None:
             raise CatalogError(f"the catalog at {self._path} is closed")
-        return self._env
+        return self._files.env
 
     def db(self, name: bytes) -> Any:
         """The handle of a database, to be used within a transaction."""
-        return self._dbs[name]
+        if self._files is None:
+            raise CatalogError(f"the catalog at {self._path} is closed")
+        return self._files.dbs[name]
 
     @property
     def map_bytes(self) -> int:
@@ -250,16 +272,17 @@ class Environment:
     def replace(self) -> None:
         """Begin anew, with empty files."""
         with self._writing, self._gate.closed():
+            self.damaged = True  # until it is there again
             self._close()
             remove_files(self._path)
+            self._files = self._open()
             self.damaged = False
-            self._open()
             self._on_replaced()
 
     def _close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        if self._files is not None:
+            self._files.env.close()
+            self._files = None
 
     def close(self) -> None:
         with self._writing, self._gate.closed():

@@ -50,8 +50,7 @@ class Follower:
             return self._poll()
 
     def _poll(self) -> int:
-        empty = not self._catalog.positions()
-        if self._catalog.damaged or (empty and self.log.latest_snapshot() is not None):
+        if self._catalog.damaged or (not self._catalog.positions() and self.log.latest_snapshot() is not None):
             self._restore()
         try:
             applied = self._replay()

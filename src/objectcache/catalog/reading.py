@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from objectcache.catalog.batch import load_meta
-from objectcache.catalog.environment import NAMES, NAMESPACES, POSITIONS, SEGMENTS, Environment
+from objectcache.catalog.environment import META, NAMES, NAMESPACES, POSITIONS, SEGMENTS, Environment
 from objectcache.catalog.records import DamagedCatalogError, Run, SegmentRecord, pack_id, unpack_id
 from objectcache.catalog.view import CatalogView, RecordCache
 from objectcache.errors import RequestError
@@ -111,9 +111,7 @@ class CatalogReading:
 
     def stats(self) -> CatalogStats:
         with self._environment.read() as transaction:
-            meta = load_meta(self._environment, transaction)
-        if meta is None:
-            raise DamagedCatalogError("the catalog has lost its counters")
+            meta = load_meta(transaction, self._environment.db(META))
         return CatalogStats(
             segments=meta.segments,
             chunks=meta.chunks,
