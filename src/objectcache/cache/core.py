@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_S = 0.5
 UPLOAD_TTL_S = 600.0
+RECORD_BYTES = 4096
+"""What a log record takes besides the headers in it, and more."""
 ORPHAN_AGE_S = 2 * 3600.0
 SWEEP_INTERVAL_S = 3600.0
 SNAPSHOT_EVERY_RECORDS = 1024
@@ -289,7 +291,9 @@ class CacheCore:
             for digest in {entry.header.namespace for entry in entries}:
                 self.register(self.namespace(digest))
             if entries:
-                self._follower.append(entries)
+                sizes = (len(entry.header.encoded) + sum(map(len, entry.row_digests)) for entry in entries)
+                with self.reserve(RECORD_BYTES + sum(sizes)):
+                    self._follower.append(entries)
                 self._records_since_snapshot += 1
                 self.counters.committed += len(entries)
         with self._lock:
@@ -337,9 +341,7 @@ class CacheCore:
         with self._writing:
             chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes)
             if chosen:
-                names = tuple(segment.name for segment in chosen)
-                self._follower.append(deletes=names)
-                self._delete(names)
+                self._remove(tuple(segment.name for segment in chosen))
                 self.counters.evicted += len(chosen)
         return sum(segment.total_bytes for segment in chosen)
 
@@ -350,8 +352,23 @@ class CacheCore:
                 return
             log.warning("forgetting segment %s, which is gone or damaged", name)
             self.counters.forgotten += 1
-            self._follower.append(deletes=(name,))
-            self._delete([name])
+            try:
+                self._remove((name,))
+            except StoreFullError:
+                self.catalog.drop(name)  # others find out by themselves
+
+    def _remove(self, names: tuple[str, ...]) -> None:
+        """Write down that segments go, and delete them. Raises StoreFullError when even that made no room.
+
+        Where there is no room for the record, the other way round: that a segment is gone is found out in any case.
+        """
+        try:
+            self._follower.append(deletes=names)
+        except StoreFullError:
+            self._delete(names)
+            self._follower.append(deletes=names)
+        else:
+            self._delete(names)
 
     def _delete(self, names: Sequence[str]) -> None:
         for name in names:
