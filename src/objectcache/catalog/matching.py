@@ -120,7 +120,7 @@ def _tails(
     view: CatalogView, parts: list[_Part], tokens: int, boundary: int
 ) -> tuple[dict[tuple[int, int], list[Run]], int]:
     """Runs of the parts that need only what is before the boundary, and the farthest boundary up to `tokens` at which
-    all have it. A chunk that is missing rules out every boundary beyond it whose window sees it: on to the one before.
+    all have it. A gap rules out every boundary beyond its beginning whose window sees it: on to the one before.
     """
     tails: dict[tuple[int, int], list[Run]] = {}
     while tokens:

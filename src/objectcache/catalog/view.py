@@ -11,7 +11,7 @@ import lmdb
 from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
 from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_suffix, unpack_place
 from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
-from objectcache.keys import KeyChain
+from objectcache.keys import KEY_BYTES, KeyChain
 
 Accept = Callable[[SegmentRecord], bool]
 
@@ -145,20 +145,27 @@ class CatalogView:
     ) -> tuple[int, list[Run]]:
         """Where chunks [first, stop) of `chain` are, found from the last one backwards.
 
-        Returns (missing, runs): `missing` is the last position that is not stored, and the runs cover what follows it;
-        it is -1 when nothing is missing.
+        Returns (missing, runs): `missing` is where the last gap begins, which may be before `first`, and the runs cover
+        what follows it; it is -1 when nothing is missing.
         """
         suffix = part_suffix(group, shard)
         runs: list[Run] = []
         while stop > first:
             found = self.candidates(chain[stop - 1], suffix, stop - 1, accept)
             if not found:
-                return stop - 1, runs[::-1]
+                return self._gap_start(chain, suffix, stop - 1), runs[::-1]
             record, index = max(found, key=lambda item: item[1])
             begin = max(first, stop - 1 - index)
             runs.append(Run(record, index + 1 - (stop - begin), index + 1))
             stop = begin
         return -1, runs[::-1]
+
+    def _gap_start(self, chain: KeyChain, suffix: bytes, missing: int) -> int:
+        """The first of the chunks up to `missing`, which is not stored, that are not in the index either."""
+        data = chain.data
+        while missing and not self._chunks.set_key(data[(missing - 1) * KEY_BYTES : missing * KEY_BYTES] + suffix):
+            missing -= 1
+        return missing
 
     def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
         """Where chunks [first, stop) of the chain that ends in `leaf` are: from the leaf back through parents.
