@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from objectcache.config import GatewayConfig
-from objectcache.errors import ObjectCacheError, RequestError, TruncatedBodyError
+from objectcache.errors import InvalidObjectNameError, ObjectCacheError, RequestError, TruncatedBodyError
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
@@ -136,7 +136,10 @@ class Gateway:
 
     async def _dispatch(self, request: web.Request) -> tuple[str, web.StreamResponse]:
         bucket, _, name = request.rel_url.raw_path.removeprefix("/").partition("/")
-        bucket, name = unquote(bucket), unquote(name)
+        try:
+            bucket, name = unquote(bucket, errors="strict"), unquote(name, errors="strict")
+        except UnicodeDecodeError as error:
+            raise InvalidObjectNameError(f"names are UTF-8, percent-encoded: {error}") from error
         if not name:
             health = {"healthz": self._health, "readyz": self._readiness, "metrics": self._metrics}.get(bucket)
             if health is not None and request.method == "GET":

@@ -17,13 +17,16 @@ from aiohttp.abc import AbstractStreamWriter
 
 from objectcache.errors import RequestError
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 
 class HandedOffResponse(web.StreamResponse):
-    """A response that a worker has written. `whole` says that it did to the end, so that the connection can go on."""
+    """A response that a worker has written. `whole` says that it did to the end, so that the connection can go on,
+    unless the client wants it closed."""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, request: web.Request, *, whole: bool) -> None:
         super().__init__()
-        self._whole = whole
+        self._goes_on = whole and request.keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None
@@ -33,12 +36,14 @@ class HandedOffResponse(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool | None:
-        return self._whole
+        return self._goes_on
 
 
-def response_head(length: int, headers: dict[str, str], *, status: str = "200 OK") -> bytes:
+def response_head(request: web.Request, length: int, headers: dict[str, str], *, status: str = "200 OK") -> bytes:
     """The head of a response whose body a worker sends."""
     fields = {"Content-Length": str(length)} | headers
+    if not request.keep_alive:
+        fields["Connection"] = "close"
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
@@ -72,8 +77,7 @@ async def expect_later(request: web.Request) -> web.StreamResponse | None:
 @asynccontextmanager
 async def body_socket(request: web.Request) -> AsyncIterator[tuple[int, bool]]:
     """A descriptor to read the body from, and whether the reader must say 100-continue first."""
-    if awaits_continue(request) and request.transport is not None:
-        request.transport.pause_reading()
+    if awaits_continue(request) and _nothing_came(request):
         try:
             yield request_socket(request).fileno(), True
         finally:
@@ -82,6 +86,8 @@ async def body_socket(request: web.Request) -> AsyncIterator[tuple[int, bool]]:
             if request.transport is not None:
                 request.transport.resume_reading()
         return
+    if awaits_continue(request) and request.transport is not None:
+        request.transport.write(CONTINUE)
     mine, theirs = socket.socketpair()
     mine.setblocking(False)
     pump = asyncio.create_task(_pump(request, mine))
@@ -92,6 +98,18 @@ async def body_socket(request: web.Request) -> AsyncIterator[tuple[int, bool]]:
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
         mine.close()
+
+
+def _nothing_came(request: web.Request) -> bool:
+    """Stop reading from the connection. False when a part of the body has been read: clients need not wait for ever,
+    and some do not wait at all."""
+    if request.transport is None:
+        return False
+    request.transport.pause_reading()
+    if not request.content.total_bytes:
+        return True
+    request.transport.resume_reading()
+    return False
 
 
 async def _pump(request: web.Request, into: socket.socket) -> None:

@@ -140,6 +140,7 @@ class KVRoutes:
             return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes).encode())
         plan = core.plan(descriptor)
         head = response_head(
+            request,
             wire_bytes(plan) + FRAME_HEADER_BYTES,
             {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
         )
@@ -158,8 +159,8 @@ class KVRoutes:
         try:
             await ended
         except WorkerOrderError:
-            return HandedOffResponse(whole=False)
-        return HandedOffResponse(whole=True)
+            return HandedOffResponse(request, whole=False)
+        return HandedOffResponse(request, whole=True)
 
     def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
         return {

@@ -84,7 +84,7 @@ class ObjectRoutes:
             await (await self._pool.living()).ask(
                 "send_object",
                 fds=[request_socket(request).fileno()],
-                head=response_head(stop - first, headers, status=status),
+                head=response_head(request, stop - first, headers, status=status),
                 store=store.url,
                 name=name,
                 offset=first,
@@ -92,8 +92,8 @@ class ObjectRoutes:
                 timeout_s=TRANSFER_TIMEOUT_S,
             )
         except ObjectCacheError:
-            return HandedOffResponse(whole=False)
-        return HandedOffResponse(whole=True)
+            return HandedOffResponse(request, whole=False)
+        return HandedOffResponse(request, whole=True)
 
     async def head(self, request: web.Request, bucket: str, name: str) -> web.StreamResponse:
         _, info = await self._find(bucket, name)
