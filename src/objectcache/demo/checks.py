@@ -6,6 +6,8 @@ from typing import Any
 
 FIRST_LAYER_LIMIT = 1.3
 """Of the first layer's share of the time that the whole transfer takes."""
+ASKING_LIMIT_MS = 5.0
+"""What asking for a delivery may take on top: on loopback, that is as much as transferring a layer."""
 BEHIND_NEXT_LIMIT = 1.0
 """Neighbours overlap where several connections or threads bring them, and may then land the wrong way round."""
 
@@ -31,9 +33,9 @@ def broken_promises(figures: dict[str, Any]) -> tuple[str, ...]:
             f"the limit is {BEHIND_NEXT_LIMIT}",
         ),
         (
-            figures["first_layer_share"] <= FIRST_LAYER_LIMIT,
-            f"the first layer took {figures['first_layer_share']:.2f} × its share of the transfer, "
-            f"the limit is {FIRST_LAYER_LIMIT}",
+            figures["first_layer_excess_ms"] <= ASKING_LIMIT_MS,
+            f"the first layer landed {figures['first_layer_excess_ms']:.1f} ms after {FIRST_LAYER_LIMIT} × its share "
+            f"of the transfer (at {figures['first_layer_share']:.2f} ×); asking may take {ASKING_LIMIT_MS:.0f} ms",
         ),
         (figures["logits_equal"], "logits differ from those with the same prefix in memory"),
         (

@@ -20,6 +20,7 @@ import torch
 import objectcache
 from objectcache.cache.base import CHUNKWISE, KVCache, RetrieveOptions
 from objectcache.connectors.transformers import TransformersConnector
+from objectcache.demo.checks import FIRST_LAYER_LIMIT
 from objectcache.demo.measure import Measured, copy_prefix, from_cache, recompute
 from objectcache.demo.model import build_model
 from objectcache.demo.options import Job
@@ -129,6 +130,10 @@ def _compare(runs: dict[str, list[Measured]], tokens: int, shared: int, whole: i
         "in_order": [run.behind_next == 0 for run in runs["layerwise"]],
         "behind_next": statistics.median(run.behind_next for run in runs["layerwise"]),
         "first_layer_share": statistics.median(run.first_share for run in runs["layerwise"]),
+        "first_layer_excess_ms": statistics.median(
+            (run.first_share - FIRST_LAYER_LIMIT) * run.layer_share_s for run in runs["layerwise"]
+        )
+        * 1e3,
         "stall_ms": {
             way: statistics.median(sum(timing.waited_s for timing in run.timings) for run in runs[way]) * 1e3
             for way in _OPTIONS
