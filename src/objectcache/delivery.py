@@ -13,6 +13,8 @@ from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTi
 from objectcache.frames import PIECE, Frame, FrameType
 from objectcache.layout import DeliveryGeometry
 
+_SpanId = tuple[int, int, int, int]
+
 
 class Verdict(Enum):
     """What a stream may do next for a delivery."""
@@ -114,7 +116,7 @@ class Reception:
         self.epoch = epoch
         self._open = set(range(streams))
         self._writing: set[int] = set()
-        self._span_progress: dict[int, int] = {}
+        self._span_progress: dict[int, tuple[_SpanId, int]] = {}
         self._cancelled = False
         self.error: ObjectCacheError | None = None
         self._seen: dict[tuple[int, int], bytearray] = {}
@@ -144,7 +146,8 @@ class Reception:
             raise DeliveryError(f"a frame names chunks [{first}, {stop}) of {len(seen)}")
         size = self._slice_bytes(frame)
         end = frame.span_offset + frame.data_bytes
-        if frame.span_offset != self._span_progress.get(stream, 0) or end > size * frame.num_chunks:
+        begun, progress = self._span_progress.get(stream, (_span_of(frame), 0))
+        if begun != _span_of(frame) or frame.span_offset != progress or end > size * frame.num_chunks:
             raise DeliveryError("a frame does not continue its span")
         if not frame.data_bytes or frame.extra not in (0, frame.num_chunks - 1):
             raise DeliveryError("a frame is empty, or its digests are not one per slice")
@@ -163,7 +166,7 @@ class Reception:
         """The frame's data has been read; whether its span now is whole and to be verified."""
         end = frame.span_offset + frame.data_bytes
         if end < self._slice_bytes(frame) * frame.num_chunks:
-            self._span_progress[stream] = end
+            self._span_progress[stream] = (_span_of(frame), end)
             return False
         self._span_progress.pop(stream, None)
         return True
@@ -229,6 +232,10 @@ class Reception:
     def writing(self) -> frozenset[int]:
         """Streams in the middle of a frame: what a fence waits for."""
         return frozenset(self._writing)
+
+
+def _span_of(frame: Frame) -> _SpanId:
+    return frame.part, frame.layer, frame.first_chunk, frame.num_chunks
 
 
 def is_piece(frame: Frame) -> bool:
