@@ -37,20 +37,21 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
 
 def _panel(axis: Any, rows: list[dict[str, float]]) -> None:
-    landed_ms = 0.0
+    begin_ms = landed_ms = 0.0
     for row in rows:
+        if row["arrival_ms"] != landed_ms:  # otherwise it came with the one before
+            begin_ms, landed_ms = landed_ms, row["arrival_ms"]
         y, label = row["layer"], row is rows[0]
         stood_ms = row["asked_ms"] + row["waited_ms"]
         bars = [
-            (landed_ms, row["arrival_ms"], y - 0.38, _TRANSFER, "layer on its way"),
+            (begin_ms, landed_ms, y - 0.38, _TRANSFER, "layer on its way"),
             (row["compute_start_ms"], row["asked_ms"], y + 0.02, _COMPUTE, ""),
             (row["asked_ms"], stood_ms, y + 0.02, _WAIT, "forward waits"),
             (stood_ms, row["compute_end_ms"], y + 0.02, _COMPUTE, "layer computed"),
         ]
-        for begin, end, bottom, colour, name in bars:
+        for start, end, bottom, colour, name in bars:
             legend = name if label and name else "_nolegend_"
-            axis.broken_barh([(begin, max(0.0, end - begin))], (bottom, 0.36), color=colour, label=legend)
-        landed_ms = row["arrival_ms"]
+            axis.broken_barh([(start, max(0.0, end - start))], (bottom, 0.36), color=colour, label=legend)
     axis.invert_yaxis()
     axis.set_ylabel("layer")
     axis.set_yticks([row["layer"] for row in rows][:: max(1, len(rows) // 12)])

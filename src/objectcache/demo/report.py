@@ -25,7 +25,7 @@ def show(console: Console, figures: dict[str, Any]) -> None:
 
 def _table(figures: dict[str, Any]) -> Table:
     title = f"Question B, {figures['tokens']:,} tokens: medians"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("way", no_wrap=True)
     for name in ("TTFT ms", "added ms", "matched", "computed", "loaded MB", "1st layer ms", "stall per layer ms"):
         table.add_column(name, justify="right")
