@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from objectcache.cache.base import KVCache
 from objectcache.cache.core import CacheCore
@@ -23,14 +23,24 @@ def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: i
     `options` are for a gateway; `limit_bytes` is a local store's byte limit (default: 80 % of the free disk).
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "http":
-        bucket = parts.path.strip("/")
-        if not parts.hostname or not bucket or "/" in bucket:
-            raise ConfigError(f"a gateway's URL is http://host:port/bucket, got {url!r}")
-        return GatewayCache(parts.hostname, parts.port or DEFAULT_PORT, bucket, options)
+    if url.lower().startswith("http:"):
+        host, port, bucket = _gateway(url)
+        return GatewayCache(host, port, bucket, options)
     buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
     return LocalCache(open_core(url, limit_bytes=limit_bytes), buffer_bytes=buffer_bytes)
+
+
+def _gateway(url: str) -> tuple[str, int, str]:
+    """Host, port and bucket. Raises ConfigError."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is no URL: {error}") from error
+    bucket = parts.path.strip("/")
+    if not host or not bucket or "/" in bucket:
+        raise ConfigError(f"a gateway's URL is http://host:port/bucket, got {url!r}")
+    return host, port, bucket
 
 
 def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
@@ -41,5 +51,17 @@ def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
         core = CacheCore.open(open_store(url, limit_bytes=limit_bytes), Path(directory.name) / "catalog")
         core.on_close.append(directory.cleanup)
         return core
-    root = Path(urlsplit(url).path if url.startswith("file:") else url).expanduser().absolute()
+    root = Path(_local_path(url)).expanduser().absolute()
     return open_directory(root, limit_bytes=limit_bytes)
+
+
+def _local_path(url: str) -> str:
+    """Of a file URL, or a path as it is. Raises ConfigError for other URLs, which would make odd directories."""
+    if url.startswith("file:"):
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost"):
+            raise ConfigError(f"a file URL has three slashes, as in file:///data; got {url!r}")
+        return unquote(parts.path)
+    if "://" in url:
+        raise ConfigError(f"{url!r} cannot be opened: http://, file:// and memory:// can")
+    return url
