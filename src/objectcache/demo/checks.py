@@ -6,10 +6,8 @@ from typing import Any
 
 FIRST_LAYER_LIMIT = 1.3
 """Of the first layer's share of the time that the whole transfer takes."""
-ASKING_LIMIT_MS = 5.0
-"""What asking for a delivery may take on top: on loopback, that is as much as transferring a layer."""
-BEHIND_NEXT_LIMIT = 1.0
-"""Neighbours overlap where several connections or threads bring them, and may then land the wrong way round."""
+ASKING_LIMIT_MS = 10.0
+"""What asking for a delivery, and threads that wait for a core, may add: on loopback as much as a layer takes."""
 
 
 def broken_promises(figures: dict[str, Any]) -> tuple[str, ...]:
@@ -27,11 +25,7 @@ def broken_promises(figures: dict[str, Any]) -> tuple[str, ...]:
             figures["computed_tokens"] == tail,
             f"{figures['computed_tokens']:,} tokens were computed, the unmatched tail is {tail:,}",
         ),
-        (
-            figures["behind_next"] <= BEHIND_NEXT_LIMIT,
-            f"a layer landed {figures['behind_next']:.2f} × a layer's share of the transfer behind a later one, "
-            f"the limit is {BEHIND_NEXT_LIMIT}",
-        ),
+        (figures["in_order"], "layers did not land in delivery order"),
         (
             figures["first_layer_excess_ms"] <= ASKING_LIMIT_MS,
             f"the first layer landed {figures['first_layer_excess_ms']:.1f} ms after {FIRST_LAYER_LIMIT} × its share "

@@ -127,8 +127,7 @@ def _compare(runs: dict[str, list[Measured]], tokens: int, shared: int, whole: i
         "next_token_equal": {run.next_token for run in hits} == {full.next_token},
         "ttft_ms": {way: statistics.median(run.ttft_s for run in done) * 1e3 for way, done in runs.items()},
         "ttft_runs_ms": {way: [run.ttft_s * 1e3 for run in done] for way, done in runs.items()},
-        "in_order": [run.behind_next == 0 for run in runs["layerwise"]],
-        "behind_next": statistics.median(run.behind_next for run in runs["layerwise"]),
+        "in_order": all(run.in_order for run in hits),
         "first_layer_share": statistics.median(run.first_share for run in runs["layerwise"]),
         "first_layer_excess_ms": statistics.median(
             (run.first_share - FIRST_LAYER_LIMIT) * run.layer_share_s for run in runs["layerwise"]

@@ -47,11 +47,9 @@ class Measured:
         return (first.landed_s - first.requested_s) / self.layer_share_s
 
     @property
-    def behind_next(self) -> float:
-        """How far a layer landed behind a later one at worst, as a multiple of a layer's share; 0 is perfect order."""
+    def in_order(self) -> bool:
         landed = [timing.landed_s for timing in self.timings]
-        worst_s = max(landed[index] - min(landed[index:]) for index in range(len(landed)))
-        return worst_s / self.layer_share_s
+        return landed == sorted(landed)
 
     def layers(self) -> list[dict[str, float]]:
         """Per layer, in ms since the delivery was asked for: when it arrived, when the forward entered and left it."""
