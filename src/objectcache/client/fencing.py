@@ -14,6 +14,9 @@ from objectcache.descriptor import Descriptor
 from objectcache.errors import ObjectCacheError
 from objectcache.messages import CancelAnswer, CancelRequest
 
+CUT_S = 2.0
+"""How long what was cut may take to let go."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,8 @@ class Fencer:
         if not destination.wait_fenced(self._fence_s):
             log.warning("delivery %d hangs in a frame: cutting its connections", descriptor.delivery)
             session.receivers.cut()
+            if not destination.wait_fenced(CUT_S):
+                session.receivers.kill()
 
     def report_damage(self, http: GatewayHttp, descriptor: Descriptor) -> None:
         """Tell the gateway that what arrived was not what was committed, in the background: it looks for itself."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from struct import Struct
 
 from objectcache.buffers import BufferPool
 from objectcache.client.receivers import Receivers, error_fields
-from objectcache.errors import GatewayUnavailableError, ObjectCacheError, error_from_code
+from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError, error_from_code
 from objectcache.transports.receiver import Expected
 from objectcache.workers.channel import BlockingChannel, Message
 
 MODULE = "objectcache.client.receiver_process"
 EXPECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
+SEND_TIMEOUT_S = 2
 
 
 class ProcessReceivers(Receivers):
@@ -23,6 +27,8 @@ class ProcessReceivers(Receivers):
 
     def __init__(self, pool: BufferPool, on_lost: Callable[[], None], *, verify: bool = True) -> None:
         mine, theirs = socket.socketpair()
+        # A process that hangs takes nothing: no thread of the engine may wait for it for ever.
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
         self._socket = mine
         self._channel = BlockingChannel(mine)
         self._on_lost = on_lost
@@ -44,18 +50,17 @@ class ProcessReceivers(Receivers):
         with sock:
             self._channel.send({"op": "attach", "stream": stream}, [sock.fileno()])
 
-    def expect(self, expected: Expected, offset: int) -> None:
+    def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
+        expecting = threading.Event()
         with self._lock:
             gone = self._gone
             if not gone:
                 self._expected[expected.delivery, expected.epoch] = expected
+                self._expecting[expected.delivery, expected.epoch] = expecting
         if gone:
             expected.on_failed(GatewayUnavailableError("the receiving process is gone"))
             expected.on_fenced()
             return
-        expecting = threading.Event()
-        with self._lock:
-            self._expecting[expected.delivery, expected.epoch] = expecting
         self._channel.send(
             {
                 "op": "expect",
@@ -73,7 +78,9 @@ class ProcessReceivers(Receivers):
             }
         )
         # Frames of a delivery that the process does not know yet would be thrown away.
-        if not expecting.wait(EXPECT_TIMEOUT_S):
+        if not expecting.wait(min(timeout_s, EXPECT_TIMEOUT_S)):
+            if timeout_s < EXPECT_TIMEOUT_S:
+                raise DeliveryTimeoutError(f"the receiving process did not answer within {timeout_s:g} s")
             raise GatewayUnavailableError("the receiving process does not answer")
 
     def cancel(self, delivery: int, epoch: int) -> None:
@@ -85,12 +92,17 @@ class ProcessReceivers(Receivers):
     def cut(self) -> None:
         self._channel.send({"op": "cut"})
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def close(self) -> None:
-        with self._lock:
-            if self._gone:
-                return
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._process.wait()
+        with contextlib.suppress(OSError):  # it may be gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _listen(self) -> None:
         while (received := self._channel.receive()) is not None:

@@ -24,8 +24,11 @@ class Receivers(ABC):
         """Receive from `sock`, which is the receivers' from here."""
 
     @abstractmethod
-    def expect(self, expected: Expected, offset: int) -> None:
-        """Await a delivery; `offset` is where its memory begins in the buffer pool."""
+    def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
+        """Await a delivery; `offset` is where its memory begins in the buffer pool.
+
+        Raises GatewayUnavailableError, DeliveryTimeoutError when that takes longer than `timeout_s`.
+        """
 
     @abstractmethod
     def cancel(self, delivery: int, epoch: int) -> None:
@@ -38,6 +41,10 @@ class Receivers(ABC):
     @abstractmethod
     def cut(self) -> None:
         """Break off every stream: what hangs in a frame lets go of its memory."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End what did not let go even then, as far as that can be done."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -72,7 +79,7 @@ class ThreadReceivers(Receivers):
             if first:
                 self._on_lost()
 
-    def expect(self, expected: Expected, offset: int) -> None:
+    def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
         self._receiver.expect(expected)
         if self._lost:
             self._receiver.fail(expected.delivery, GatewayUnavailableError("the data connections are gone"))
@@ -88,6 +95,9 @@ class ThreadReceivers(Receivers):
             for sock in self._sockets:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+
+    def kill(self) -> None:
+        self.cut()
 
     def close(self) -> None:
         self.cut()

@@ -54,10 +54,15 @@ class BlockingChannel:
         """Lost without an error when the other side is gone: the receiving thread notices. `fds` stay the caller's."""
         data = msgpack.packb(message)
         view = memoryview(_LENGTH.pack(len(data)) + data)
-        with self._sending, contextlib.suppress(OSError):
-            if fds:
-                view = view[socket.send_fds(self._sock, [view], fds) :]
-            self._sock.sendall(view)
+        with self._sending:
+            try:
+                if fds:
+                    view = view[socket.send_fds(self._sock, [view], fds) :]
+                self._sock.sendall(view)
+            except OSError:
+                # A part may have been sent, after which nothing makes sense.
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class AsyncChannel:
