@@ -33,7 +33,7 @@ lint: setup ## ruff and mypy.
 	$(BIN)/mypy
 
 test: lint ## lint, then all tests.
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 demo: setup ## The demo (DEMO_ARGS=… for its options).
 	$(BIN)/objectcache demo $(DEMO_ARGS)

@@ -66,7 +66,7 @@ class BufferPool:
         return self._size
 
     def allocate(self, size_bytes: int) -> Buffer:
-        """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError; other errors once closed."""
+        """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError."""
         needed = align_up(max(size_bytes, 1))
         with self._lock:
             if self._closed:

@@ -39,6 +39,8 @@ class GatewayConfig:
     """Byte limit per bucket; default: 80 % of the free disk."""
     lease_ttl_s: float = 60.0
     """How long a match pins what it found."""
+    attach_s: float = 30.0
+    """How long a data session waits for its connections, and a data connection may take to say whose it is."""
     drain_s: float = 30.0
     """How long SIGTERM waits for deliveries under way."""
 
@@ -105,7 +107,7 @@ def _convert(name: str, value: Any) -> Any:
         return tuple(value) if not isinstance(value, str) else (value,)
     if name == "limit_bytes":
         return parse_bytes(value)
-    if name in ("lease_ttl_s", "drain_s"):
+    if name in ("lease_ttl_s", "attach_s", "drain_s"):
         return float(value)
     if name in ("port", "data_port", "workers"):
         return int(value)

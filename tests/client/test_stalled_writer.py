@@ -16,10 +16,10 @@ from objectcache.errors import BufferPoolExhaustedError, DeliveryTimeoutError
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
 from tests.gateway.process import GatewayProcess, eventually, stopped
 
-LAYERS = 32
+LAYERS = 24
 LAYOUT = flat_layout(LAYERS, 128 << 10)
-CHUNKS = 64
-PAYLOAD_BYTES = LAYERS * (128 << 10) * CHUNKS  # 256 MiB: a worker cannot have sent it all before it is stopped
+CHUNKS = 32
+PAYLOAD_BYTES = LAYERS * (128 << 10) * CHUNKS  # 96 MiB: a worker cannot have sent it all before it is stopped
 TARGETS: dict[str, dict[str, Any]] = {
     "striped, threads": {"target": "tcp", "receiver": "threads"},
     "striped, process": {"target": "tcp", "receiver": "process"},

@@ -10,13 +10,16 @@ import pytest
 
 from tests.gateway.process import GatewayProcess
 
+ATTACH_S = 3.0
+"""What the shared gateway is told: some tests wait for it."""
+
 StartGateway = Callable[..., GatewayProcess]
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     """One gateway for many tests, which leave it running and may restart it. Namespaces keep them apart."""
-    running = GatewayProcess(tmp_path_factory.mktemp("gateway")).start()
+    running = GatewayProcess(tmp_path_factory.mktemp("gateway"), settings={"attach_s": ATTACH_S}).start()
     yield running
     assert running.stop() == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -92,10 +91,10 @@ def target(request: pytest.FixtureRequest, gateway: GatewayProcess) -> Iterator[
         ({}, {"chunk_tokens": 32}, 400, "InvalidDescriptor"),
         ({}, {"group": 1}, 400, "InvalidDescriptor"),
         ({}, {"shard": 1}, 400, "InvalidDescriptor"),
-        ({}, {"leaf": secrets.token_bytes(32)}, 404, "NoSuchKey"),
-        ({"lease": secrets.token_bytes(16)}, {}, 410, "LeaseExpired"),
+        ({}, {"leaf": b"\x5a" * 32}, 404, "NoSuchKey"),
+        ({"lease": b"\x5a" * 16}, {}, 410, "LeaseExpired"),
         ({"from_layer": LAYERS}, {}, 400, "InvalidDescriptor"),
-        ({"target": {"kind": "tcp", "session": secrets.token_bytes(16)}}, {}, 404, "NoSuchSession"),
+        ({"target": {"kind": "tcp", "session": b"\x5a" * 16}}, {}, 404, "NoSuchSession"),
         ({"target": {"kind": "rdma", "session": b""}}, {}, 400, "InvalidDescriptor"),
         ({"parts": []}, {}, 400, "InvalidDescriptor"),
         ({"padding": bytes(1 << 20)}, {}, 400, "InvalidDescriptor"),
@@ -161,7 +160,7 @@ def test_namespaces_that_are_none(gateway: GatewayProcess, data: bytes) -> None:
 
 
 def test_a_cancellation_of_no_session(gateway: GatewayProcess) -> None:
-    body = CancelRequest(secrets.token_bytes(16), 1, 0, 0.1).encode()
+    body = CancelRequest(b"\x5a" * 16, 1, 0, 0.1).encode()
     refused(ask(gateway, "kv-delivery", body, method="DELETE"), 404, "NoSuchSession")
     refused(ask(gateway, "kv-delivery", b"\xc1", method="DELETE"), 400, "InvalidRequest")
 

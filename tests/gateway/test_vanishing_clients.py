@@ -17,10 +17,10 @@ from objectcache.cache import KVCache, Match, RetrieveOptions
 from objectcache.client import GatewayCache
 from objectcache.descriptor import Target, TargetKind
 from objectcache.frames import Frame, FrameType, hello_frame
-from objectcache.gateway.sessions import ATTACH_TIMEOUT_S, HELLO_TIMEOUT_S
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
 from objectcache.transports.sender import REAP_GRACE_S
 from tests.gateway import slow_client
+from tests.gateway.fixtures import ATTACH_S
 from tests.gateway.process import BUCKET, GatewayProcess, eventually, resources_of
 from tests.gateway.raw import ask, connected, descriptor_of, open_session
 
@@ -59,7 +59,7 @@ def held(gateway: GatewayProcess) -> dict[str, int]:
 @contextmanager
 def everything_is_let_go(gateway: GatewayProcess, within_s: float = 10.0, tolerance: int = 0) -> Iterator[None]:
     """After the block the gateway holds no more than before."""
-    eventually(lambda: not held(gateway)["sessions"], "sessions of earlier tests are over", ATTACH_TIMEOUT_S + SLACK_S)
+    eventually(lambda: not held(gateway)["sessions"], "sessions of earlier tests are over", ATTACH_S + SLACK_S)
     before = held(gateway)
     yield
 
@@ -132,7 +132,7 @@ def test_a_client_that_is_stopped_and_never_closes(gateway: GatewayProcess, matc
 
 def test_clients_that_open_a_session_and_are_never_heard_of_again(gateway: GatewayProcess, match: Match) -> None:
     """Not connected at all; with a delivery asked for; and with one of two connections, also silent."""
-    within_s = ATTACH_TIMEOUT_S + SLACK_S
+    within_s = ATTACH_S + SLACK_S
     with everything_is_let_go(gateway, within_s), ExitStack() as connections:
         open_session(gateway)
         for streams, connect in ((1, False), (2, True)):
@@ -147,7 +147,6 @@ def test_clients_that_open_a_session_and_are_never_heard_of_again(gateway: Gatew
         assert silent.recv(1) == b"", "without a hello it is closed"
         eventually(lambda: not gateway.metric("objectcache_sessions"), "sessions are given up", within_s)
         eventually(lambda: not gateway.metric("objectcache_deliveries_running"), "and what they waited for")
-    assert HELLO_TIMEOUT_S < ATTACH_TIMEOUT_S
     serves(gateway, match, "tcp")
 
 

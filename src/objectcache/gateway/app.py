@@ -49,7 +49,7 @@ class Gateway:
         self.config = config
         self.metrics = GatewayMetrics()
         self._buckets = BucketTable(config)
-        self._sessions = SessionTable()
+        self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost)
         self._kv = KVRoutes(self._buckets, self._pool, self._sessions, self.metrics, self._endpoints)
         self._objects = ObjectRoutes(self._buckets, self._pool)
@@ -70,7 +70,9 @@ class Gateway:
         """Raises ConfigError, CatalogError, StoreError; OSError for an address that cannot be had."""
         await self._buckets.open_all()
         await self._pool.start()
-        self._listener = DataListener(self._sessions, self.config.host, self.config.data_port)
+        self._listener = DataListener(
+            self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
+        )
         self._listener.start()
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
         app.router.add_route("*", "/{path:.*}", self._serve, expect_handler=expect_later)

@@ -18,8 +18,6 @@ from objectcache.workers.pool import WorkerHandle
 log = logging.getLogger(__name__)
 
 MAX_STREAMS = 64
-HELLO_TIMEOUT_S = 10.0
-ATTACH_TIMEOUT_S = 30.0
 BACKLOG = 512
 
 
@@ -37,7 +35,9 @@ class Session:
 class SessionTable:
     """All sessions of a gateway. Lives on the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, attach_s: float) -> None:
+        """`attach_s`: how long a session waits for its connections."""
+        self._attach_s = attach_s
         self._sessions: dict[bytes, Session] = {}
 
     def open(self, worker: WorkerHandle, bucket: str, streams: int) -> Session:
@@ -48,7 +48,7 @@ class SessionTable:
         self._sessions[session.id] = session
         session.worker.sessions.add(session.id)
         session.worker.tell("session", session=session.id, streams=streams)
-        asyncio.get_running_loop().call_later(ATTACH_TIMEOUT_S, self._check_attached, session)
+        asyncio.get_running_loop().call_later(self._attach_s, self._check_attached, session)
         return session
 
     def get(self, id: bytes, bucket: str) -> Session:
@@ -82,7 +82,9 @@ class SessionTable:
 class DataListener:
     """Accepts data connections, reads who they are, and hands them to the session's worker."""
 
-    def __init__(self, sessions: SessionTable, host: str, port: int) -> None:
+    def __init__(self, sessions: SessionTable, host: str, port: int, *, hello_s: float) -> None:
+        """`hello_s`: how long a connection may take to say whose it is."""
+        self._hello_s = hello_s
         self._sessions = sessions
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -117,7 +119,7 @@ class DataListener:
         with sock:
             sock.setblocking(False)
             try:
-                hello = await asyncio.wait_for(_read_hello(sock), HELLO_TIMEOUT_S)
+                hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
                 frame = decode_frame(hello)
             except (OSError, TimeoutError, ObjectCacheError) as error:
                 log.info("a data connection said no hello: %s", error)
