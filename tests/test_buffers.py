@@ -1,0 +1,191 @@
+"""The pool of registered memory, and when a destination goes back to it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectcache.buffers import Buffer, BufferPool, BufferState
+from objectcache.cache.destination import Destination
+from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
+from objectcache.layout import ALIGNMENT_BYTES
+
+PAGE = ALIGNMENT_BYTES
+
+
+@pytest.fixture
+def pool() -> Iterator[BufferPool]:
+    made = BufferPool(8 * PAGE)
+    yield made
+    made.close()
+
+
+def test_buffers_are_aligned_and_as_long_as_asked_for(pool: BufferPool) -> None:
+    buffers = [pool.allocate(size) for size in (1, PAGE, PAGE + 1, 0)]
+    assert [len(buffer.view) for buffer in buffers] == [1, PAGE, PAGE + 1, 0]
+    assert all(buffer.offset % PAGE == 0 for buffer in buffers)
+    assert len({buffer.generation for buffer in buffers}) == 4
+    assert pool.usage().in_use_bytes == 5 * PAGE
+
+
+def test_an_exhausted_pool_says_what_its_memory_is_used_for(pool: BufferPool) -> None:
+    kept, hanging = pool.allocate(5 * PAGE), pool.allocate(3 * PAGE)
+    pool.quarantine(hanging)
+    with pytest.raises(BufferPoolExhaustedError, match=f"{5 * PAGE} are in use and {3 * PAGE} in quarantine"):
+        pool.allocate(1)
+    pool.release(hanging)
+    assert pool.allocate(3 * PAGE).offset == hanging.offset
+    pool.release(kept)
+    with pytest.raises(BufferPoolExhaustedError):
+        pool.allocate(8 * PAGE)
+
+
+def test_the_same_memory_is_another_generation(pool: BufferPool) -> None:
+    first = pool.allocate(PAGE)
+    pool.release(first)
+    second = pool.allocate(PAGE)
+    assert second.offset == first.offset
+    assert second.generation != first.generation
+
+
+def test_a_second_release_is_refused_and_frees_nothing(pool: BufferPool) -> None:
+    first = pool.allocate(PAGE)
+    pool.release(first)
+    second = pool.allocate(PAGE)
+    with pytest.raises(ObjectCacheError):
+        pool.release(first)
+    pool.quarantine(first)
+    assert second.state is BufferState.IN_USE
+    assert pool.usage().in_use_bytes == PAGE
+
+
+def test_the_memory_is_a_file_that_another_process_can_map(pool: BufferPool) -> None:
+    buffer = pool.allocate(3 * PAGE)
+    other = mmap.mmap(pool.fileno(), pool.size_bytes)
+    other[buffer.offset : buffer.offset + 4] = b"kept"
+    assert bytes(buffer.view[:4]) == b"kept"
+    assert not os.get_inheritable(pool.fileno())
+    other.close()
+
+
+def test_views_outlive_the_pool() -> None:
+    pool = BufferPool(PAGE)
+    buffer = pool.allocate(PAGE)
+    buffer.view[:4] = b"kept"
+    pool.close()
+    pool.close()
+    assert bytes(buffer.view[:4]) == b"kept"
+    with pytest.raises(ObjectCacheError):
+        pool.allocate(1)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_is_like_a_set_of_ranges(data: st.DataObject) -> None:
+    """Whatever the order: no two buffers overlap, all that is free can be had, and the sums are right."""
+    pages = 16
+    pool = BufferPool(pages * PAGE)
+    held: list[Buffer] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        what = data.draw(st.sampled_from(["allocate", "release", "quarantine"]))
+        if what == "allocate":
+            wanted = data.draw(st.integers(1, 6))
+            taken = {page for b in held for page in range(b.offset // PAGE, (b.offset + b.size_bytes) // PAGE)}
+            fits = any(all(at + i not in taken for i in range(wanted)) for at in range(pages - wanted + 1))
+            try:
+                buffer = pool.allocate(wanted * PAGE - data.draw(st.integers(0, PAGE - 1)))
+            except BufferPoolExhaustedError:
+                assert not fits
+                continue
+            assert fits
+            mine = set(range(buffer.offset // PAGE, buffer.offset // PAGE + wanted))
+            assert not mine & taken
+            assert max(mine) < pages
+            held.append(buffer)
+        elif held:
+            buffer = data.draw(st.sampled_from(held))
+            if what == "quarantine":
+                pool.quarantine(buffer)
+            else:
+                pool.release(buffer)
+                held.remove(buffer)
+        usage = pool.usage()
+        assert usage.in_use_bytes + usage.quarantined_bytes == sum(b.size_bytes for b in held)
+        assert usage.quarantined_bytes == sum(b.size_bytes for b in held if b.state is BufferState.QUARANTINED)
+    for buffer in held:
+        pool.release(buffer)
+    assert pool.allocate(pages * PAGE).offset == 0
+    pool.close()
+
+
+# -- destinations -------------------------------------------------------------------------------------
+
+
+def test_a_complete_delivery_gives_its_memory_back_when_it_is_closed(pool: BufferPool) -> None:
+    destination = Destination(pool, pool.allocate(PAGE))
+    destination.begin(cancel=pytest.fail)
+    destination.close(complete=True)
+    assert pool.usage().in_use_bytes == 0
+    destination.fence()
+    destination.close(complete=True)
+    assert pool.usage().in_use_bytes == 0
+
+
+def test_a_cancelled_delivery_is_in_quarantine_until_its_fence(pool: BufferPool) -> None:
+    destination = Destination(pool, pool.allocate(PAGE))
+    cancelled: list[bool] = []
+    destination.begin(cancel=lambda: cancelled.append(True))
+    destination.close(complete=False)
+    assert cancelled == [True]
+    assert pool.usage().quarantined_bytes == PAGE
+    destination.fence()
+    assert pool.usage().quarantined_bytes == 0
+
+
+def test_a_fence_alone_frees_nothing_that_somebody_reads(pool: BufferPool) -> None:
+    destination = Destination(pool, pool.allocate(PAGE))
+    destination.begin(cancel=pytest.fail)
+    destination.fence()
+    assert pool.usage().in_use_bytes == PAGE
+    destination.close(complete=False)
+    assert pool.usage().in_use_bytes == 0
+
+
+def test_nothing_is_cancelled_that_was_never_begun(pool: BufferPool) -> None:
+    destination = Destination(pool, pool.allocate(PAGE))
+    assert destination.wait_fenced(0.0)
+    destination.close(complete=False)
+    assert pool.usage().in_use_bytes == 0
+
+
+def test_a_second_attempt_needs_a_fence_of_its_own(pool: BufferPool) -> None:
+    destination = Destination(pool, pool.allocate(PAGE))
+    destination.begin(cancel=lambda: None)
+    destination.fence()
+    destination.begin(cancel=lambda: None)
+    assert not destination.fenced
+    destination.close(complete=False)
+    assert pool.usage().quarantined_bytes == PAGE
+    destination.fence()
+    assert pool.usage().quarantined_bytes == 0
+
+
+def test_closing_and_fencing_at_once_frees_once(pool: BufferPool) -> None:
+    for _ in range(200):
+        destination = Destination(pool, pool.allocate(PAGE))
+        destination.begin(cancel=lambda: None)
+        threads = [
+            threading.Thread(target=destination.fence),
+            threading.Thread(target=destination.close, args=(False,)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pool.usage().in_use_bytes + pool.usage().quarantined_bytes == 0
