@@ -65,7 +65,7 @@ class ClientOptions:
     buffer_bytes: int = 16 << 30
     verify: bool = True
     timeout_s: float = 10.0
-    fence_s: float = 0.5
+    fence_s: float = 2.0
 
     def __post_init__(self) -> None:
         if self.target not in ("tcp", "http"):
