@@ -91,14 +91,15 @@ class SenderSession:
     def streams(self) -> int:
         return len(self._sockets)
 
-    def attach(self, stream: int, sock: socket.socket) -> None:
-        """Stream `stream` is connected; the session owns the socket from here."""
+    def attach(self, stream: int, sock: socket.socket) -> bool:
+        """Stream `stream` is connected; the session owns the socket from here. False: it is turned away, closed."""
         with self._changed:
             if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
                 sock.close()
-                return
+                return False
             self._sockets[stream] = sock
         threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
+        return True
 
     def add(self, active: ActiveDelivery) -> None:
         with self._changed:

@@ -97,8 +97,10 @@ class Worker:
             sock.close()
             return
         listening = sock.dup()
-        _in_thread("listener", lambda: _listen(session, listening))
-        session.attach(message["stream"], sock)
+        if session.attach(message["stream"], sock):
+            _in_thread("listener", lambda: _listen(session, listening))
+        else:
+            listening.close()
 
     def _end_session(self, message: Message, fds: list[int]) -> None:
         with self._lock:
