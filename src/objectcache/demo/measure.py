@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from objectcache.cache.base import RetrieveOptions
 from objectcache.connectors.transformers import LayerTiming, TransformersConnector
+from objectcache.errors import ObjectCacheError
 
 _MS = 1e3
 
@@ -114,7 +115,10 @@ def recompute(model: Any, ids: torch.Tensor, keep: int, prefix: DynamicCache | N
 def from_cache(
     connector: TransformersConnector, model: Any, ids: torch.Tensor, keep: int, options: RetrieveOptions
 ) -> Measured:
-    """Load what is stored of `ids`, compute the rest; logits of the last `keep` tokens. The time includes the match."""
+    """Load what is stored of `ids`, compute the rest; logits of the last `keep` tokens. The time includes the match.
+
+    Raises ObjectCacheError when nothing is found, or loading fails.
+    """
     with LayerClock(model) as clock:
         start_s = time.perf_counter()
         result = connector.prefill(ids, store=False, options=options, logits_to_keep=keep)
@@ -124,6 +128,8 @@ def from_cache(
     report = result.report
     if report.error is not None:
         raise report.error
+    if not report.matched_tokens:
+        raise ObjectCacheError("nothing of what the first process stored was found")
     return Measured(
         ttft_s,
         clock.tokens,
