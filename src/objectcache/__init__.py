@@ -1,13 +1,15 @@
 """ObjectCache: prefix KV in object storage, delivered layer by layer.
 
-    import objectcache
+```python
+import objectcache
 
-    with objectcache.open("http://gateway:9000/kvcache") as cache:
-        chain = objectcache.chain_keys(namespace, token_ids)
-        match = cache.match(namespace, chain)
-        with cache.retrieve(match) as retrieval:
-            for unit in retrieval:  # layers, in the order the model consumes them, each as it lands
-                ...
+with objectcache.open("http://gateway:9000/kvcache") as cache:
+    chain = objectcache.chain_keys(namespace, token_ids)
+    match = cache.match(namespace, chain)
+    with cache.retrieve(match) as retrieval:
+        for unit in retrieval:  # layers, in the order the model consumes them, each as it lands
+            ...
+```
 """
 
 from objectcache.cache import (
