@@ -236,7 +236,11 @@ class KVRoutes:
             chunk_tokens=namespace.layout.group(asked.group).chunk_tokens,
             layers=shard.layers,
             slice_bytes=shard.slice_bytes,
+            leaf=asked.leaf,
+            depth=asked.first,
+            num_chunks=asked.stop - asked.first,
         )
+        expected.check_length(length)
         with await asyncio.to_thread(core.reserve, length):
             worker = await self._pool.living()  # before the socket's number is taken, which may become another's
             async with body_socket(request) as (fd, go_ahead):

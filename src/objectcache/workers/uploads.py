@@ -14,8 +14,11 @@ from objectcache.errors import (
     TruncatedBodyError,
 )
 from objectcache.integrity import span_matches
+from objectcache.keys import KEY_BYTES
+from objectcache.layout import SegmentGeometry
 from objectcache.segment import (
     HEADER_PREFIX_BYTES,
+    MAX_NAME_BYTES,
     SegmentHeader,
     decode_footer,
     decode_header,
@@ -39,6 +42,21 @@ class ExpectedSegment:
     chunk_tokens: int
     layers: tuple[int, ...]
     slice_bytes: tuple[int, ...]
+    leaf: bytes
+    depth: int
+    num_chunks: int
+
+    def check_length(self, length: int) -> None:
+        """Raises RequestError for a body that cannot be this segment: room need not be made for it."""
+        footer = footer_bytes(len(self.layers))
+        shortest, longest = (
+            SegmentGeometry(self.num_chunks, self.slice_bytes, header).footer_offset + footer
+            for header in (0, MAX_NAME_BYTES + 1024 + KEY_BYTES * self.num_chunks + 16 * len(self.layers))
+        )
+        if not shortest <= length <= longest:
+            raise RequestError(
+                f"a segment of {self.num_chunks} chunks of this layout is {shortest} to {longest} bytes, not {length}"
+            )
 
     def check(self, header: SegmentHeader) -> None:
         """Raises RequestError naming the first field that differs."""
