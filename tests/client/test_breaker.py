@@ -57,6 +57,14 @@ def test_one_that_tries_and_is_never_heard_of_is_followed_by_another() -> None:
     assert breaker.allows(2 * FIRST_PAUSE_S)
 
 
+def test_what_was_under_way_when_it_opened_says_nothing_new() -> None:
+    """Many threads fail at once when a gateway is restarted; that is one failure, not many in a row."""
+    breaker = opened()
+    for _ in range(50):
+        breaker.failed(0.1)
+    assert breaker.allows(FIRST_PAUSE_S)
+
+
 def test_pauses_grow_to_a_limit_and_shrink_with_success() -> None:
     breaker, now_s, pauses = opened(), 0.0, []
     for _ in range(8):

@@ -14,6 +14,7 @@ class Breaker:
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S
         self._closed_again_s: float | None = None
+        self._trying = False
 
     def allows(self, now_s: float) -> bool:
         """Whether to try now. After a pause, True once; then again after the next one."""
@@ -22,18 +23,23 @@ class Breaker:
         if now_s < self._closed_again_s:
             return False
         self._closed_again_s = now_s + self._pause_s
+        self._trying = True
         return True
 
     def succeeded(self) -> None:
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S
         self._closed_again_s = None
+        self._trying = False
 
     def failed(self, now_s: float) -> None:
         self._failures += 1
         if self._failures < FAILURES_TO_OPEN:
             return
         if self._closed_again_s is not None:
+            if not self._trying:
+                return  # it was under way already when the others failed: nothing new
+            self._trying = False
             self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
         self._closed_again_s = now_s + self._pause_s
 
