@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
 
 DEFAULT_BUFFER_BYTES = 16 << 30
-READERS = 4
+READERS = min(4, os.cpu_count() or 1)
+"""More than there are cores would only take them from the layer that is needed next."""
 
 
 class LocalCache(KVCache):
@@ -44,6 +46,7 @@ class LocalCache(KVCache):
         """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
         self.core = core
         self.pool = BufferPool(buffer_bytes)
+        self._width = readers
         self._executor = ThreadPoolExecutor(readers, thread_name_prefix="read")
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
@@ -75,7 +78,7 @@ class LocalCache(KVCache):
         keys = [part.keys for part in selected]
         reading = Reading(plan, keys, readers, retrieval, destination, on_damage=self.core.forget)
         destination.begin(cancel=reading.cancel)
-        reading.start(self._executor, READERS)
+        reading.start(self._executor, self._width)
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
