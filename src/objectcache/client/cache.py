@@ -154,8 +154,8 @@ class GatewayCache(KVCache):
         descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
         destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
         expected = self._expected(descriptor, selected, session.streams, retrieval, destination)
-        session.receivers.expect(expected, destination.buffer.offset, options.deadline_s)
         try:
+            session.receivers.expect(expected, destination.buffer.offset, options.deadline_s)
             body = session.http.request(
                 "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s
             )
