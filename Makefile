@@ -11,21 +11,25 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo bench clean
+.PHONY: help setup constraints lint test demo bench clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: $(STAMP) ## Build .venv with everything that tests and demo need; again only when pyproject.toml changes.
+setup: $(STAMP) ## Build .venv with everything that tests and demo need; again only when what it installs changes.
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "python3 lacks venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PIP) install $(TORCH)
-	$(PIP) install -e '.[dev,demo]'
+	$(PIP) install -c constraints.txt -e '.[dev,demo]'
 	@touch $@
+
+constraints: ## The versions that setup installs, brought up to the newest: look at what the tests say of them.
+	$(PIP) install --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev,demo]'
+	$(PIP) freeze --exclude-editable | grep -viE '^(torch|nvidia|triton)([=@ -]|$$)' > constraints.txt
 
 lint: setup ## ruff and mypy.
 	$(BIN)/ruff check

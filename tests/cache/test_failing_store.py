@@ -140,6 +140,7 @@ def test_a_store_that_breaks_is_not_a_segment_that_is_damaged(
         retrieval.wait(LAYERS - 1)
     retrieval.close()
     switch.error = None
+    eventually(lambda: not cache.pool.usage().quarantined_bytes, "the reads under way have ended")
     assert retrieve_and_check(cache, match.namespace, prompt(match.namespace, CHUNKS)).tokens == match.tokens
     assert cache.core.counters.forgotten == 0
 

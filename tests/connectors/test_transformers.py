@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from objectcache.cache import CHUNKWISE, KVCache, RetrieveOptions
+from objectcache.connectors.transformers import cache_input, cache_output
 from objectcache.errors import (
     RequestError,
 )
@@ -43,12 +44,12 @@ def test_a_hit_is_bit_for_bit_the_prefix_in_memory(connect: Connect, dtype: Any,
     result = connector.prefill(question)
     assert (result.report.matched_tokens, result.report.computed_tokens) == (160, 21)
     assert result.report.matched_bytes == 160 * 4 * 2 * 2 * 16 * dtype.itemsize
-    same = from_memory(model, first.past_key_values, question, 160)
+    same = from_memory(model, cache_output(first), question, 160)
     assert torch.equal(result.outputs.logits, same.logits)
     full = recomputed(model, question).logits[:, 160:]
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}[dtype]
     assert torch.allclose(result.outputs.logits, full, atol=tolerance)
-    for layer, expected in zip(layers(result.past_key_values), layers(same.past_key_values), strict=True):
+    for layer, expected in zip(layers(result.cache), layers(cache_output(same)), strict=True):
         assert torch.equal(layer.keys, expected.keys)
         assert torch.equal(layer.values, expected.values)
 
@@ -65,7 +66,7 @@ def test_generate_gives_the_same_tokens(connect: Connect, attention: str) -> Non
     assert torch.equal(tokens, expected)
     assert report.matched_tokens == 96
     with connector.load(question, store=True) as past:
-        assert torch.equal(model.generate(question, past_key_values=past, **GENERATE), expected)
+        assert torch.equal(model.generate(question, **cache_input(model, past), **GENERATE), expected)
 
 
 def test_a_tail_may_come_in_several_steps(connect: Connect, model: Any) -> None:
@@ -74,7 +75,7 @@ def test_a_tail_may_come_in_several_steps(connect: Connect, model: Any) -> None:
     stored(connector, ids[:, :48])
     with connector.load(ids, store=True) as past, torch.no_grad():
         for start, stop in ((48, 60), (60, 99), (99, 100)):
-            outputs = model(ids[:, start:stop], past_key_values=past)
+            outputs = model(ids[:, start:stop], **cache_input(model, past))
     assert torch.allclose(outputs.logits[:, -1], recomputed(model, ids).logits[:, -1], atol=1e-5)
     assert connector.flush(30)
     assert connector.load(after(ids, 1, seed=2)).matched_tokens == 96
@@ -121,14 +122,14 @@ def test_long_prompts_become_several_segments(connect: Connect, cache: KVCache, 
     longer = after(ids, 30, seed=2)
     result = connector.prefill(longer)
     assert result.report.matched_tokens == 80
-    assert torch.equal(result.outputs.logits, from_memory(model, first.past_key_values, longer, 80).logits)
+    assert torch.equal(result.outputs.logits, from_memory(model, cache_output(first), longer, 80).logits)
 
 
 def test_slices_are_k_then_v_by_head_token_and_dimension(connect: Connect, cache: KVCache) -> None:
     model = tiny_llama(dtype=torch.bfloat16)
     connector = connect(model)
     ids = prompt(50)
-    past = stored(connector, ids).past_key_values
+    past = cache_output(stored(connector, ids))
     namespace = connector.namespace
     with cache.retrieve(cache.match(namespace, chain_keys(namespace, ids[0].numpy()))) as retrieval:
         for layer in range(4):
@@ -146,17 +147,17 @@ def test_stores_a_cache_that_is_already_filled(connect: Connect, model: Any) -> 
     connector = connect(model, max_pending_bytes=1)
     ids = prompt(70)
     outputs = recomputed(model, ids)
-    recording = connector.store(ids, outputs.past_key_values)
+    recording = connector.store(ids, cache_output(outputs))
     assert recording.wait(30)
     assert (recording.stored_tokens, recording.error) == (64, None)
-    again = connector.store(ids, outputs.past_key_values)
+    again = connector.store(ids, cache_output(outputs))
     assert again.wait(30)
     assert again.stored_tokens == 0
     question = after(ids, 5, seed=2)
     result = connector.prefill(question)
-    assert torch.equal(result.outputs.logits, from_memory(model, outputs.past_key_values, question, 64).logits)
+    assert torch.equal(result.outputs.logits, from_memory(model, cache_output(outputs), question, 64).logits)
     with pytest.raises(RequestError):
-        connector.store(after(ids, 1, seed=2), outputs.past_key_values)
+        connector.store(after(ids, 1, seed=2), cache_output(outputs))
 
 
 # -- layer by layer ------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_the_forward_waits_for_each_layer_only(connect: Connect, cache: KVCache,
     # A layer lands only when the one before it has been computed: whoever waits for more than one never ends.
     hooks = [layer.register_forward_hook(lambda *_: step.release()) for layer in model.model.layers]
     past = connector.load(ids, options=RetrieveOptions(deadline_s=60))
-    outputs = model(past.tail(ids), past_key_values=past)
+    outputs = model(past.tail(ids), **cache_input(model, past))
     for hook in hooks:
         hook.remove()
     assert torch.allclose(outputs.logits, recomputed(model, ids).logits[:, 96:], atol=1e-5)
@@ -191,7 +192,7 @@ def test_adopted_layers_own_their_memory(connect: Connect, cache: KVCache, model
     stored(connector, ids)
     past = connector.load(ids)
     with torch.no_grad():
-        model(past.tail(ids), past_key_values=past)
+        model(past.tail(ids), **cache_input(model, past))
     kept = [(layer.keys.clone(), layer.values.clone()) for layer in layers(past)]
     past.close()
     with connector.load(after(prompt(100, seed=9), 1, seed=9)):
@@ -204,7 +205,7 @@ def test_adopted_layers_own_their_memory(connect: Connect, cache: KVCache, model
 def test_rearranging_a_cache_fetches_what_is_pending(connect: Connect, model: Any) -> None:
     connector = connect(model)
     ids = prompt(100)
-    expected = stored(connector, ids).past_key_values
+    expected = cache_output(stored(connector, ids))
     past: Any = connector.load(ids)
     past.crop(-6)
     assert past.get_seq_length() == 90

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from objectcache.cache import KVCache, RetrieveOptions
-from objectcache.connectors.transformers import PrefixLoadError
+from objectcache.connectors.transformers import PrefixLoadError, cache_input
 from objectcache.errors import (
     DeliveryTimeoutError,
     IntegrityError,
@@ -62,11 +62,11 @@ def test_a_forward_never_goes_on_without_its_layer(connect: Connect, cache: KVCa
     past = connector.load(ids, store=True)
     for _ in range(2):
         with pytest.raises(PrefixLoadError):
-            model(past.tail(ids), past_key_values=past)
+            model(past.tail(ids), **cache_input(model, past))
     closed = connect(model).load(ids)
     closed.close()
     with pytest.raises(PrefixLoadError):
-        model(closed.tail(ids), past_key_values=closed)
+        model(closed.tail(ids), **cache_input(model, closed))
 
 
 def test_a_late_layer_means_recomputation(connect: Connect, cache: KVCache, model: Any) -> None:
@@ -125,7 +125,7 @@ def test_an_unexpected_failure_of_storing_stays_in_the_background(connect: Conne
 
     connector = connect(model, ScriptedCache(cache, before_write=explode))
     result = connector.prefill(prompt(100))
-    recording = result.past_key_values.recording
+    recording = result.cache.recording
     assert recording is not None
     assert recording.wait(30)
     assert "ZeroDivisionError" in str(recording.error)
@@ -155,13 +155,13 @@ def test_nothing_is_visible_of_a_forward_that_failed(connect: Connect, cache: KV
 
     def interrupted() -> None:
         with connector.load(ids, store=True) as past:
-            model(ids, past_key_values=past)
+            model(ids, **cache_input(model, past))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     past = connector.load(ids, store=True)
-    model(ids, past_key_values=past)
+    model(ids, **cache_input(model, past))
     past.close()
     assert connector.flush(30)
     assert script.aborted == 2

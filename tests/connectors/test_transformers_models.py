@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from objectcache.cache import KVCache
-from objectcache.connectors.transformers import TransformersConnector, weights_fingerprint
+from objectcache.connectors.transformers import TransformersConnector, cache_output, weights_fingerprint
 from objectcache.errors import (
     ConfigError,
     LayoutError,
@@ -104,7 +104,7 @@ def test_other_plain_architectures_work(connect: Connect) -> None:
         question = after(ids, 8, seed=2)
         result = connector.prefill(question)
         assert result.report.matched_tokens == 64
-        assert torch.equal(result.outputs.logits, from_memory(model, first.past_key_values, question, 64).logits)
+        assert torch.equal(result.outputs.logits, from_memory(model, cache_output(first), question, 64).logits)
 
 
 def test_requests_that_keys_cannot_stand_for_are_refused(connect: Connect, model: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from objectcache.connectors.transformers import TransformersConnector
+from objectcache.connectors.transformers import TransformersConnector, cache_input
 
 # Models this small gain nothing from more threads, which spin, and starve the others on a machine that is busy.
 torch.set_num_threads(1)
@@ -65,4 +65,4 @@ def from_memory(model: Any, past: Any, ids: Any, tokens: int) -> Any:
     for index, layer in enumerate(layers(past)):
         kept.update(layer.keys[:, :, :tokens].clone(), layer.values[:, :, :tokens].clone(), index)
     with torch.no_grad():
-        return model(ids[:, tokens:], past_key_values=kept, use_cache=True)
+        return model(ids[:, tokens:], use_cache=True, **cache_input(model, kept))

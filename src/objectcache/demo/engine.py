@@ -19,7 +19,7 @@ import torch
 
 import objectcache
 from objectcache.cache.base import CHUNKWISE, KVCache, RetrieveOptions
-from objectcache.connectors.transformers import TransformersConnector
+from objectcache.connectors.transformers import TransformersConnector, cache_output
 from objectcache.demo.checks import FIRST_LAYER_LIMIT
 from objectcache.demo.measure import Measured, copy_prefix, from_cache, recompute
 from objectcache.demo.model import build_model
@@ -57,7 +57,7 @@ def _prefill(job: Job, cache: KVCache, model: Any, say: Say) -> dict[str, Any]:
         start_s = time.perf_counter()
         result = connector.prefill(ids)
         prefill_s = time.perf_counter() - start_s
-        recording = result.past_key_values.recording
+        recording = result.cache.recording
         if recording is None or not recording.wait(_STORE_TIMEOUT_S):
             raise ObjectCacheError(f"the prefill was not stored within {_STORE_TIMEOUT_S:.0f} s")
         if recording.error is not None:
@@ -90,7 +90,7 @@ def _ask(job: Job, cache: KVCache, model: Any, say: Say) -> dict[str, Any]:
             if way == "recompute":
                 return recompute(model, ids, keep)
             if way == "memory":
-                return recompute(model, ids, keep, copy_prefix(first.past_key_values, whole))
+                return recompute(model, ids, keep, copy_prefix(cache_output(first), whole))
             return from_cache(connector, model, ids, keep, _OPTIONS[way])
 
         say("warming up")

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from objectcache.cache.base import RetrieveOptions
-from objectcache.connectors.transformers import LayerTiming, TransformersConnector
+from objectcache.connectors.transformers import LayerTiming, TransformersConnector, cache_input
 from objectcache.errors import ObjectCacheError
 
 _MS = 1e3
@@ -106,7 +106,7 @@ def recompute(model: Any, ids: torch.Tensor, keep: int, prefix: DynamicCache | N
     known = 0 if prefix is None else int(prefix.get_seq_length())
     with LayerClock(model) as clock, torch.no_grad():
         start_s = time.perf_counter()
-        logits = model(ids[:, known:], past_key_values=prefix, use_cache=True, logits_to_keep=keep).logits
+        logits = model(ids[:, known:], use_cache=True, logits_to_keep=keep, **cache_input(model, prefix)).logits
         token = int(logits[0, -1].argmax())
         ttft_s = time.perf_counter() - start_s
     return Measured(ttft_s, clock.tokens, logits, token, clock.spans_s, matched_tokens=known)

@@ -13,6 +13,7 @@ import torch
 
 from objectcache.cache.base import KVCache, Match, RetrieveOptions
 from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.transformers.cache_names import cache_input
 from objectcache.connectors.transformers.model import kv_shape, make_namespace, weights_fingerprint, weights_version
 from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, plain_inputs
 from objectcache.connectors.transformers.prefix import Delivery, PrefixCache, PrefixLoadError
@@ -158,7 +159,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
 
     # -- storing ----------------------------------------------------------------------------------
 
-    def store(self, input_ids: torch.Tensor, past_key_values: Cache) -> Recording:
+    def store(self, input_ids: torch.Tensor, cache: Cache) -> Recording:
         """Store the full chunks of `input_ids`, [1, tokens], from a cache that a clean forward over them has filled.
 
         In the background, but waits while too much is pending; `wait` on what comes back for the end. Raises
@@ -167,10 +168,10 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         ids = self._checked(input_ids)
         namespace = self.namespace
         chain = chain_keys(namespace, ids)
-        layers: list[Any] = past_key_values.layers
-        if len(layers) != self._shape.num_layers or past_key_values.get_seq_length() < len(ids):
+        layers: list[Any] = cache.layers
+        if len(layers) != self._shape.num_layers or cache.get_seq_length() < len(ids):
             raise RequestError(
-                f"a cache of {len(layers)} layers and {past_key_values.get_seq_length()} tokens does not hold "
+                f"a cache of {len(layers)} layers and {cache.get_seq_length()} tokens does not hold "
                 f"{len(ids)} tokens of a model of {self._shape.num_layers}"
             )
         stored = 0
@@ -218,7 +219,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
 
         def forward(past: PrefixCache) -> Any:
             with torch.no_grad():
-                return self._model(past.tail(input_ids), past_key_values=past, use_cache=True, **inputs)
+                return self._model(past.tail(input_ids), use_cache=True, **cache_input(self._model, past), **inputs)
 
         return Prefill(*self._with_fallback(input_ids, forward, store, options))
 
@@ -234,7 +235,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         inputs = plain_inputs(generate_inputs)
 
         def forward(past: PrefixCache) -> Any:
-            return self._model.generate(input_ids, past_key_values=past, **inputs)
+            return self._model.generate(input_ids, **cache_input(self._model, past), **inputs)
 
         result, _, report = self._with_fallback(input_ids, forward, store, options)
         return result, report

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicLayer
 
+from objectcache.connectors.transformers.cache_names import cache_output
 from objectcache.connectors.transformers.slices import KVShape
 from objectcache.errors import ConfigError, LayoutError
 from objectcache.keys import Namespace, salt_digest
@@ -35,7 +36,7 @@ def kv_shape(model: PreTrainedModel) -> KVShape:
     _refuse_by_config(model)
     ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with torch.no_grad():
-        past = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+        past = cache_output(model(input_ids=ids, use_cache=True))
     layers = getattr(past, "layers", None) or []
     kinds = sorted({type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer})
     if kinds or not layers:

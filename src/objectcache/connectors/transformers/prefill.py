@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from objectcache.connectors.transformers.cache_names import CACHE_NAMES
 from objectcache.connectors.transformers.prefix import LayerTiming, PrefixCache
 from objectcache.errors import ObjectCacheError, RequestError
 
@@ -30,11 +31,18 @@ class Prefill:
     """The model's outputs over the tail of a prompt, and the cache that holds all of it, to go on from."""
 
     outputs: Any
-    past_key_values: PrefixCache
+    cache: PrefixCache
     report: PrefillReport
 
 
-_OTHER_MEANING = ("past_key_values", "inputs_embeds", "position_ids", "token_type_ids", "cache_position", "use_cache")
+_OTHER_MEANING = (
+    *CACHE_NAMES,
+    "inputs_embeds",
+    "position_ids",
+    "token_type_ids",
+    "cache_position",
+    "use_cache",
+)
 
 
 def plain_inputs(inputs: dict[str, Any]) -> dict[str, Any]:

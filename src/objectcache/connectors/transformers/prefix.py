@@ -167,7 +167,7 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 class PrefixCache(Cache):
-    """What a connector's `load` returns: pass it as `past_key_values`, to a forward over the tail or to `generate`.
+    """What a connector's `load` returns: pass it (`cache_input`) to a forward over the tail, or to `generate`.
 
     Layers are waited for one by one, as the forward reaches them. Leaving the context (or `commit`) stores what the
     forward added, when that was asked for; on an exception nothing is stored. `close` ends what is still under way.
