@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from threading import Thread
+from typing import Any
 
 import msgpack
 import pytest
@@ -73,8 +74,8 @@ class LosesAnswers(MemoryStore):
 
     loses = False
 
-    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, data, if_absent=if_absent)
+    def put(self, name: str, data: Buffer, **options: Any) -> ObjectInfo:
+        info = super().put(name, data, **options)
         if self.loses:
             self.loses = False
             raise StoreUnavailableError("no answer")
@@ -101,9 +102,9 @@ def test_a_second_writer_of_the_same_id_loses_no_record() -> None:
 class NeverFree(MemoryStore):
     """Somebody else is always faster."""
 
-    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
+    def put(self, name: str, data: Buffer, **options: Any) -> ObjectInfo:
         super().put(name, data)
-        return super().put(name, data, if_absent=if_absent)
+        return super().put(name, data, **options)
 
 
 def test_a_log_that_somebody_else_writes_is_an_error() -> None:

@@ -67,11 +67,26 @@ class ObjectNotFoundError(StoreError):
     status = 404
 
 
-class ObjectExistsError(StoreError):
-    """`if_absent` was asked for and the name is taken."""
+class PreconditionFailedError(StoreError):
+    """A condition that the request made does not hold."""
 
     code = "PreconditionFailed"
     status = 412
+
+
+class ObjectExistsError(PreconditionFailedError):
+    """`if_absent` was asked for and the name is taken."""
+
+
+class ObjectChangedError(PreconditionFailedError):
+    """`if_match` was asked for and the object has another etag."""
+
+
+class MetadataError(StoreError):
+    """More, or other, metadata than is kept with an object."""
+
+    code = "MetadataTooLarge"
+    status = 400
 
 
 class InvalidObjectNameError(StoreError):

@@ -77,7 +77,7 @@ class StalledStore(FileStore):
         super().__init__(root)
         self._switch = switch
 
-    def open(self, name: str) -> ObjectReader:
+    def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
         real = super().open(name)
         return FaultyReader(real, self._switch) if name.startswith(SEGMENT_PREFIX) else real
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -197,7 +198,7 @@ class FailsOn(MemoryStore):
 
     prefix = "nothing"
 
-    def open(self, name: str) -> ObjectReader:
+    def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
         if name.startswith(self.prefix):
             raise StoreUnavailableError("not now")
         return super().open(name)
@@ -253,8 +254,8 @@ class LosesAnswers(MemoryStore):
 
     loses = False
 
-    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, data, if_absent=if_absent)
+    def put(self, name: str, data: Buffer, **options: Any) -> ObjectInfo:
+        info = super().put(name, data, **options)
         if self.loses:
             self.loses = False
             raise StoreUnavailableError("no answer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -31,8 +32,8 @@ class KeepsLogs(MemoryStore):
         super().__init__()
         self.archive = MemoryStore()
 
-    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, data, if_absent=if_absent)
+    def put(self, name: str, data: Buffer, **options: Any) -> ObjectInfo:
+        info = super().put(name, data, **options)
         if name.startswith(LOG_PREFIX):
             self.archive.put(name, data, if_absent=True)
         return info

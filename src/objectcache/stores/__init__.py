@@ -1,11 +1,12 @@
 """Objects somewhere: the contract, and the stores that keep it."""
 
-from objectcache.stores.base import ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
+from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
 from objectcache.stores.urls import open_store
 
 __all__ = [
+    "FileRange",
     "FileStore",
     "MemoryStore",
     "ObjectInfo",

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from objectcache.errors import InvalidObjectNameError, RangeError
+from objectcache.errors import InvalidObjectNameError, MetadataError, RangeError
 from objectcache.integrity import Buffer
 
 MAX_NAME_BYTES = 1024
+MAX_METADATA_BYTES = 3072
+"""Names and values together: what fits beside a file on every filesystem; S3's own limit for users' part is 2 KiB."""
+COPY_BYTES = 1 << 20
 
 # Lone surrogates are in: they have no UTF-8.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)\.{1,2}(?:/|$)|//|^/|/$")
@@ -41,14 +44,35 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+_METADATA_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_METADATA_VALUE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """`metadata` itself. Raises MetadataError, saying what may be kept with an object."""
+    total_bytes = 0
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name) or not _METADATA_VALUE.fullmatch(value):
+            raise MetadataError(f"{name[:80]!r} cannot be kept: names are lower-case header names, values printable")
+        total_bytes += len(name) + len(value.encode())
+    if total_bytes > MAX_METADATA_BYTES:
+        raise MetadataError(f"an object keeps at most {MAX_METADATA_BYTES} bytes of metadata, not {total_bytes}")
+    return metadata
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """`modified_s` is Unix time; `etag` changes whenever the content does."""
+    """`modified_s` is Unix time; `etag` changes whenever the content does.
+
+    `metadata` maps lower-case header names (`content-type`, `x-amz-meta-…`) to what the upload said of them. Listings
+    leave it empty, and it does not count when two are compared.
+    """
 
     name: str
     size_bytes: int
     modified_s: float
     etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +85,14 @@ def check_range(info: ObjectInfo, offset: int, length: int) -> None:
     """Raises RangeError unless `length` bytes from `offset` lie within the object."""
     if offset < 0 or length < 0 or offset + length > info.size_bytes:
         raise RangeError(f"{length} bytes from {offset} are outside {info.name!r}, which has {info.size_bytes}")
+
+
+class FileRange(NamedTuple):
+    """`length` bytes from `offset` of the file that `descriptor` is open for."""
+
+    descriptor: int
+    offset: int
+    length: int
 
 
 class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
@@ -85,9 +117,15 @@ class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
-    def fileno(self) -> int | None:
-        """A file descriptor whose offsets are the object's (for zero-copy), or None. Closed by `close`."""
-        return None
+    def files(self, offset: int, length: int) -> AbstractContextManager[Sequence[FileRange] | None]:
+        """In which files the range lies, in order, for zero-copy while the context is open; None: in none.
+
+        May bring it there first. Raises like `read_into`.
+        """
+        return nullcontext(None)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """The range will be read soon. A hint, for stores that are far away: does not block, never fails."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -108,11 +146,18 @@ class ObjectUpload(AbstractContextManager["ObjectUpload"], ABC):
     def write(self, data: Buffer) -> None:
         """Append a copy of `data`. Raises StoreFullError at the byte limit or a full disk."""
 
+    def write_from(self, source: ObjectReader, offset: int, length: int) -> None:
+        """Append a range of another object. Raises like `write` and `read_into`."""
+        for at in range(offset, offset + length, COPY_BYTES):
+            self.write(source.read(at, min(COPY_BYTES, offset + length - at)))
+
     @abstractmethod
-    def publish(self) -> ObjectInfo:
-        """Make it visible, whole, at once.
+    def publish(self, *, etag: str = "") -> ObjectInfo:
+        """Make it visible, whole, at once. `etag` becomes the object's, in stores that do not make their own.
 
         Raises ObjectExistsError when `if_absent` was asked and the name is taken: of several at once, one succeeds.
+        With `if_match`, raises ObjectChangedError when the object has another etag, ObjectNotFoundError when there is
+        none: of several at once with the same etag, one succeeds.
         """
 
     @abstractmethod
@@ -131,21 +176,45 @@ class Store(AbstractContextManager["Store"], ABC):
     url: str
 
     @abstractmethod
-    def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
+    def upload(
+        self,
+        name: str,
+        *,
+        size_bytes: int | None = None,
+        if_absent: bool = False,
+        if_match: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectUpload:
         """Begin an object. With `size_bytes` the space is reserved at once (StoreFullError when there is none).
 
-        The object will be as long as what is written: `size_bytes` is a reservation, not a promise.
+        The object will be as long as what is written: `size_bytes` is a reservation, not a promise. `if_absent` makes a
+        new object only, `if_match` replaces only the one with that etag; see `publish`. Raises MetadataError.
         """
 
-    def put(self, name: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self,
+        name: str,
+        data: Buffer,
+        *,
+        if_absent: bool = False,
+        if_match: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         """Store a small object, replacing any of that name unless `if_absent`."""
-        with self.upload(name, size_bytes=memoryview(data).nbytes, if_absent=if_absent) as upload:
+        size_bytes = memoryview(data).nbytes
+        with self.upload(
+            name, size_bytes=size_bytes, if_absent=if_absent, if_match=if_match, metadata=metadata
+        ) as upload:
             upload.write(data)
             return upload.publish()
 
     @abstractmethod
-    def open(self, name: str) -> ObjectReader:
-        """Open for ranged reads. Raises ObjectNotFoundError."""
+    def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
+        """Open for ranged reads. Raises ObjectNotFoundError.
+
+        Whoever knows the size says so: stores that are far away then ask nothing yet, `info` has only that much, and
+        it is the first read that raises ObjectNotFoundError. Elsewhere it makes no difference.
+        """
 
     def get(self, name: str) -> bytes:
         """A whole object."""

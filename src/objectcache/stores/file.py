@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from objectcache.errors import ConfigError
@@ -14,10 +15,12 @@ from objectcache.stores.base import (
     ObjectUpload,
     Store,
     StoreUsage,
+    check_metadata,
     check_name,
     check_prefix,
 )
-from objectcache.stores.file_io import FileReader, FileUpload, file_info
+from objectcache.stores.file_attributes import info_of_path
+from objectcache.stores.file_io import FileReader, FileUpload, Publication
 from objectcache.stores.file_space import FileSpace
 from objectcache.stores.file_temporaries import Temporaries
 from objectcache.stores.file_tree import object_path, walk, walk_directories
@@ -62,11 +65,19 @@ class FileStore(Store):
         with translated(f"scanning {path!r}"):
             self._space = FileSpace(self._objects, self._temporaries, limit_bytes=limit_bytes, rescan_s=rescan_s)
 
-    def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
-        path = self._path(name)
-        return FileUpload(name, path, self._space, self._temporaries, size_bytes=size_bytes or 0, if_absent=if_absent)
+    def upload(
+        self,
+        name: str,
+        *,
+        size_bytes: int | None = None,
+        if_absent: bool = False,
+        if_match: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectUpload:
+        how = Publication(name, self._path(name), if_absent, if_match, check_metadata(metadata or {}))
+        return FileUpload(how, self._space, self._temporaries, size_bytes=size_bytes or 0)
 
-    def open(self, name: str) -> ObjectReader:
+    def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
         path = self._path(name)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -81,7 +92,7 @@ class FileStore(Store):
     def head(self, name: str) -> ObjectInfo:
         path = self._path(name)
         try:
-            return file_info(name, os.stat(path))
+            return info_of_path(name, path)
         except OSError as error:
             raise not_found(error, name) from error
 
@@ -92,7 +103,7 @@ class FileStore(Store):
         with translated(f"listing {prefix!r}"):
             for encoded, path in walk(self._objects, begin, after):
                 try:
-                    yield file_info(encoded.decode(), os.stat(path))
+                    yield replace(info_of_path(encoded.decode(), path), metadata={})
                 except UnicodeDecodeError:  # a file that is not ours
                     continue
                 except OSError as error:
@@ -111,7 +122,7 @@ class FileStore(Store):
         path = self._path(name)
         directory = os.path.dirname(path)
         try:
-            with self._space.lock:
+            with self._space.lock, self._temporaries.replacing():
                 size_bytes = os.stat(path).st_size
                 os.unlink(path)
                 self._space.changed(directory, -size_bytes)
@@ -135,6 +146,7 @@ class FileStore(Store):
 
     def close(self) -> None:
         self._space.close()
+        self._temporaries.close()
 
     def _path(self, name: str) -> str:
         return object_path(self._objects, check_name(name))

@@ -6,12 +6,21 @@ import errno
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import Lock
 
-from objectcache.errors import ObjectExistsError, StoreError, StoreUnavailableError
+from objectcache.errors import (
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+)
 from objectcache.integrity import Buffer
-from objectcache.stores.base import ObjectInfo, ObjectReader, ObjectUpload, check_range
+from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, check_range
+from objectcache.stores.file_attributes import info_of_descriptor, info_of_path, write_attributes
 from objectcache.stores.file_space import FileSpace
 from objectcache.stores.file_temporaries import Temporaries
 from objectcache.stores.os_errors import store_error
@@ -20,18 +29,14 @@ _log = logging.getLogger(__name__)
 
 _TRIES = 100
 _NO_RESERVATION = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-
-def file_info(name: str, stat: os.stat_result) -> ObjectInfo:
-    """What the file of the object `name` tells."""
-    return ObjectInfo(name, stat.st_size, stat.st_mtime, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}")
+_NO_COPY = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EBADF, errno.ETXTBSY}
 
 
 class FileReader(ObjectReader):
     """Reads the object `name` from `descriptor`, which it owns; making one may raise OSError."""
 
     def __init__(self, name: str, descriptor: int) -> None:
-        self.info = file_info(name, os.fstat(descriptor))
+        self.info = info_of_descriptor(name, descriptor)
         self._descriptor = descriptor
         self._lock = Lock()
         self._reads = 0
@@ -53,8 +58,14 @@ class FileReader(ObjectReader):
         finally:
             self._end_read()
 
-    def fileno(self) -> int | None:
-        return self._descriptor
+    @contextmanager
+    def files(self, offset: int, length: int) -> Iterator[Sequence[FileRange] | None]:
+        check_range(self.info, offset, length)
+        self._begin_read()
+        try:
+            yield [FileRange(self._descriptor, offset, length)]
+        finally:
+            self._end_read()
 
     def close(self) -> None:
         with self._lock:
@@ -80,13 +91,23 @@ class FileReader(ObjectReader):
             os.close(self._descriptor)
 
 
-class FileUpload(ObjectUpload):
-    """Writes the object `name`, to be at `path`, with `size_bytes` reserved. Raises StoreError."""
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where an object is to appear, under what conditions, and with what."""
 
-    def __init__(
-        self, name: str, path: str, space: FileSpace, temporaries: Temporaries, *, size_bytes: int, if_absent: bool
-    ) -> None:
-        self._name, self._path, self._if_absent = name, path, if_absent
+    name: str
+    path: str
+    if_absent: bool
+    if_match: str
+    metadata: Mapping[str, str]
+
+
+class FileUpload(ObjectUpload):
+    """Writes the object that `how` describes, with `size_bytes` reserved. Raises StoreError."""
+
+    def __init__(self, how: Publication, space: FileSpace, temporaries: Temporaries, *, size_bytes: int) -> None:
+        self._how = how
+        self._name = name = how.name
         self._space, self._temporaries = space, temporaries
         self._written_bytes = 0
         space.reserve(size_bytes)
@@ -123,10 +144,45 @@ class FileUpload(ObjectUpload):
             self.abort()
             raise store_error(error, f"writing {self._name!r}") from error
 
-    def publish(self) -> ObjectInfo:
+    def write_from(self, source: ObjectReader, offset: int, length: int) -> None:
+        """The kernel copies from file to file, or lets them share blocks, where the filesystem can."""
+        self._check_running()
+        with source.files(offset, length) as ranges:
+            for file in ranges or ():
+                copied_bytes = self._copy(file)
+                offset, length = offset + copied_bytes, length - copied_bytes
+                if copied_bytes < file.length:
+                    break
+        super().write_from(source, offset, length)
+
+    def _copy(self, file: FileRange) -> int:
+        """How many bytes of `file` the kernel has copied."""
+        copied_bytes = 0
+        more_bytes = self._written_bytes + file.length - self._reserved_bytes
+        try:
+            if more_bytes > 0:
+                self._space.reserve(more_bytes)
+                self._reserved_bytes += more_bytes
+            while copied_bytes < file.length:
+                at, left = file.offset + copied_bytes, file.length - copied_bytes
+                count = os.copy_file_range(file.descriptor, self._descriptor, left, at)
+                if not count:
+                    break
+                copied_bytes += count
+                self._written_bytes += count
+        except StoreError:
+            self.abort()
+            raise
+        except OSError as error:
+            if error.errno not in _NO_COPY:
+                self.abort()
+                raise store_error(error, f"copying to {self._name!r}") from error
+        return copied_bytes
+
+    def publish(self, *, etag: str = "") -> ObjectInfo:
         self._check_running()
         try:
-            info = self._finish()
+            info = self._finish(etag)
             self._place(info.size_bytes)
         except OSError as error:
             self.abort()
@@ -156,24 +212,25 @@ class FileUpload(ObjectUpload):
         with suppress(OSError):  # the bytes were sent before the object was placed, or are dropped
             os.close(self._descriptor)
 
-    def _finish(self) -> ObjectInfo:
+    def _finish(self, etag: str) -> ObjectInfo:
         """Make the temporary what the object will be."""
         os.ftruncate(self._descriptor, self._written_bytes)
         # The kernel's own time stamps may be a tick apart, and inode numbers come again: the etag needs better.
         now_ns = time.time_ns()
+        write_attributes(self._descriptor, etag, self._how.metadata, now_ns)
         os.utime(self._descriptor, ns=(now_ns, now_ns))
         # On network filesystems a close sends what is cached, so that others see the bytes with the name, and tells
         # of a full disk or quota. The descriptor itself holds the lock until the file has its name.
         os.close(os.dup(self._descriptor))
-        return file_info(self._name, os.fstat(self._descriptor))
+        return info_of_descriptor(self._name, self._descriptor)
 
     def _place(self, size_bytes: int) -> None:
         """Give the temporary its name. Directories vanish with their last object, hence the tries."""
-        directory = os.path.dirname(self._path)
+        directory = os.path.dirname(self._how.path)
         for _ in range(_TRIES):
             try:
-                with self._space.lock:
-                    replaced_bytes = self._link() if self._if_absent else self._rename()
+                with self._space.lock, self._temporaries.replacing():
+                    replaced_bytes = self._link() if self._how.if_absent else self._rename()
                     self._space.changed(directory, size_bytes - replaced_bytes, reserved_bytes=self._reserved_bytes)
                     self._reserved_bytes = 0  # an interrupt after this must not give them back again
                 return
@@ -184,19 +241,25 @@ class FileUpload(ObjectUpload):
 
     def _link(self) -> int:
         try:
-            os.link(self._temporary, self._path)
+            os.link(self._temporary, self._how.path)
         except FileExistsError as error:
             # NFS asks again when an answer is lost, and is then told of its own success.
-            if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._path)):
+            if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._how.path)):
                 raise ObjectExistsError(f"{self._name!r} is stored already") from error
         return 0
 
     def _rename(self) -> int:
+        replaced_bytes = 0
         try:
-            replaced_bytes = os.stat(self._path).st_size
-        except FileNotFoundError:
-            replaced_bytes = 0
-        os.rename(self._temporary, self._path)
+            replaced = info_of_path(self._name, self._how.path)
+        except FileNotFoundError as error:
+            if self._how.if_match:
+                raise ObjectNotFoundError(f"{self._name!r} is not stored") from error
+        else:
+            if self._how.if_match not in ("", replaced.etag):
+                raise ObjectChangedError(f"{self._name!r} has the etag {replaced.etag}, not {self._how.if_match}")
+            replaced_bytes = replaced.size_bytes
+        os.rename(self._temporary, self._how.path)
         return replaced_bytes
 
 

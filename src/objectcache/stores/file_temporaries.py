@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from threading import Lock
 from uuid import uuid4
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
+"""EBADF: NFS locks no directories."""
 
 
 class Temporaries:
@@ -24,6 +26,23 @@ class Temporaries:
         self._directory = directory
         self._lock = Lock()
         self._own: set[str] = set()
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """One process at a time: between looking at an object and replacing or removing it, nobody else does.
+
+        The caller keeps its own threads apart.
+        """
+        _lock_if_possible(self._descriptor)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
     def create(self) -> tuple[int, str]:
         """A new one, open for writing and locked: (file descriptor, path)."""

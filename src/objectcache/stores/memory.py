@@ -6,13 +6,20 @@ import os
 import re
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import count
 from threading import RLock
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from objectcache.errors import ConfigError, ObjectExistsError, ObjectNotFoundError, StoreError
+from objectcache.errors import (
+    ConfigError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StoreError,
+)
 from objectcache.integrity import Buffer
 from objectcache.stores.base import (
     ObjectInfo,
@@ -20,6 +27,7 @@ from objectcache.stores.base import (
     ObjectUpload,
     Store,
     StoreUsage,
+    check_metadata,
     check_name,
     check_prefix,
     check_range,
@@ -57,12 +65,21 @@ class MemoryStore(Store):
                 raise ConfigError(f"a memory store named {self._id!r} exists already")
             _alive[self._id] = self
 
-    def upload(self, name: str, *, size_bytes: int | None = None, if_absent: bool = False) -> ObjectUpload:
+    def upload(
+        self,
+        name: str,
+        *,
+        size_bytes: int | None = None,
+        if_absent: bool = False,
+        if_match: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectUpload:
         check_name(name)
+        kept = dict(check_metadata(metadata or {}))
         self._budget.reserve(size_bytes or 0)
-        return _MemoryUpload(self, name, size_bytes or 0, if_absent)
+        return _MemoryUpload(self, name, size_bytes or 0, _Publication(if_absent, if_match, kept))
 
-    def open(self, name: str) -> ObjectReader:
+    def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
         return _MemoryReader(*self._find(name))
 
     def head(self, name: str) -> ObjectInfo:
@@ -80,7 +97,7 @@ class MemoryStore(Store):
             with self._budget.lock:
                 first = max(bisect_left(self._names, begin), bisect_right(self._names, after))
                 names = [name for name in self._names[first : first + _PAGE] if name.startswith(begin)]
-                page = [self._objects[name.decode()][0] for name in names]
+                page = [replace(self._objects[name.decode()][0], metadata={}) for name in names]
             if not page:
                 return
             yield from page
@@ -106,14 +123,21 @@ class MemoryStore(Store):
     def usage(self) -> StoreUsage:
         return self._budget.usage()
 
-    def _publish(self, name: str, data: bytearray, reserved_bytes: int, *, if_absent: bool) -> ObjectInfo:
+    def _publish(
+        self, name: str, data: bytearray, reserved_bytes: int, how: _Publication, etag: str = ""
+    ) -> ObjectInfo:
         with self._budget.lock:
             replaced = self._objects.get(name)
+            if replaced is not None and how.if_absent:
+                raise ObjectExistsError(f"{name!r} is in {self.url} already")
+            if how.if_match:
+                if replaced is None:
+                    raise ObjectNotFoundError(f"{name!r} is not in {self.url}")
+                if replaced[0].etag != how.if_match:
+                    raise ObjectChangedError(f"{name!r} has the etag {replaced[0].etag}, not {how.if_match}")
             if replaced is None:
                 insort(self._names, name.encode())
-            elif if_absent:
-                raise ObjectExistsError(f"{name!r} is in {self.url} already")
-            info = ObjectInfo(name, len(data), time.time(), f"{next(self._versions):x}")
+            info = ObjectInfo(name, len(data), time.time(), etag or f"{next(self._versions):x}", how.metadata)
             self._objects[name] = info, data
             self._budget.settle(reserved_bytes, len(data) - (replaced[0].size_bytes if replaced else 0))
             return info
@@ -136,9 +160,18 @@ class _MemoryReader(ObjectReader):
         self._data = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """Under what conditions an object appears, and with what."""
+
+    if_absent: bool
+    if_match: str
+    metadata: dict[str, str]
+
+
 class _MemoryUpload(ObjectUpload):
-    def __init__(self, store: MemoryStore, name: str, reserved_bytes: int, if_absent: bool) -> None:
-        self._store, self._name, self._if_absent = store, name, if_absent
+    def __init__(self, store: MemoryStore, name: str, reserved_bytes: int, how: _Publication) -> None:
+        self._store, self._name, self._how = store, name, how
         self._reserved_bytes = reserved_bytes
         self._data: bytearray | None = bytearray()
 
@@ -159,10 +192,10 @@ class _MemoryUpload(ObjectUpload):
             self._reserved_bytes += more_bytes
         written += data
 
-    def publish(self) -> ObjectInfo:
+    def publish(self, *, etag: str = "") -> ObjectInfo:
         data = self._running()
         try:
-            info = self._store._publish(self._name, data, self._reserved_bytes, if_absent=self._if_absent)
+            info = self._store._publish(self._name, data, self._reserved_bytes, self._how, etag)
         except StoreError:
             self.abort()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,7 +10,15 @@ from threading import Barrier
 
 import pytest
 
-from objectcache.errors import ObjectExistsError, ObjectNotFoundError, StoreError, StoreFullError
+from objectcache.errors import (
+    MetadataError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RangeError,
+    StoreError,
+    StoreFullError,
+)
 from objectcache.stores.base import ObjectUpload, Store
 from objectcache.testing.store_listing import stored_names
 
@@ -92,6 +101,89 @@ class UploadContract:
         store.delete("a")
         store.put("a", b"3", if_absent=True)
         assert store.get("a") == b"3"
+
+    def test_if_match(self, store: Store) -> None:
+        first = store.put("a", b"1")
+        with pytest.raises(ObjectChangedError):
+            store.put("a", b"2", if_match="another")
+        second = store.put("a", b"2", if_match=first.etag)
+        with pytest.raises(ObjectChangedError):
+            store.put("a", b"3", if_match=first.etag)
+        with store.upload("a", if_match=second.etag) as late:
+            late.write(b"late")
+            store.put("a", b"early")
+            with pytest.raises(ObjectChangedError):
+                late.publish()
+            _assert_ended(late)
+        assert store.get("a") == b"early"
+        with pytest.raises(ObjectNotFoundError):
+            store.put("d/none", b"1", if_match=first.etag)
+        assert stored_names(store) == ["a"]
+
+    def test_if_match_has_one_winner(self, store: Store) -> None:
+        runners = 6
+        barrier = Barrier(runners)
+        store.put("a", b"0")
+
+        def run(runner: int) -> int:
+            won = 0
+            for round_ in range(20):
+                etag = store.head("a").etag
+                barrier.wait(30)
+                with suppress(ObjectChangedError):
+                    store.put("a", b"%d %d" % (round_, runner), if_match=etag)
+                    won += 1
+                barrier.wait(30)
+            return won
+
+        with ThreadPoolExecutor(runners) as threads:
+            assert sum(threads.map(run, range(runners))) == 20
+
+    def test_metadata(self, store: Store) -> None:
+        kept = {
+            "content-type": "text/plain; charset=utf-8",
+            "x-amz-meta-a.b": "é, and  spaces ",
+            "x-amz-meta-empty": "",
+        }
+        store.put("a", b"1", metadata=kept)
+        assert store.head("a").metadata == kept
+        with store.open("a") as reader:
+            assert reader.info.metadata == kept
+        assert [info.metadata for info in store.list()] == [{}]
+        store.put("a", b"2")
+        assert store.head("a").metadata.keys() <= {"content-type"}
+        store.put("b", b"1", metadata={"x-amz-meta-long": "x" * 2000})
+        assert store.head("b").metadata["x-amz-meta-long"] == "x" * 2000
+
+    @pytest.mark.parametrize(
+        "metadata", [{"x": "y" * 4000}, {"Upper": ""}, {"": ""}, {"a b": ""}, {"x": "a\nb"}, {"x": "\ud800"}], ids=str
+    )
+    def test_bad_metadata(self, store: Store, metadata: dict[str, str]) -> None:
+        with pytest.raises(MetadataError):
+            store.put("a", b"", metadata=metadata)
+        assert stored_names(store) == []
+
+    def test_an_etag_that_is_given(self, store: Store) -> None:
+        with store.upload("a") as upload:
+            upload.write(b"1")
+            info = upload.publish(etag=hashlib.md5(b"1").hexdigest())
+        assert store.head("a").etag == info.etag == next(store.list()).etag
+        assert store.put("a", b"2").etag != info.etag
+
+    def test_copies(self, store: Store) -> None:
+        data = bytes(range(256)) * 12_000
+        store.put("a", data)
+        with store.open("a") as source, store.upload("b") as upload:
+            upload.write(b"begin")
+            upload.write_from(source, 0, len(data))
+            upload.write_from(source, 100, 5)
+            upload.write_from(source, 7, 0)
+            upload.write(b"end")
+            upload.publish()
+        assert store.get("b") == b"begin" + data + data[100:105] + b"end"
+        with store.open("a") as source, store.upload("c") as upload, pytest.raises(RangeError):
+            upload.write_from(source, len(data) - 1, 2)
+        assert stored_names(store) == ["a", "b"]
 
     def test_if_absent_has_one_winner(self, store: Store) -> None:
         runners = 6

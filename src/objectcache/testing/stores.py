@@ -7,6 +7,7 @@ class TestMyStore(StoreContract):
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from objectcache.errors import (
     RangeError,
     StoreError,
 )
-from objectcache.stores.base import Store
+from objectcache.stores.base import ObjectReader, Store
 from objectcache.testing.store_listing import ListingContract, stored_names
 from objectcache.testing.store_model import check_against_model
 from objectcache.testing.store_uploads import LimitContract, UploadContract
@@ -29,6 +30,14 @@ BAD_NAMES = [
     *("", "/", "/a", "a/", "a//b", ".", "..", "a/.", "a/..", "../a", "./a", "a/../b", "a/./b"),
     *("a\x00", "a\nb", "\x7f", "a\t", "\ud800", "x" * 1025, "é" * 513),
 ]
+
+
+def _read_by_files(reader: ObjectReader, offset: int, length: int) -> bytes:
+    """A range by way of the files that it lies in, if it does."""
+    with reader.files(offset, length) as ranges:
+        if ranges is None:
+            return reader.read(offset, length)
+        return b"".join(os.pread(file.descriptor, file.length, file.offset) for file in ranges)
 
 
 class StoreContract(ListingContract, UploadContract, LimitContract, ABC):
@@ -185,6 +194,27 @@ class StoreContract(ListingContract, UploadContract, LimitContract, ABC):
                 store.delete("a")
                 assert first.read(0, 5) == b"first"
                 assert second.read(0, 6) == b"second"
+
+    def test_files_and_prefetch(self, store: Store) -> None:
+        data = bytes(range(256)) * 9000
+        store.put("a", data)
+        with store.open("a") as reader:
+            reader.prefetch(0, len(data))
+            reader.prefetch(len(data), 100)
+            for offset, length in ((0, len(data)), (3, 5), (2_000_000, 200_000), (len(data), 0)):
+                assert _read_by_files(reader, offset, length) == data[offset : offset + length]
+            with pytest.raises(RangeError):
+                _read_by_files(reader, len(data) - 1, 2)
+
+    def test_a_known_size_changes_nothing(self, store: Store) -> None:
+        store.put("a", b"0123456789")
+        with store.open("a", size_bytes=10) as reader:
+            assert (reader.info.name, reader.info.size_bytes) == ("a", 10)
+            assert reader.read(3, 4) == b"3456"
+            with pytest.raises(RangeError):
+                reader.read(5, 6)
+        with pytest.raises(ObjectNotFoundError), store.open("b", size_bytes=10) as reader:
+            reader.read(0, 1)
 
     def test_readers_in_many_threads(self, store: Store) -> None:
         data = b"".join(b"%07d\n" % i for i in range(4096))

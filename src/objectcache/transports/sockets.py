@@ -7,9 +7,8 @@ import select
 import socket
 
 from objectcache.errors import GatewayUnavailableError, IntegrityError
-from objectcache.stores import ObjectReader
-
-_COPY_BYTES = 1 << 20
+from objectcache.stores import FileRange, ObjectReader
+from objectcache.stores.base import COPY_BYTES
 
 
 def tune(sock: socket.socket) -> None:
@@ -37,22 +36,31 @@ def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: i
 
     Raises OSError for the socket, IntegrityError when the object is shorter, StoreError when it cannot be read.
     """
-    source = reader.fileno()
-    if source is None:
-        for at in range(0, length, _COPY_BYTES):
-            send_all(sock, reader.read(offset + at, min(_COPY_BYTES, length - at)))
-        return
+    with reader.files(offset, length) as ranges:
+        if ranges is None:
+            for at in range(0, length, COPY_BYTES):
+                send_all(sock, reader.read(offset + at, min(COPY_BYTES, length - at)))
+            return
+        for file in ranges:
+            sent = _send_file(sock, file)
+            if sent < file.length:
+                message = f"{reader.info.name} is truncated: {sent} of {length} bytes of a range could be read"
+                raise IntegrityError(message, segment=reader.info.name)
+
+
+def _send_file(sock: socket.socket, file: FileRange) -> int:
+    """How many bytes there were to send. Raises OSError."""
     target, sent = sock.fileno(), 0
-    while sent < length:
+    while sent < file.length:
         try:
-            count = os.sendfile(target, source, offset + sent, length - sent)
+            count = os.sendfile(target, file.descriptor, file.offset + sent, file.length - sent)
         except BlockingIOError:
             _wait(sock, select.POLLOUT)
             continue
         if count == 0:
-            message = f"{reader.info.name} is truncated: {sent} of {length} bytes of a range could be read"
-            raise IntegrityError(message, segment=reader.info.name)
+            break
         sent += count
+    return sent
 
 
 def recv_exact(sock: socket.socket, out: memoryview) -> None:

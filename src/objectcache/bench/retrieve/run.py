@@ -177,9 +177,10 @@ def _raw_loop(gateway: BenchGateway, prefix: StoredPrefix, settings: RetrieveSet
         store = stack.enter_context(gateway.open_store())
         fds = []
         for header in prefix.headers:
-            fd = stack.enter_context(store.open(header.name)).fileno()
-            assert fd is not None
-            fds.append(fd)
+            reader = stack.enter_context(store.open(header.name))
+            ranges = stack.enter_context(reader.files(0, header.total_bytes))
+            assert ranges is not None
+            fds.append(ranges[0].descriptor)
         sets = []
         for context in settings.contexts:
             chunks = settings.chunks(context)
