@@ -200,6 +200,79 @@ class DrainingError(ObjectCacheError):
     status = 503
 
 
+# -- S3 ---------------------------------------------------------------------------------------------
+
+
+class InvalidArgumentError(RequestError):
+    """A header or a query parameter has a value that cannot be."""
+
+    code = "InvalidArgument"
+    status = 400
+
+
+class InvalidBucketNameError(RequestError):
+    code = "InvalidBucketName"
+    status = 400
+
+
+class BucketNotEmptyError(RequestError):
+    code = "BucketNotEmpty"
+    status = 409
+
+
+class KeyTooLongError(RequestError):
+    code = "KeyTooLongError"
+    status = 400
+
+
+class MalformedXMLError(RequestError):
+    code = "MalformedXML"
+    status = 400
+
+
+class MissingContentLengthError(RequestError):
+    code = "MissingContentLength"
+    status = 411
+
+
+class MethodNotAllowedError(RequestError):
+    """A method or sub-resource that is not served."""
+
+    code = "MethodNotAllowed"
+    status = 405
+
+
+class NotSupportedError(RequestError):
+    """A feature of S3, or a use of it, that is not there."""
+
+    code = "NotImplemented"
+    status = 501
+
+
+class EntityTooLargeError(RequestError):
+    code = "EntityTooLarge"
+    status = 413
+
+
+class EntityTooSmallError(RequestError):
+    """A part of a multipart upload, other than the last, below S3's minimum."""
+
+    code = "EntityTooSmall"
+    status = 400
+
+
+class InvalidPartError(RequestError):
+    """A part is not there, or has another ETag."""
+
+    code = "InvalidPart"
+    status = 400
+
+
+class InvalidPartOrderError(RequestError):
+    code = "InvalidPartOrder"
+    status = 400
+
+
 # -- deliveries -------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@
     .kv/log/<writer>/<sequence>     commit records
     .kv/snap/<writer>/<sequence>    snapshots of the catalog
     .kv/ns/<hex digest>.json        namespaces, readable
+    .kv/bucket                      says that this is a bucket of a gateway, and since when
+    .kv/mp/<upload>/…               multipart uploads of plain objects that are under way
 
 A sequence is 12 decimal digits in groups of three joined by "/": names sort as their numbers do, and where names are
 files no directory holds more than 1,000 of them.
@@ -21,6 +23,8 @@ SEGMENT_PREFIX = ".kv/seg/"
 LOG_PREFIX = ".kv/log/"
 SNAPSHOT_PREFIX = ".kv/snap/"
 NAMESPACE_PREFIX = ".kv/ns/"
+BUCKET_MARKER = ".kv/bucket"
+MULTIPART_PREFIX = ".kv/mp/"
 
 MAX_SEQUENCE = 10**12 - 1
 

@@ -5,6 +5,7 @@ from objectcache.catalog.follower import Follower
 from objectcache.catalog.matching import Matched, MatchedRuns, match
 from objectcache.catalog.reading import CatalogStats
 from objectcache.catalog.records import DamagedCatalogError, Run, SegmentRecord
+from objectcache.catalog.scanning import chunk_holders
 from objectcache.catalog.view import CatalogView
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "MatchedRuns",
     "Run",
     "SegmentRecord",
+    "chunk_holders",
     "match",
 ]

@@ -34,6 +34,11 @@ def chunks_beginning(catalog: CatalogReading, digits: str, limit: int) -> dict[b
     return found
 
 
+def chunk_holders(catalog: CatalogReading, key: bytes) -> Holders:
+    """Everything that holds the chunk, of any part."""
+    return chunks_beginning(catalog, key.hex(), 1).get(key, [])
+
+
 def last_used_s(catalog: Catalog) -> dict[int, float]:
     """Segment id: when it was last used (Unix time), as far as this catalog's writer has written it down, or is it."""
     with catalog._environment.read() as transaction:

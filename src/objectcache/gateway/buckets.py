@@ -4,49 +4,102 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 from objectcache.cache.core import CacheCore
-from objectcache.cache.directory import OBJECTS, open_directory
 from objectcache.config import GatewayConfig, check_bucket
-from objectcache.errors import BucketNotFoundError, ConfigError, RequestError
+from objectcache.errors import (
+    BucketNotEmptyError,
+    BucketNotFoundError,
+    ConfigError,
+    InvalidBucketNameError,
+    ObjectNotFoundError,
+)
+from objectcache.gateway.bucket_stores import BucketStores
+from objectcache.gateway.listing import list_page
+from objectcache.names import BUCKET_MARKER
+from objectcache.s3.listings import ListRequest
 
 log = logging.getLogger(__name__)
 
+ABSENT_FOR_S = 1.0
+"""How long a bucket that was not there counts as absent without another look."""
+
 
 class BucketTable:
-    """Buckets by name; each is a directory of `config.data` with the objects and the catalog."""
+    """Buckets by name. Those of a store that is shared may be made and removed by other gateways. On the event loop."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, on_deleted: Callable[[str], None] = lambda url: None) -> None:
+        """`on_deleted(url)`: the store of a bucket is gone."""
         self._config = config
+        self._stores = BucketStores(config)
+        self._on_deleted = on_deleted
         self._buckets: dict[str, CacheCore] = {}
+        self._absent_until_s: dict[str, float] = {}
+        self._changing = asyncio.Lock()
 
     async def open_all(self) -> None:
-        """Open every bucket that is on disk, and those that the configuration names."""
-        self._config.data.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in self._config.data.iterdir() if (path / OBJECTS).is_dir()}
-        for name in sorted(found | set(self._config.buckets)):
+        """Open every bucket that is there, and make those that the configuration names."""
+        await asyncio.to_thread(self._stores.prepare)
+        for name in await asyncio.to_thread(self._stores.names):
+            await self._open(name)
+        for name in self._config.buckets:
             await self.create(name)
 
-    async def create(self, name: str) -> None:
-        """Raises RequestError for a name that no bucket can have."""
-        if name in self._buckets:
-            return
+    async def create(self, name: str) -> bool:
+        """Whether it was not there before. Raises InvalidBucketNameError, StoreError, CatalogError."""
         try:
             check_bucket(name)
         except ConfigError as error:
-            raise RequestError(str(error)) from error
-        self._buckets[name] = await asyncio.to_thread(self._open, self._config.data / name)
+            raise InvalidBucketNameError(str(error)) from error
+        async with self._changing:
+            if name in self._buckets:
+                return False
+            core = await self._open(name)
+            return await asyncio.to_thread(_mark, core)
 
-    def _open(self, path: Path) -> CacheCore:
-        return open_directory(path, limit_bytes=self._config.limit_bytes, lease_ttl_s=self._config.lease_ttl_s)
+    async def _open(self, name: str) -> CacheCore:
+        core = await asyncio.to_thread(self._stores.open, name)
+        self._buckets[name] = core
+        self._absent_until_s.pop(name, None)
+        return core
 
-    def get(self, name: str) -> CacheCore:
+    async def get(self, name: str) -> CacheCore:
         """Raises BucketNotFoundError."""
         core = self._buckets.get(name)
-        if core is None:
-            raise BucketNotFoundError(f"there is no bucket {name!r} here")
-        return core
+        return core if core is not None else await self._find(name)
+
+    async def _find(self, name: str) -> CacheCore:
+        """One that another gateway may have made."""
+        if time.monotonic() >= self._absent_until_s.get(name, 0.0):
+            async with self._changing:
+                if name not in self._buckets and await asyncio.to_thread(self._stores.has, name):
+                    await self._open(name)
+            if name in self._buckets:
+                return self._buckets[name]
+            if len(self._absent_until_s) > 1000:
+                self._absent_until_s.clear()
+            self._absent_until_s[name] = time.monotonic() + ABSENT_FOR_S
+        raise BucketNotFoundError(f"there is no bucket {name!r} here")
+
+    async def listing(self) -> list[tuple[str, float]]:
+        """Names, and when each was made (Unix time), in order."""
+        for name in await asyncio.to_thread(self._stores.names):
+            if name not in self._buckets:
+                await self._find(name)
+        return [(name, await asyncio.to_thread(_made_s, self._buckets[name])) for name in sorted(self._buckets)]
+
+    async def delete(self, name: str) -> None:
+        """With the KV in it. Raises BucketNotFoundError, BucketNotEmptyError where there are plain objects."""
+        async with self._changing:
+            core = self._buckets.get(name)
+            if core is None:
+                raise BucketNotFoundError(f"there is no bucket {name!r} here")
+            await asyncio.to_thread(_refuse_plain_objects, core)
+            del self._buckets[name]
+            await asyncio.to_thread(self._stores.remove, name, core)
+            self._on_deleted(core.store.url)
 
     def items(self) -> list[tuple[str, CacheCore]]:
         return list(self._buckets.items())
@@ -55,3 +108,26 @@ class BucketTable:
         for core in self._buckets.values():
             core.close()
         self._buckets.clear()
+        self._stores.close()
+
+
+def _mark(core: CacheCore) -> bool:
+    """Whether the bucket had no mark yet that says since when it is there."""
+    try:
+        core.store.head(BUCKET_MARKER)
+    except ObjectNotFoundError:
+        core.store.put(BUCKET_MARKER, b"")
+        return True
+    return False
+
+
+def _made_s(core: CacheCore) -> float:
+    try:
+        return core.store.head(BUCKET_MARKER).modified_s
+    except ObjectNotFoundError:  # filled directly, not through a gateway
+        return 0.0
+
+
+def _refuse_plain_objects(core: CacheCore) -> None:
+    if list_page(core.store, ListRequest("", max_keys=1)).objects:
+        raise BucketNotEmptyError("the bucket holds objects: delete them first")

@@ -1,202 +1,302 @@
-"""Plain objects and buckets: PUT, GET, HEAD, DELETE, LIST."""
+"""Plain objects: put, get, head, delete, copy. Bodies of more than a few KiB are a data worker's."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import time
-from email.utils import formatdate
-from itertools import islice
+from contextlib import suppress
+from urllib.parse import unquote
 
 from aiohttp import web
 
-from objectcache.errors import ObjectCacheError, ObjectNotFoundError, RangeError, RequestError
-from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.handoff import (
-    HandedOffResponse,
-    body_socket,
-    content_length,
-    request_socket,
-    response_head,
+from objectcache.cache.core import CacheCore
+from objectcache.errors import (
+    EntityTooLargeError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    NotSupportedError,
+    ObjectCacheError,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    RequestError,
 )
-from objectcache.names import is_reserved
-from objectcache.s3 import list_body
-from objectcache.stores import ObjectInfo, Store, check_name
+from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call
+from objectcache.gateway.chunks import ChunkRoutes
+from objectcache.gateway.handoff import HandedOffResponse, body_socket, response_head, response_socket
+from objectcache.gateway.object_headers import (
+    CHECKSUM_PREFIX,
+    STANDARD_HEADERS,
+    NotModified,
+    byte_range,
+    check_copy_source,
+    check_read,
+    metadata_of,
+    told_of,
+    write_conditions,
+)
+from objectcache.gateway.object_keys import CHUNK_PREFIX, is_kept_for_kv, name_of_key
+from objectcache.s3 import Grant
+from objectcache.s3.results import acl_body, copied_body, tagging_body
+from objectcache.stores import ObjectInfo, Store
 from objectcache.workers.pool import WorkerPool
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this size are answered from the event loop's process: handing over costs more."""
-MAX_KEYS = 1000
+MAX_OBJECT_BYTES = 5 << 30
+"""Of one PUT or copy, as S3 has it; multipart uploads go beyond."""
 TRANSFER_TIMEOUT_S = 60.0
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+COPY_SOURCE = "x-amz-copy-source"
+_TRIES = 4
+"""How often an object may be replaced between a look at it and the first byte of it."""
+_S3_ETAG = re.compile("[0-9a-f]{32}(-[0-9]+)?")
 
 
 class ObjectRoutes:
-    """S3's plainest requests. Names under the reserved prefix are not objects here."""
+    """Names under a reserved prefix are not objects here; chunks can be read as if they were."""
 
     def __init__(self, buckets: BucketTable, pool: WorkerPool) -> None:
         self._buckets = buckets
         self._pool = pool
-        self._listing = asyncio.Semaphore(1)
+        self._chunks = ChunkRoutes(buckets)
 
-    async def put_bucket(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        await self._buckets.create(bucket)
-        return web.Response(headers={"Location": f"/{bucket}"})
+    # -- writing ----------------------------------------------------------------------------------
 
-    async def head_bucket(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        self._buckets.get(bucket)
-        return web.Response()
+    async def put(self, call: Call) -> web.StreamResponse:
+        if COPY_SOURCE in call.request.headers:
+            return await self.copy(call)
+        core = await self._buckets.get(call.bucket)
+        name = writable_name(call)
+        if_absent, if_match = write_conditions(call.request.headers)
+        metadata = metadata_of(call.request.headers)
+        answer, go_ahead = await self.receive(call, core, name, metadata, if_absent=if_absent, if_match=if_match)
+        return put_response(answer["etag"], answer["checksum"], closes=go_ahead)
 
-    async def put(self, request: web.Request, bucket: str, name: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        check_name(name)
-        _refuse_reserved(name)
-        length = content_length(request)
-        with await asyncio.to_thread(core.reserve, length):
+    async def receive(
+        self, call: Call, core: CacheCore, name: str, metadata: dict[str, str], *, if_absent: bool, if_match: str
+    ) -> tuple[dict[str, object], bool]:
+        """The request's body as an object of the bucket; the worker's answer, and whether the connection must close."""
+        spec = call.caller.body_spec(call.request)
+        if spec.decoded_bytes > MAX_OBJECT_BYTES:
+            raise EntityTooLargeError(f"one PUT carries at most {MAX_OBJECT_BYTES} bytes: use a multipart upload")
+        if spec.announced.algorithm and spec.announced.value is not None:
+            metadata[CHECKSUM_PREFIX + spec.announced.algorithm] = call.header(
+                CHECKSUM_PREFIX + spec.announced.algorithm
+            )
+        with await asyncio.to_thread(core.reserve, spec.decoded_bytes):
             worker = await self._pool.living()  # before the socket's number is taken, which may become another's
-            async with body_socket(request) as (fd, go_ahead):
+            async with body_socket(call.request, raw=spec.wire_bytes is not None) as (fd, go_ahead):
                 answer = await worker.ask(
                     "receive",
                     fds=[fd],
                     store=core.store.url,
                     name=name,
-                    length=length,
-                    if_absent=request.headers.get("If-None-Match") == "*",
+                    body=spec.to_wire(),
+                    how={"if_absent": if_absent, "if_match": if_match, "metadata": metadata},
                     go_ahead=go_ahead,
                     timeout_s=TRANSFER_TIMEOUT_S,
                 )
-        core.store.account(length)
-        response = web.Response(headers={"ETag": f'"{answer["etag"]}"'})
-        if go_ahead:
-            response.force_close()
-        return response
+        core.store.account(spec.decoded_bytes)
+        return answer, go_ahead
 
-    async def get(self, request: web.Request, bucket: str, name: str) -> web.StreamResponse:
-        store, info = await self._find(bucket, name)
-        first, stop = _range(request, info.size_bytes)
-        headers = _headers(info)
-        partial = "Range" in request.headers
-        if partial:
-            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{info.size_bytes}"
-        if stop - first <= INLINE_BYTES:
-            body = await asyncio.to_thread(_read, store, name, first, stop)
-            return web.Response(body=body, status=206 if partial else 200, headers=headers)
-        status = "206 Partial Content" if partial else "200 OK"
-        try:
-            await (await self._pool.living()).ask(
-                "send_object",
-                fds=[request_socket(request).fileno()],
-                head=response_head(request, stop - first, headers, status=status),
-                store=store.url,
+    async def copy(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        name = writable_name(call)
+        source, info = await self.find_source(call)
+        directive = call.header("x-amz-metadata-directive").upper() or "COPY"
+        if directive not in ("COPY", "REPLACE"):
+            raise InvalidArgumentError(f"x-amz-metadata-directive is COPY or REPLACE, not {directive[:40]!r}")
+        if directive == "COPY" and source.url == core.store.url and info.name == name:
+            raise RequestError("a copy of an object onto itself must change its metadata: REPLACE")
+        if info.size_bytes > MAX_OBJECT_BYTES:
+            raise EntityTooLargeError(f"one copy carries at most {MAX_OBJECT_BYTES} bytes: use a multipart upload")
+        replaced = metadata_of(call.request.headers)
+        metadata = dict(info.metadata) if directive == "COPY" else replaced
+        if_absent, if_match = write_conditions(call.request.headers)
+        with await asyncio.to_thread(core.reserve, info.size_bytes):
+            answer = await (await self._pool.living()).ask(
+                "copy",
+                of=[{"store": source.url, "name": info.name, "etag": info.etag, "range": [0, info.size_bytes]}],
+                store=core.store.url,
                 name=name,
-                offset=first,
-                length=stop - first,
-                timeout_s=TRANSFER_TIMEOUT_S,
+                etag=info.etag if _S3_ETAG.fullmatch(info.etag) else "",
+                digest=False,
+                how={"if_absent": if_absent, "if_match": if_match, "metadata": metadata},
             )
-        except ObjectCacheError:
-            return HandedOffResponse(request, whole=False)
-        return HandedOffResponse(request, whole=True)
+        core.store.account(info.size_bytes)
+        return xml_response(copied_body(answer["etag"], answer["modified_s"]))
 
-    async def head(self, request: web.Request, bucket: str, name: str) -> web.StreamResponse:
-        _, info = await self._find(bucket, name)
-        headers = _headers(info)
-        headers["Content-Length"] = str(info.size_bytes)
-        return web.Response(headers=headers)
+    async def find_source(self, call: Call) -> tuple[Store, ObjectInfo]:
+        """The object that a copy is of, its conditions checked. Raises KeyNotFoundError, PreconditionFailedError, …"""
+        bucket, encoded = check_copy_source(unquote(call.header(COPY_SOURCE)))
+        call.caller.require(bucket, Grant.READ)
+        store = (await self._buckets.get(bucket)).store
+        info = await asyncio.to_thread(_head, store, encoded)
+        check_read(call.request.headers, info, prefix="x-amz-copy-source-")
+        return store, info
 
-    async def delete(self, request: web.Request, bucket: str, name: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        _refuse_reserved(check_name(name))
-        await asyncio.to_thread(core.store.delete, name)
+    async def delete(self, call: Call) -> web.StreamResponse:
+        _check_version(call)
+        core = await self._buckets.get(call.bucket)
+        await asyncio.to_thread(core.store.delete, writable_name(call))
         return web.Response(status=204)
 
-    async def list(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        query = request.query
-        store = self._buckets.get(bucket).store
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def get(self, call: Call) -> web.StreamResponse:
+        _check_version(call)
+        if call.key.startswith(CHUNK_PREFIX):
+            return await self._chunks.get(call)
+        store = (await self._buckets.get(call.bucket)).store
+        for attempt in range(_TRIES):
+            with suppress(ObjectChangedError):  # replaced just now: begin again
+                return await self._get(call, store, attempt)
+        raise ObjectChangedError(f"{call.key!r} is replaced all the time")
+
+    async def _get(self, call: Call, store: Store, attempt: int) -> web.StreamResponse:
+        asked = _Asked(call)
         try:
-            max_keys = min(MAX_KEYS, max(0, int(query.get("max-keys", MAX_KEYS))))
-        except ValueError as error:
-            raise RequestError("max-keys must be a number") from error
-        delimiter = query.get("delimiter", "")
-        if delimiter not in ("", "/"):
-            raise RequestError("the only delimiter that is known here is '/'")
-        prefix = query.get("prefix", "")
-        after = query.get("continuation-token") or query.get("start-after", "")
-        async with self._listing:
-            started_s = time.perf_counter()
-            body = await asyncio.to_thread(_list, store, bucket, prefix, delimiter, after, max_keys)
-            if any(worker.load for worker in self._pool.workers):
-                # Listing gives way to deliveries: beside them it takes at most half of the time.
-                await asyncio.sleep(time.perf_counter() - started_s)
-        return web.Response(body=body, content_type="application/xml")
+            info, part, body = await asyncio.to_thread(_open_and_read, store, call.key, asked)
+        except NotModified:
+            return await self._not_modified(call, store)
+        first, stop = part or (0, info.size_bytes)
+        headers = told_of(info, checksums=asked.checksums and part is None) | asked.overrides
+        if part is not None:
+            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{info.size_bytes}"
+        if body is not None:
+            return web.Response(body=body, status=200 if part is None else 206, headers=headers)
+        head = response_head(
+            call.request,
+            stop - first,
+            {"x-amz-request-id": call.request_id} | headers,
+            status="200 OK" if part is None else "206 Partial Content",
+        )
+        worker = await self._pool.living()
+        async with response_socket(call.request) as fd:
+            try:
+                await worker.ask(
+                    "send_object",
+                    fds=[fd],
+                    head=head,
+                    store=store.url,
+                    name=info.name,
+                    etag=info.etag,
+                    offset=first,
+                    length=stop - first,
+                    timeout_s=TRANSFER_TIMEOUT_S,
+                )
+            except (ObjectChangedError, ObjectNotFoundError):
+                raise ObjectChangedError(f"{call.key!r} was replaced just now") from None  # nothing was sent
+            except ObjectCacheError:
+                return HandedOffResponse(call.request, whole=False)
+        return HandedOffResponse(call.request, whole=True)
 
-    async def _find(self, bucket: str, name: str) -> tuple[Store, ObjectInfo]:
-        store = self._buckets.get(bucket).store
-        check_name(name)
-        if is_reserved(name):
-            raise ObjectNotFoundError(f"there is no object {name!r}")
-        return store, await asyncio.to_thread(store.head, name)
+    async def _not_modified(self, call: Call, store: Store) -> web.StreamResponse:
+        info = await asyncio.to_thread(_head, store, call.key)
+        told = told_of(info, checksums=False)
+        return web.Response(status=304, headers={name: told[name] for name in ("ETag", "Last-Modified")})
+
+    async def head(self, call: Call) -> web.StreamResponse:
+        _check_version(call)
+        if call.key.startswith(CHUNK_PREFIX):
+            return await self._chunks.head(call)
+        store = (await self._buckets.get(call.bucket)).store
+        info = await asyncio.to_thread(_head, store, call.key)
+        asked = _Asked(call)
+        try:
+            check_read(call.request.headers, info)
+        except NotModified:
+            return await self._not_modified(call, store)
+        part = byte_range(asked.range, info.size_bytes)
+        first, stop = part or (0, info.size_bytes)
+        headers = told_of(info, checksums=asked.checksums and part is None) | asked.overrides
+        headers["Content-Length"] = str(stop - first)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{info.size_bytes}"
+        return web.Response(status=200 if part is None else 206, headers=headers)
+
+    async def tagging(self, call: Call) -> web.StreamResponse:
+        await asyncio.to_thread(_head, (await self._buckets.get(call.bucket)).store, call.key)
+        return xml_response(tagging_body())
+
+    async def acl(self, call: Call) -> web.StreamResponse:
+        store = (await self._buckets.get(call.bucket)).store
+        if call.key:
+            await asyncio.to_thread(_head, store, call.key)
+        return xml_response(acl_body())
 
 
-def _refuse_reserved(name: str) -> None:
-    if is_reserved(name):
-        raise RequestError(f"names that begin with {name.split('/')[0]}/ are kept for KV")
+class _Asked:
+    """What a GET or HEAD says of the response it wants."""
+
+    def __init__(self, call: Call) -> None:
+        self.request_headers = call.request.headers
+        self.range = call.request.headers.get("Range")
+        self.checksums = call.header("x-amz-checksum-mode").upper() == "ENABLED"
+        self.overrides = {
+            "-".join(map(str.capitalize, name.split("-"))): call.query[f"response-{name}"]
+            for name in STANDARD_HEADERS
+            if f"response-{name}" in call.query
+        }
+        if self.overrides and not call.caller.access_key:
+            raise RequestError("only signed requests may say what the response's headers are")
+        if "partNumber" in call.query:
+            raise NotSupportedError("parts of a completed object cannot be read by number: use a Range")
 
 
-def _headers(info: ObjectInfo) -> dict[str, str]:
-    return {
-        "ETag": f'"{info.etag}"',
-        "Last-Modified": formatdate(info.modified_s, usegmt=True),
-        "Accept-Ranges": "bytes",
-        "Content-Type": "application/octet-stream",
-    }
+def writable_name(call: Call) -> str:
+    """The store's name of the key to be written. Raises RequestError for one that is kept for KV."""
+    name = call.name
+    if is_kept_for_kv(name):
+        raise RequestError(f"keys that begin with {name.split('/')[0]}/ are kept for KV")
+    return name
 
 
-def _range(request: web.Request, size: int) -> tuple[int, int]:
-    """The byte range asked for, [first, stop). Raises RangeError when nothing of it exists."""
-    header = request.headers.get("Range")
-    if header is None:
-        return 0, size
-    found = _RANGE.fullmatch(header)
-    if found is None or not (found[1] or found[2]):
-        raise RangeError(f"cannot serve the range {header!r}: one range 'bytes=first-last' is what works")
-    if not found[1]:
-        first, stop = max(0, size - int(found[2])), size
-    else:
-        first, stop = int(found[1]), min(size, int(found[2]) + 1 if found[2] else size)
-    if first >= stop:
-        raise RangeError(f"the range {header!r} lies outside the object's {size} bytes")
-    return first, stop
+def put_response(etag: object, checksum: object, *, closes: bool) -> web.Response:
+    response = web.Response(headers={"ETag": f'"{etag}"'})
+    algorithm, value = checksum if isinstance(checksum, list | tuple) else ("", "")
+    if algorithm:
+        response.headers[f"{CHECKSUM_PREFIX}{algorithm}"] = value
+    if closes:
+        response.force_close()
+    return response
 
 
-def _read(store: Store, name: str, first: int, stop: int) -> bytes:
-    with store.open(name) as reader:
-        return reader.read(first, stop - first)
+def xml_response(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/xml")
 
 
-def _list(store: Store, bucket: str, prefix: str, delimiter: str, after: str, max_keys: int) -> bytes:
-    objects: list[ObjectInfo] = []
-    prefixes: list[str] = []
-    last = ""
-    entries = (info for info in store.list(prefix, start_after=after) if not is_reserved(info.name))
-    if not delimiter:
-        objects = list(islice(entries, max_keys + 1))
-        truncated = len(objects) > max_keys
-        objects = objects[:max_keys]
-        last = objects[-1].name if objects else after
-    else:
-        truncated = False
-        for info in entries:
-            head, found, _ = info.name[len(prefix) :].partition(delimiter)
-            common = prefix + head + delimiter if found else ""
-            if common and (common in prefixes[-1:] or after.startswith(common)):
-                last = info.name
-                continue
-            if len(objects) + len(prefixes) >= max_keys:
-                truncated = True
-                break
-            if common:
-                prefixes.append(common)
-            else:
-                objects.append(info)
-            last = info.name
-    return list_body(bucket, prefix, delimiter, objects, prefixes, max_keys, last if truncated else "")
+def _check_version(call: Call) -> None:
+    """Raises KeyNotFoundError: objects have one version, null."""
+    if call.query.get("versionId", "null") not in ("null", ""):
+        raise KeyNotFoundError(f"{call.key!r} has no such version")
+
+
+def _head(store: Store, key: str) -> ObjectInfo:
+    """Raises KeyNotFoundError, as S3 calls it."""
+    name = name_of_key(key)
+    if is_kept_for_kv(name):
+        raise KeyNotFoundError(f"there is no object {key!r}")
+    try:
+        return store.head(name)
+    except ObjectNotFoundError as error:
+        raise KeyNotFoundError(f"there is no object {key!r}") from error
+
+
+def _open_and_read(
+    store: Store, key: str, asked: _Asked
+) -> tuple[ObjectInfo, tuple[int, int] | None, bytes | None]:
+    """What is there, which range of it is asked for, and the bytes if they are few. Raises also NotModified."""
+    name = name_of_key(key)
+    if is_kept_for_kv(name):
+        raise KeyNotFoundError(f"there is no object {key!r}")
+    try:
+        with store.open(name) as reader:
+            info = reader.info
+            check_read(asked.request_headers, info)
+            part = byte_range(asked.range, info.size_bytes)
+            first, stop = part or (0, info.size_bytes)
+            body = reader.read(first, stop - first) if stop - first <= INLINE_BYTES else None
+            return info, part, body
+    except ObjectNotFoundError as error:
+        raise KeyNotFoundError(f"there is no object {key!r}") from error

@@ -1,4 +1,4 @@
-"""S3's XML bodies: errors and listings, written and read."""
+"""XML as S3 writes and reads it: elements, and the body of an error."""
 
 from __future__ import annotations
 
@@ -8,18 +8,50 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from objectcache.errors import ObjectCacheError, error_from_code
-from objectcache.stores import ObjectInfo
+from objectcache.errors import MalformedXMLError, ObjectCacheError, error_from_code
 
 _UNPRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
-_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+def element(tag: str, value: str | int | bool) -> str:
+    """`<tag>` around a value, escaped."""
+    text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+    return f"<{tag}>{escape(_printable(text))}</{tag}>"
+
+
+def group(tag: str, elements: Iterable[str]) -> str:
+    """`<tag>` around elements that are XML already."""
+    return f"<{tag}>{''.join(elements)}</{tag}>"
+
+
+def document(tag: str, elements: Iterable[str]) -> bytes:
+    """A whole body, in S3's namespace."""
+    return f'{_DECLARATION}<{tag} xmlns="{NAMESPACE}">{"".join(elements)}</{tag}>'.encode()
+
+
+def timestamp(time_s: float) -> str:
+    """Unix time as S3 writes it in XML."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def parse(body: bytes, tag: str) -> ElementTree.Element:
+    """The root of a request's body, tags without their namespace. Raises MalformedXMLError unless it is a `tag`."""
+    try:
+        root = ElementTree.fromstring(body)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise MalformedXMLError(f"the body is not XML: {error}") from error
+    for item in root.iter():
+        item.tag = item.tag.rpartition("}")[2]
+    if root.tag != tag:
+        raise MalformedXMLError(f"the body should be a {tag}, not a {root.tag[:80]}")
+    return root
 
 
 def error_body(error: ObjectCacheError, resource: str, request_id: str) -> bytes:
     fields = {"Code": error.code, "Message": str(error), "Resource": resource, "RequestId": request_id}
-    inner = "".join(f"<{name}>{escape(_printable(value))}</{name}>" for name, value in fields.items())
-    return f"{_DECLARATION}<Error>{inner}</Error>".encode()
+    return f"{_DECLARATION}{group('Error', [element(name, value) for name, value in fields.items()])}".encode()
 
 
 def parse_error(status: int, body: bytes) -> ObjectCacheError:
@@ -32,38 +64,6 @@ def parse_error(status: int, body: bytes) -> ObjectCacheError:
     if code is None:
         return ObjectCacheError(f"HTTP {status} without an S3 error body")
     return error_from_code(code, message or "", status)
-
-
-def list_body(
-    bucket: str,
-    prefix: str,
-    delimiter: str,
-    objects: Iterable[ObjectInfo],
-    prefixes: Iterable[str],
-    max_keys: int,
-    next_token: str,
-) -> bytes:
-    """A ListObjectsV2 result."""
-    parts = [
-        f"<Name>{escape(bucket)}</Name><Prefix>{escape(prefix)}</Prefix><MaxKeys>{max_keys}</MaxKeys>",
-        f"<Delimiter>{escape(delimiter)}</Delimiter>" if delimiter else "",
-        f"<IsTruncated>{'true' if next_token else 'false'}</IsTruncated>",
-        f"<NextContinuationToken>{escape(next_token)}</NextContinuationToken>" if next_token else "",
-    ]
-    count = 0
-    for info in objects:
-        modified = datetime.fromtimestamp(info.modified_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        parts.append(
-            f"<Contents><Key>{escape(info.name)}</Key><LastModified>{modified}</LastModified>"
-            f"<ETag>&quot;{escape(info.etag)}&quot;</ETag><Size>{info.size_bytes}</Size>"
-            "<StorageClass>STANDARD</StorageClass></Contents>"
-        )
-        count += 1
-    for common in prefixes:
-        parts.append(f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>")
-        count += 1
-    parts.append(f"<KeyCount>{count}</KeyCount>")
-    return f'{_DECLARATION}<ListBucketResult xmlns="{_NAMESPACE}">{"".join(parts)}</ListBucketResult>'.encode()
 
 
 def _printable(text: str) -> str:

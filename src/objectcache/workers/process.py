@@ -14,7 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from objectcache.delivery import Delivery
-from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError, StoreUnavailableError
+from objectcache.errors import (
+    DeliveryError,
+    IntegrityError,
+    ObjectCacheError,
+    ObjectChangedError,
+    StoreUnavailableError,
+)
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
 from objectcache.plan import Plan
 from objectcache.stores import Store, open_store
@@ -22,6 +28,8 @@ from objectcache.transports.sender import ActiveDelivery, SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
 from objectcache.workers.channel import BlockingChannel, Message
+from objectcache.workers.bodies import BodySpec
+from objectcache.workers.copying import copy_ranges
 from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
 from objectcache.workers.verifying import is_damaged
@@ -53,6 +61,8 @@ class Worker:
             "cancel": self._cancel,
             "send_object": self._send_object,
             "receive": self._receive,
+            "copy": self._copy,
+            "forget_store": self._forget_store,
             "verify": self._verify,
         }
         while (received := self._channel.receive()) is not None:
@@ -196,6 +206,9 @@ class Worker:
             with sock:
                 try:
                     with self._store(message["store"]).open(message["name"]) as reader:
+                        if reader.info.etag != message["etag"]:
+                            raise ObjectChangedError(f"{message['name']!r} was replaced just now")
+                        reader.prefetch(message["offset"], message["length"])
                         send_all(sock, message["head"], more=True)
                         send_range(sock, reader, message["offset"], message["length"])
                 except OSError:
@@ -224,16 +237,41 @@ class Worker:
                         header, rows = receive_segment(sock, message["length"], store, ExpectedSegment(**fields))
                         self._answer(message, header=header.encoded, row_digests=list(rows))
                     else:
-                        info = receive_object(
-                            sock, message["length"], store, message["name"], if_absent=message["if_absent"]
-                        )
-                        self._answer(message, etag=info.etag)
+                        spec = BodySpec.from_wire(message["body"])
+                        info, checksum = receive_object(sock, spec, store, message["name"], **message["how"])
+                        self._answer(message, etag=info.etag, modified_s=info.modified_s, checksum=checksum)
                 except ObjectCacheError as error:
                     self._answer(message, error)
                 except OSError as error:
                     self._answer(message, StoreUnavailableError(f"the upload broke off: {error}"))
 
         _in_thread("receive", receive)
+
+    def _copy(self, message: Message, fds: list[int]) -> None:
+        """Ranges of objects, one after the other, as a new object. `digest`: its etag is to be its MD5."""
+
+        def copy() -> None:
+            try:
+                info = copy_ranges(
+                    [(self._store(item["store"]), item["name"], item["etag"], *item["range"]) for item in message["of"]],
+                    self._store(message["store"]),
+                    message["name"],
+                    etag=message["etag"],
+                    digest=message["digest"],
+                    **message["how"],
+                )
+                self._answer(message, etag=info.etag, modified_s=info.modified_s, size_bytes=info.size_bytes)
+            except ObjectCacheError as error:
+                self._answer(message, error)
+
+        _in_thread("copy", copy)
+
+    def _forget_store(self, message: Message, fds: list[int]) -> None:
+        """Its bucket was deleted: another may be made in its place."""
+        with self._lock:
+            store = self._stores.pop(message["store"], None)
+        if store is not None:
+            store.close()
 
     def _verify(self, message: Message, fds: list[int]) -> None:
         """Read segments whole; which of them are damaged or gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from objectcache.errors import (
     BadDigestError,
@@ -27,9 +28,7 @@ from objectcache.segment import (
 )
 from objectcache.stores import ObjectInfo, ObjectUpload, Store
 from objectcache.transports.sockets import recv_exact
-
-_COPY_BYTES = 1 << 20
-
+from objectcache.workers.bodies import BodySpec, CheckedBody, read_pieces
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSegment:
@@ -65,17 +64,20 @@ class ExpectedSegment:
                 raise RequestError(f"the segment's header has another {field} than the request, or than the namespace")
 
 
-def receive_object(sock: socket.socket, length: int, store: Store, name: str, *, if_absent: bool) -> ObjectInfo:
-    """A plain object's body. Raises TruncatedBodyError, StoreError; the store then holds nothing of it."""
-    buffer = memoryview(bytearray(min(length, _COPY_BYTES)))
-    with store.upload(name, size_bytes=length, if_absent=if_absent) as upload:
-        left = length
-        while left:
-            part = buffer[: min(left, len(buffer))]
-            _fill(sock, part)
-            upload.write(part)
-            left -= len(part)
-        return upload.publish()
+def receive_object(
+    sock: socket.socket, spec: BodySpec, store: Store, name: str, **how: Any
+) -> tuple[ObjectInfo, tuple[str, str]]:
+    """A plain object's body; what it is then, and the checksum it came with. `how` are arguments of `Store.upload`.
+
+    Raises RequestError and its kinds, StoreError; the store then holds nothing of it.
+    """
+    body = CheckedBody(spec)
+    with store.upload(name, size_bytes=spec.decoded_bytes, **how) as upload:
+        for arrived in read_pieces(sock, spec):
+            for piece in body.take(arrived):
+                upload.write(piece)
+        body.finish()
+        return upload.publish(etag=body.md5_hex), body.checksum
 
 
 def receive_segment(

@@ -1,0 +1,157 @@
+"""What S3 clients ask of buckets: which there are, to make and remove one, and what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from objectcache.errors import InvalidArgumentError, MalformedXMLError, ObjectCacheError, RequestError
+from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call
+from objectcache.gateway.listing import list_page
+from objectcache.gateway.object_keys import is_kept_for_kv, name_of_key
+from objectcache.gateway.objects import xml_response
+from objectcache.s3 import Grant
+from objectcache.s3.listings import ListedPage, ListRequest, buckets_body, list_v1_body, list_v2_body, list_versions_body
+from objectcache.s3.results import deleted_body, location_body, parse_delete, versioning_body
+from objectcache.s3.xml import parse
+from objectcache.stores import Store
+from objectcache.workers.pool import WorkerPool
+
+MAX_KEYS = 1000
+
+
+class BucketRoutes:
+    """Listings run one at a time, and beside deliveries half of the time at most."""
+
+    def __init__(self, buckets: BucketTable, pool: WorkerPool, region: str) -> None:
+        self._buckets = buckets
+        self._pool = pool
+        self._region = region
+        self._listing = asyncio.Semaphore(1)
+
+    async def list_buckets(self, call: Call) -> web.StreamResponse:
+        buckets = await self._buckets.listing()
+        return xml_response(buckets_body(item for item in buckets if call.caller.may(item[0], Grant.READ)))
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        body = await call.body()
+        if body.strip():
+            wanted = parse(body, "CreateBucketConfiguration").findtext("LocationConstraint") or self._region
+            if wanted != self._region:
+                raise InvalidArgumentError(f"this gateway's region is {self._region}, not {wanted[:40]!r}")
+        await self._buckets.create(call.bucket)
+        return web.Response(headers={"Location": f"/{call.bucket}"})
+
+    async def head(self, call: Call) -> web.StreamResponse:
+        await self._buckets.get(call.bucket)
+        return web.Response(headers={"x-amz-bucket-region": self._region})
+
+    async def delete(self, call: Call) -> web.StreamResponse:
+        await self._buckets.get(call.bucket)
+        await self._buckets.delete(call.bucket)
+        return web.Response(status=204)
+
+    async def location(self, call: Call) -> web.StreamResponse:
+        await self._buckets.get(call.bucket)
+        return xml_response(location_body(self._region))
+
+    async def versioning(self, call: Call) -> web.StreamResponse:
+        await self._buckets.get(call.bucket)
+        return xml_response(versioning_body())
+
+    # -- listing ----------------------------------------------------------------------------------
+
+    async def list_v1(self, call: Call) -> web.StreamResponse:
+        marker = call.query.get("marker", "")
+        asked = _list_request(call, marker)
+        return await self._list(call, asked, lambda page: list_v1_body(asked, marker, page))
+
+    async def list_v2(self, call: Call) -> web.StreamResponse:
+        if call.query["list-type"] != "2":
+            raise InvalidArgumentError("list-type is 2, or not given")
+        token, start_after = call.query.get("continuation-token"), call.query.get("start-after", "")
+        if token == "":
+            raise InvalidArgumentError("the continuation-token is empty")
+        asked = _list_request(call, start_after if token is None else _untokened(token))
+
+        def body(page: ListedPage) -> bytes:
+            return list_v2_body(
+                asked,
+                page,
+                token=token or "",
+                next_token=_token(page.next_after),
+                start_after=start_after,
+                owned=call.query.get("fetch-owner") == "true",
+            )
+
+        return await self._list(call, asked, body)
+
+    async def list_versions(self, call: Call) -> web.StreamResponse:
+        marker = call.query.get("key-marker", "")
+        asked = _list_request(call, marker)
+        return await self._list(call, asked, lambda page: list_versions_body(asked, marker, page))
+
+    async def _list(self, call: Call, asked: ListRequest, body: Callable[[ListedPage], bytes]) -> web.StreamResponse:
+        store = (await self._buckets.get(call.bucket)).store
+        async with self._listing:
+            started_s = time.perf_counter()
+            listed = await asyncio.to_thread(lambda: body(list_page(store, asked)))
+            if any(worker.load for worker in self._pool.workers):
+                # Listing gives way to deliveries: beside them it takes at most half of the time.
+                await asyncio.sleep(time.perf_counter() - started_s)
+        return xml_response(listed)
+
+    # -- deleting many ----------------------------------------------------------------------------
+
+    async def delete_many(self, call: Call) -> web.StreamResponse:
+        store = (await self._buckets.get(call.bucket)).store
+        body = await call.body()
+        if not body:
+            raise MalformedXMLError("the body of a DeleteObjects is empty")
+        asked = parse_delete(body)
+        deleted, failed = await asyncio.to_thread(_delete_all, store, [key for key, _ in asked.keys])
+        return xml_response(deleted_body([] if asked.quiet else deleted, failed))
+
+
+def _list_request(call: Call, after: str) -> ListRequest:
+    return ListRequest(
+        call.bucket,
+        prefix=call.query.get("prefix", ""),
+        delimiter=call.query.get("delimiter", ""),
+        after=after,
+        max_keys=call.number("max-keys", MAX_KEYS, MAX_KEYS),
+        encode=call.encodes(),
+    )
+
+
+def _token(after: str) -> str:
+    """Opaque to clients, which need not encode it: keys may hold anything."""
+    return base64.urlsafe_b64encode(after.encode()).decode()
+
+
+def _untokened(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token.encode()).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgumentError("the continuation-token is not one that was given out here") from error
+
+
+def _delete_all(store: Store, keys: list[str]) -> tuple[list[str], list[tuple[str, ObjectCacheError]]]:
+    deleted, failed = [], []
+    for key in keys:
+        try:
+            name = name_of_key(key)
+            if is_kept_for_kv(name):
+                raise RequestError(f"keys that begin with {name.split('/')[0]}/ are kept for KV")
+            store.delete(name)
+        except ObjectCacheError as error:
+            failed.append((key, error))
+        else:
+            deleted.append(key)
+    return deleted, failed

@@ -1,0 +1,107 @@
+"""Who asks, and what they may: signatures, access keys, and bodies that are what was signed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+
+from objectcache.errors import AccessDeniedError, MissingContentLengthError
+from objectcache.s3 import (
+    AccessKeys,
+    AnnouncedChecksums,
+    ChunkSigning,
+    Grant,
+    PayloadKind,
+    announced_checksums,
+    decoded_length_bytes,
+    parse_authorization,
+    unsigned_payload_kind,
+    verify,
+)
+from objectcache.workers.bodies import BodySpec, check_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of one request, authenticated; `access_key` is "" for nobody in particular."""
+
+    access_key: str
+    guard: Guard
+    payload: PayloadKind
+    content_sha256: str = ""
+    signing: ChunkSigning | None = None
+
+    def may(self, bucket: str, wanted: Grant) -> bool:
+        grant = self.guard.grant(self.access_key, bucket)
+        return grant is not None and grant >= wanted
+
+    def require(self, bucket: str, wanted: Grant) -> None:
+        """Raises AccessDeniedError."""
+        if not self.may(bucket, wanted):
+            who = f"access key {self.access_key}" if self.access_key else "a request that is not signed"
+            raise AccessDeniedError(f"{who} has no {wanted.name.lower()} access to bucket {bucket!r}")
+
+    def body_spec(self, request: web.Request) -> BodySpec:
+        """How the request's body comes, and what it must be. Raises MissingContentLengthError, RequestError."""
+        headers = request.headers
+        wire_bytes = None if "chunked" in headers.get(hdrs.TRANSFER_ENCODING, "").lower() else request.content_length
+        if self.payload.is_chunked:
+            decoded_bytes = decoded_length_bytes(headers)
+        elif request.content_length is None:
+            raise MissingContentLengthError("a body needs a Content-Length")
+        else:
+            decoded_bytes = request.content_length
+        return BodySpec(
+            decoded_bytes,
+            wire_bytes,
+            self.payload.is_chunked,
+            self.signing,
+            announced_checksums(headers),
+            self.content_sha256 if self.payload is PayloadKind.HASH else "",
+        )
+
+    async def checked_body(self, request: web.Request) -> bytes:
+        """A small body, whole. Raises what is wrong with it."""
+        data = await request.read()
+        spec = BodySpec(
+            decoded_length_bytes(request.headers) if self.payload.is_chunked else len(data),
+            len(data),
+            self.payload.is_chunked,
+            self.signing,
+            announced_checksums(request.headers) if _says_of_body(request.headers) else AnnouncedChecksums(),
+            self.content_sha256 if self.payload is PayloadKind.HASH else "",
+        )
+        return check_whole(data, spec)
+
+
+def _says_of_body(headers: Mapping[str, str]) -> bool:
+    return any(name.lower().startswith(("x-amz-checksum-", "x-amz-trailer", "content-md5")) for name in headers)
+
+
+class Guard:
+    """`keys` None: nobody signs. `anonymous` is what requests without a signature may do in any bucket."""
+
+    def __init__(self, keys: AccessKeys | None, anonymous: Grant | None) -> None:
+        self._keys = keys
+        self._anonymous = anonymous
+
+    def grant(self, access_key: str, bucket: str) -> Grant | None:
+        if not access_key or self._keys is None:
+            return self._anonymous
+        return max(filter(None, (self._keys.grant(access_key, bucket), self._anonymous)), default=None)
+
+    def admit(self, request: web.Request) -> Caller:
+        """Who sent the request. Raises what is wrong with its signature; nothing of the body has been asked for."""
+        path, _, query = request.raw_path.partition("?")
+        signed = parse_authorization(request.method, path, query, request.headers)
+        if signed is None:
+            return Caller("", self, unsigned_payload_kind(request.headers))
+        verify(signed, self._keys.secret(signed.access_key) if self._keys else None, time.time())
+        signing = None
+        if signed.payload.is_signed and self._keys is not None:
+            secret = self._keys.secret(signed.access_key)
+            signing = signed.chunk_signing(secret) if secret else None
+        return Caller(signed.access_key, self, signed.payload, signed.content_sha256, signing)

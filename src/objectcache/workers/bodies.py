@@ -1,0 +1,122 @@
+"""Bodies of plain objects, from a socket, decoded and checked as they come."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from objectcache.errors import GatewayUnavailableError, TruncatedBodyError
+from objectcache.s3 import AnnouncedChecksums, Checksums, ChunkedDecoder, ChunkSigning
+from objectcache.transports.sockets import recv_exact, recv_some
+
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BodySpec:
+    """How a body comes and what it must be. `decoded_bytes` is its length without `aws-chunked` around it.
+
+    `wire_bytes` None: as long as the sender goes on. `content_sha256` (hex) is what a signature covers, "" for nothing.
+    """
+
+    decoded_bytes: int
+    wire_bytes: int | None
+    chunked: bool = False
+    signing: ChunkSigning | None = None
+    announced: AnnouncedChecksums = field(default_factory=AnnouncedChecksums)
+    content_sha256: str = ""
+
+    def to_wire(self) -> dict[str, Any]:
+        announced = self.announced
+        return {
+            "decoded_bytes": self.decoded_bytes,
+            "wire_bytes": self.wire_bytes,
+            "chunked": self.chunked,
+            "signing": None if self.signing is None else self.signing.to_map(),
+            "announced": [announced.md5, announced.algorithm, announced.value],
+            "content_sha256": self.content_sha256,
+        }
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> BodySpec:
+        signing = data["signing"]
+        return cls(
+            data["decoded_bytes"],
+            data["wire_bytes"],
+            data["chunked"],
+            None if signing is None else ChunkSigning(**signing),
+            AnnouncedChecksums(*data["announced"]),
+            data["content_sha256"],
+        )
+
+
+class CheckedBody:
+    """One body on its way through. Feed what arrives to `take`, and `finish`; digests are there afterwards."""
+
+    def __init__(self, spec: BodySpec) -> None:
+        self._spec = spec
+        self._trailers: Mapping[str, str] = {}
+        self._decoder = (
+            ChunkedDecoder(spec.decoded_bytes, signing=spec.signing, trailers=spec.announced.trailers)
+            if spec.chunked
+            else None
+        )
+        self._checksums = Checksums(spec.announced, content_sha256=spec.content_sha256, also=("md5",))
+        self._taken_bytes = 0
+
+    def take(self, data: memoryview) -> Iterator[memoryview]:
+        """The payload in `data`. Raises RequestError and its kinds."""
+        for piece in [data] if self._decoder is None else self._decoder.feed(data):
+            self._taken_bytes += len(piece)
+            if self._taken_bytes > self._spec.decoded_bytes:
+                raise TruncatedBodyError(f"the body is longer than the {self._spec.decoded_bytes} bytes announced")
+            self._checksums.update(piece)
+            yield piece
+
+    def finish(self) -> None:
+        """Raises what is wrong with the whole: TruncatedBodyError, BadDigestError, SignatureDoesNotMatchError, …"""
+        if self._decoder is not None:
+            self._trailers = self._decoder.finish()
+        elif self._taken_bytes != self._spec.decoded_bytes:
+            raise TruncatedBodyError(f"{self._taken_bytes} of {self._spec.decoded_bytes} bytes of the body arrived")
+        self._checksums.verify(self._trailers)
+
+    @property
+    def md5_hex(self) -> str:
+        return self._checksums.digest("md5").hex()
+
+    @property
+    def checksum(self) -> tuple[str, str]:
+        """Algorithm and base64 of the checksum that was announced and is right; ("", "") where none was."""
+        algorithm = self._spec.announced.algorithm
+        return ("", "") if algorithm is None else (algorithm, self._checksums.encoded(algorithm))
+
+
+def read_pieces(sock: socket.socket, spec: BodySpec) -> Iterator[memoryview]:
+    """What arrives on the wire, each piece valid until the next. Raises TruncatedBodyError, OSError."""
+    if spec.wire_bytes is None:
+        buffer = memoryview(bytearray(_PIECE_BYTES))
+        while count := recv_some(sock, buffer):
+            yield buffer[:count]
+        return
+    buffer = memoryview(bytearray(min(spec.wire_bytes, _PIECE_BYTES)))
+    left = spec.wire_bytes
+    while left:
+        piece = buffer[: min(left, len(buffer))]
+        try:
+            recv_exact(sock, piece)
+        except GatewayUnavailableError as error:
+            raise TruncatedBodyError("the body ended before the length that was announced") from error
+        yield piece
+        left -= len(piece)
+
+
+def check_whole(data: bytes, spec: BodySpec) -> bytes:
+    """The payload of a small body that is in memory. Raises RequestError and its kinds."""
+    body = CheckedBody(spec)
+    payload = b"".join(body.take(memoryview(data)))
+    body.finish()
+    return payload
+
