@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from objectcache.errors import ConfigError
+from objectcache.s3 import Grant
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+DEFAULT_KEYS_FILE = "access-keys.toml"
 RESERVED_BUCKETS = frozenset({"healthz", "readyz", "metrics"})
 
 
@@ -37,6 +40,21 @@ class GatewayConfig:
     """Data worker processes."""
     limit_bytes: int | None = None
     """Byte limit per bucket; default: 80 % of the free disk."""
+    access_keys: Path | None = None
+    """TOML file of access keys and what each may do; default: `access-keys.toml` in `data`, made at the first start."""
+    anonymous: Grant | None = None
+    """What requests that are not signed may do: "read", "write", "admin"; default: nothing."""
+    domains: tuple[str, ...] = ()
+    """Host names below which the bucket is in the name, as in `kvcache.s3.example.org`."""
+    region: str = "us-east-1"
+    """What clients are told to sign for; any region's signature is taken."""
+    tls_cert: Path | None = None
+    """Certificate (PEM, with its chain): HTTP is then served over TLS only."""
+    tls_key: Path | None = None
+    """Its key (PEM)."""
+    plain_data: bool | None = None
+    """Whether KV travels over data connections, which have no TLS: yes where HTTP has none either; otherwise only when
+    this says that the network is trusted. Without them, KV comes in HTTP responses."""
     lease_ttl_s: float = 60.0
     """How long a match pins what it found."""
     attach_s: float = 30.0
@@ -54,6 +72,14 @@ class GatewayConfig:
             raise ConfigError("buckets must name at least one bucket")
         for bucket in self.buckets:
             check_bucket(bucket)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key go together: give both, or neither")
+        if not _REGION.fullmatch(self.region):
+            raise ConfigError(f"region must be 1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-', got {self.region!r}")
+
+    @property
+    def serves_data_connections(self) -> bool:
+        return self.tls_cert is None if self.plain_data is None else self.plain_data
 
 
 def check_bucket(name: str) -> str:
@@ -103,8 +129,12 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfi
 
 
 def _convert(name: str, value: Any) -> Any:
-    if name == "buckets":
+    if name in ("buckets", "domains"):
         return tuple(value) if not isinstance(value, str) else (value,)
+    if name in ("access_keys", "tls_cert", "tls_key"):
+        return Path(value).expanduser().absolute()
+    if name == "anonymous":
+        return _grant(value)
     if name == "limit_bytes":
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s"):
@@ -112,3 +142,12 @@ def _convert(name: str, value: Any) -> Any:
     if name in ("port", "data_port", "workers"):
         return int(value)
     return value
+
+
+def _grant(value: Any) -> Grant | None:
+    names = {grant.name.lower(): grant for grant in Grant}
+    if value in ("", "none", None):
+        return None
+    if value not in names:
+        raise ConfigError(f"anonymous must be one of none, {', '.join(names)}, got {value!r}")
+    return names[value]

@@ -7,18 +7,23 @@ import logging
 import secrets
 import time
 from contextlib import suppress
-from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from objectcache.config import GatewayConfig
-from objectcache.errors import InvalidObjectNameError, ObjectCacheError, RequestError, TruncatedBodyError
+from objectcache.errors import EntityTooLargeError, ObjectCacheError, TruncatedBodyError
+from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call
+from objectcache.gateway.guard import Guard, open_keys
 from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.objects import ObjectRoutes
+from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
+from objectcache.gateway.tls import tls_context
+from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
 from objectcache.workers.pool import WorkerPool
@@ -28,35 +33,31 @@ log = logging.getLogger(__name__)
 DRAIN_POLL_S = 0.05
 
 
-class UnknownRequestError(RequestError):
-    """A method or sub-resource that is not served."""
-
-    code = "MethodNotAllowed"
-    status = 405
-
-
-class EntityTooLargeError(RequestError):
-    """A body that is held in memory, beyond MAX_MESSAGE_BYTES."""
-
-    code = "EntityTooLarge"
-    status = 413
-
-
 class Gateway:
     """One gateway. `start`, then `port` and `data_port` tell where it listens; `drain`, `close`."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
         self.metrics = GatewayMetrics()
-        self._buckets = BucketTable(config)
+        self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost)
         self._kv = KVRoutes(self._buckets, self._pool, self._sessions, self.metrics, self._endpoints)
-        self._objects = ObjectRoutes(self._buckets, self._pool)
+        objects, of_buckets = (
+            ObjectRoutes(self._buckets, self._pool),
+            BucketRoutes(self._buckets, self._pool, config.region),
+        )
+        uploads = UploadRoutes(self._buckets, self._pool, objects)
+        self._handlers = self._kv.handlers | objects.handlers | of_buckets.handlers | uploads.handlers
+        self._guard = Guard(open_keys(config), config.anonymous)
         self._runner: web.AppRunner | None = None
         self._listener: DataListener | None = None
         self._ready = False
         self.port = 0
+
+    def _forget_store(self, url: str) -> None:
+        for worker in self._pool.workers:
+            worker.tell("forget_store", store=url)
 
     @property
     def data_port(self) -> int:
@@ -79,7 +80,7 @@ class Gateway:
         # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, auto_decompress=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.config.host, self.config.port)
+        site = web.TCPSite(self._runner, self.config.host, self.config.port, ssl_context=tls_context(self.config))
         await site.start()
         self.port = self._runner.addresses[0][1]
         self._ready = True
@@ -119,7 +120,7 @@ class Gateway:
         request_id = trace or secrets.token_hex(8)
         operation = "unknown"
         try:
-            operation, response = await self._dispatch(request)
+            operation, response = await self._answer(request, request_id)
         except (ObjectCacheError, web.HTTPRequestEntityTooLarge, web.RequestPayloadError, ConnectionError) as problem:
             error = _typed(problem, request)
             body = error_body(error, request.path, request_id)
@@ -136,39 +137,20 @@ class Gateway:
         self.metrics.request_seconds.labels(operation).observe(time.perf_counter() - started_s)
         return response
 
-    async def _dispatch(self, request: web.Request) -> tuple[str, web.StreamResponse]:
-        bucket, _, name = request.rel_url.raw_path.removeprefix("/").partition("/")
-        try:
-            bucket, name = unquote(bucket, errors="strict"), unquote(name, errors="strict")
-        except UnicodeDecodeError as error:
-            raise InvalidObjectNameError(f"names are UTF-8, percent-encoded: {error}") from error
-        if not name:
-            health = {"healthz": self._health, "readyz": self._readiness, "metrics": self._metrics}.get(bucket)
-            if health is not None and request.method == "GET":
-                return bucket, health()
-            if not bucket:
-                raise UnknownRequestError("listing buckets is not served yet; name a bucket")
-            for query in request.query:
-                handler = self._kv.handlers.get((request.method, query))
-                if handler is not None:
-                    return query, await handler(request, bucket)
-            on_bucket = {
-                "GET": self._objects.list,
-                "PUT": self._objects.put_bucket,
-                "HEAD": self._objects.head_bucket,
-            }.get(request.method)
-            if on_bucket is None or any(query.startswith("kv-") for query in request.query):
-                raise UnknownRequestError(f"{request.method} {request.rel_url} is not served on a bucket")
-            return f"{request.method.lower()}-bucket", await on_bucket(request, bucket)
-        on_object = {
-            "GET": self._objects.get,
-            "PUT": self._objects.put,
-            "HEAD": self._objects.head,
-            "DELETE": self._objects.delete,
-        }.get(request.method)
-        if on_object is None:
-            raise UnknownRequestError(f"{request.method} is not served on an object")
-        return f"{request.method.lower()}-object", await on_object(request, bucket, name)
+    async def _answer(self, request: web.Request, request_id: str) -> tuple[str, web.StreamResponse]:
+        """The operation's name, and its response."""
+        path = request.raw_path.partition("?")[0]
+        health = {"/healthz": self._health, "/readyz": self._readiness, "/metrics": self._metrics}.get(path)
+        if health is not None and request.method == "GET":
+            return path[1:], health()
+        bucket, key = split_target(path, request.headers.get(hdrs.HOST, ""), self.config.domains)
+        query = request.query
+        asked = route(request.method, bucket, key, query.keys())
+        caller = self._guard.admit(request)
+        if asked.operation.needs is not None:
+            caller.require(bucket, asked.operation.needs)
+        call = Call(request, bucket, key, query, caller, request_id)
+        return asked.operation.name, await self._handlers[asked.operation.name](call)
 
     def _health(self) -> web.Response:
         return web.Response(text="ok\n")

@@ -12,12 +12,19 @@ from aiohttp import web
 
 from objectcache.errors import InvalidArgumentError, MalformedXMLError, ObjectCacheError, RequestError
 from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.call import Call
+from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.listing import list_page
 from objectcache.gateway.object_keys import is_kept_for_kv, name_of_key
 from objectcache.gateway.objects import xml_response
 from objectcache.s3 import Grant
-from objectcache.s3.listings import ListedPage, ListRequest, buckets_body, list_v1_body, list_v2_body, list_versions_body
+from objectcache.s3.listings import (
+    ListedPage,
+    ListRequest,
+    buckets_body,
+    list_v1_body,
+    list_v2_body,
+    list_versions_body,
+)
 from objectcache.s3.results import deleted_body, location_body, parse_delete, versioning_body
 from objectcache.s3.xml import parse
 from objectcache.stores import Store
@@ -34,6 +41,18 @@ class BucketRoutes:
         self._pool = pool
         self._region = region
         self._listing = asyncio.Semaphore(1)
+        self.handlers: dict[str, Handler] = {
+            "list-buckets": self.list_buckets,
+            "create-bucket": self.create,
+            "head-bucket": self.head,
+            "delete-bucket": self.delete,
+            "get-location": self.location,
+            "get-versioning": self.versioning,
+            "list-objects": self.list_v1,
+            "list-objects-v2": self.list_v2,
+            "list-versions": self.list_versions,
+            "delete-objects": self.delete_many,
+        }
 
     async def list_buckets(self, call: Call) -> web.StreamResponse:
         buckets = await self._buckets.listing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -29,7 +29,7 @@ class Call:
         return name_of_key(self.key)
 
     async def body(self) -> bytes:
-        """A small body, whole and checked. Raises EntityTooLargeError, TruncatedBodyError, BadDigestError and its kin."""
+        """A small body, whole and checked. Raises EntityTooLargeError, TruncatedBodyError, BadDigestError, …"""
         return await self.caller.checked_body(self.request)
 
     def header(self, name: str) -> str:
@@ -50,3 +50,6 @@ class Call:
         if encoding not in ("", "url"):
             raise InvalidArgumentError(f"the only encoding-type is 'url', not {encoding[:40]!r}")
         return encoding == "url"
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]

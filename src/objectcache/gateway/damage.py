@@ -14,6 +14,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.descriptor import decode_descriptor
 from objectcache.errors import ObjectCacheError
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,9 @@ class DamageRoute:
         self._pool = pool
         self._checking: asyncio.Task[None] | None = None
 
-    async def report(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        plan = core.plan(decode_descriptor(await request.read()))
+    async def report(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        plan = core.plan(decode_descriptor(await call.body()))
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(core, plan.segments))
         return web.Response(status=202)

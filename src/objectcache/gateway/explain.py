@@ -8,6 +8,7 @@ from aiohttp import web
 
 from objectcache.cache.explain import Explainer, answer
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call
 
 
 class ExplainRoute:
@@ -17,9 +18,9 @@ class ExplainRoute:
         self._buckets = buckets
         self._turn = asyncio.Lock()
 
-    async def explain(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        body = await request.read()
+    async def explain(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        body = await call.body()
         explainer = Explainer(core.store, core.catalog, used=[core.catalog], salted_by_prefix=False)
         async with self._turn:
             answered = await asyncio.to_thread(answer, explainer, body)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from objectcache.config import DEFAULT_KEYS_FILE, GatewayConfig
 from objectcache.errors import AccessDeniedError, MissingContentLengthError
 from objectcache.s3 import (
     AccessKeys,
@@ -105,3 +106,18 @@ class Guard:
             secret = self._keys.secret(signed.access_key)
             signing = signed.chunk_signing(secret) if secret else None
         return Caller(signed.access_key, self, signed.payload, signed.content_sha256, signing)
+
+
+def open_keys(config: GatewayConfig) -> AccessKeys | None:
+    """The configured access keys. Where none are, and strangers may not do everything, a key is made on the first
+    start, in `access-keys.toml` in the data directory. Raises ConfigError.
+    """
+    if config.access_keys is not None:
+        return AccessKeys.load(config.access_keys)
+    path = config.data / DEFAULT_KEYS_FILE
+    if path.exists():
+        return AccessKeys.load(path)
+    if config.anonymous is Grant.ADMIN:
+        return None
+    config.data.mkdir(parents=True, exist_ok=True)
+    return AccessKeys.create(path)

@@ -1,6 +1,7 @@
 """Handing an HTTP connection to a data worker for a body, so that no megabyte passes through the event loop.
 
-A response: the worker gets a duplicate of the socket and writes head and body itself. A request's body: a client that
+A response: the worker gets a duplicate of the socket and writes head and body itself (under TLS: one end of a socket
+pair, whose other end the event loop encrypts). A request's body: a client that
 waits for 100-continue has sent nothing yet, so the worker gets the socket, says "continue" and reads; any other body is
 pumped to the worker through a socket pair.
 """
@@ -14,10 +15,12 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_writer import StreamWriter
 
-from objectcache.errors import RequestError
+from objectcache.errors import MissingContentLengthError, RequestError
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PUMP_BYTES = 256 << 10
 
 
 class HandedOffResponse(web.StreamResponse):
@@ -45,10 +48,10 @@ def response_head(request: web.Request, length: int, headers: dict[str, str], *,
     if not request.keep_alive:
         fields["Connection"] = "close"
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
 
-def request_socket(request: web.Request) -> socket.socket:
+def _request_socket(request: web.Request) -> socket.socket:
     """The connection's socket, for passing on; still the event loop's to close."""
     transport = request.transport
     found = transport.get_extra_info("socket") if transport is not None else None
@@ -58,10 +61,38 @@ def request_socket(request: web.Request) -> socket.socket:
     return sock
 
 
+def is_encrypted(request: web.Request) -> bool:
+    """Whether what is on the socket is TLS, which only the event loop can speak."""
+    return request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
+
+
+@asynccontextmanager
+async def response_socket(request: web.Request) -> AsyncIterator[int]:
+    """A descriptor to write the whole response to, head and body. All has been passed on when the context ends.
+
+    Raises RequestError when the client is gone.
+    """
+    if not is_encrypted(request):
+        yield _request_socket(request).fileno()
+        return
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    pump = asyncio.create_task(_pump_out(mine, request))
+    try:
+        with theirs:
+            yield theirs.fileno()
+        # The worker has closed its duplicate when it answers: the pump sees the end.
+        await pump
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        mine.close()
+
+
 def content_length(request: web.Request) -> int:
-    """Raises RequestError for a body without a length."""
+    """Raises MissingContentLengthError for a body without a length."""
     if request.content_length is None:
-        raise RequestError("a body needs a Content-Length")
+        raise MissingContentLengthError("a body needs a Content-Length")
     return request.content_length
 
 
@@ -75,11 +106,14 @@ async def expect_later(request: web.Request) -> web.StreamResponse | None:
 
 
 @asynccontextmanager
-async def body_socket(request: web.Request) -> AsyncIterator[tuple[int, bool]]:
-    """A descriptor to read the body from, and whether the reader must say 100-continue first."""
-    if awaits_continue(request) and _nothing_came(request):
+async def body_socket(request: web.Request, *, raw: bool = True) -> AsyncIterator[tuple[int, bool]]:
+    """A descriptor to read the body from, and whether the reader must say 100-continue first.
+
+    Without `raw`, what comes is in HTTP's own chunks, which the event loop decodes.
+    """
+    if raw and awaits_continue(request) and not is_encrypted(request) and _nothing_came(request):
         try:
-            yield request_socket(request).fileno(), True
+            yield _request_socket(request).fileno(), True
         finally:
             # The body never passed the parser: this connection cannot carry another request.
             request.content.feed_eof()
@@ -110,6 +144,16 @@ def _nothing_came(request: web.Request) -> bool:
         return True
     request.transport.resume_reading()
     return False
+
+
+async def _pump_out(source: socket.socket, request: web.Request) -> None:
+    """What comes from `source` goes to the client as it is."""
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(source, _PUMP_BYTES):
+        if request.transport is None or request.transport.is_closing():
+            return
+        request.transport.write(data)
+        await StreamWriter(request.protocol, loop).drain()
 
 
 async def _pump(request: web.Request, into: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict
 
 from aiohttp import web
@@ -24,6 +24,7 @@ from objectcache.errors import (
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.buckets import BucketTable
+from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.damage import DamageRoute
 from objectcache.gateway.explain import ExplainRoute
 from objectcache.gateway.handoff import (
@@ -31,8 +32,8 @@ from objectcache.gateway.handoff import (
     awaits_continue,
     body_socket,
     content_length,
-    request_socket,
     response_head,
+    response_socket,
 )
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.sessions import SessionTable
@@ -81,23 +82,23 @@ class KVRoutes:
         self._metrics = metrics
         self._data_endpoint = data_endpoint
         self.draining = False
-        self.handlers: dict[tuple[str, str], Callable[[web.Request, str], Awaitable[web.StreamResponse]]] = {
-            ("POST", "kv-match"): self.match,
-            ("POST", "kv-release"): self.release,
-            ("POST", "kv-session"): self.session,
-            ("POST", "kv-retrieve"): self.retrieve,
-            ("DELETE", "kv-delivery"): self.cancel,
-            ("PUT", "kv-namespace"): self.namespace,
-            ("PUT", "kv-store"): self.store,
-            ("POST", "kv-commit"): self.commit,
-            ("POST", "kv-damage"): DamageRoute(buckets, pool).report,
-            ("POST", "kv-explain"): ExplainRoute(buckets).explain,
+        self.handlers: dict[str, Handler] = {
+            "kv-match": self.match,
+            "kv-release": self.release,
+            "kv-session": self.session,
+            "kv-retrieve": self.retrieve,
+            "kv-delivery": self.cancel,
+            "kv-namespace": self.namespace,
+            "kv-store": self.store,
+            "kv-commit": self.commit,
+            "kv-damage": DamageRoute(buckets, pool).report,
+            "kv-explain": ExplainRoute(buckets).explain,
         }
 
-    async def match(self, request: web.Request, bucket: str) -> web.StreamResponse:
+    async def match(self, call: Call) -> web.StreamResponse:
         self._refuse_when_draining()
-        core = self._buckets.get(bucket)
-        asked = MatchRequest.decode(await request.read())
+        core = await self._buckets.get(call.bucket)
+        asked = MatchRequest.decode(await call.body())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
         try:
             found = core.match(asked.namespace, asked.keys, parts)
@@ -115,29 +116,34 @@ class KVRoutes:
         )
         return _answer(answer.encode())
 
-    async def release(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        self._buckets.get(bucket).release(ReleaseRequest.decode(await request.read()).lease)
+    async def release(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        core.release(ReleaseRequest.decode(await call.body()).lease)
         return web.Response(status=204)
 
-    async def session(self, request: web.Request, bucket: str) -> web.StreamResponse:
+    async def session(self, call: Call) -> web.StreamResponse:
         self._refuse_when_draining()
-        self._buckets.get(bucket)
-        asked = SessionRequest.decode(await request.read())
-        opened = self._sessions.open(await self._pool.living(), bucket, asked.streams)
-        return _answer(SessionAnswer(opened.id, *self._data_endpoint(request)).encode())
+        await self._buckets.get(call.bucket)
+        asked = SessionRequest.decode(await call.body())
+        opened = self._sessions.open(await self._pool.living(), call.bucket, call.caller.access_key, asked.streams)
+        return _answer(SessionAnswer(opened.id, *self._data_endpoint(call.request)).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
 
-    async def retrieve(self, request: web.Request, bucket: str) -> web.StreamResponse:
+    async def retrieve(self, call: Call) -> web.StreamResponse:
         self._refuse_when_draining()
-        core = self._buckets.get(bucket)
-        descriptor = decode_descriptor(await request.read())
+        core = await self._buckets.get(call.bucket)
+        descriptor = decode_descriptor(await call.body())
         if descriptor.target.kind is TargetKind.TCP:
-            session = self._sessions.get(descriptor.target.session, bucket)
+            session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
             plan = core.plan(descriptor)
             ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
             self._watch(ended, core, descriptor.target.kind)
             return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes).encode())
+        return await self._respond(call.request, core, descriptor)
+
+    async def _respond(self, request: web.Request, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
+        """A delivery as the body of the response."""
         plan = core.plan(descriptor)
         head = response_head(
             request,
@@ -145,21 +151,17 @@ class KVRoutes:
             {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
         )
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
-        ended = worker.order(
-            "respond",
-            fds=[request_socket(request).fileno()],
-            head=head,
-            **self._order(core, descriptor, plan, session_id),
-        )
-        self._watch(ended, core, descriptor.target.kind)
-        while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
-            if request.transport is None or request.transport.is_closing():
-                # Nobody reads any more. The worker, waiting for a window to open, may not be told.
-                worker.tell("end_session", session=session_id)
-        try:
-            await ended
-        except WorkerOrderError:
-            return HandedOffResponse(request, whole=False)
+        async with response_socket(request) as fd:
+            ended = worker.order("respond", fds=[fd], head=head, **self._order(core, descriptor, plan, session_id))
+            self._watch(ended, core, descriptor.target.kind)
+            while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
+                if request.transport is None or request.transport.is_closing():
+                    # Nobody reads any more. The worker, waiting for a window to open, may not be told.
+                    worker.tell("end_session", session=session_id)
+            try:
+                await ended
+            except WorkerOrderError:
+                return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
 
     def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
@@ -190,9 +192,9 @@ class KVRoutes:
 
         ended.add_done_callback(over)
 
-    async def cancel(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        asked = CancelRequest.decode(await request.read())
-        session = self._sessions.get(asked.session, bucket)
+    async def cancel(self, call: Call) -> web.StreamResponse:
+        asked = CancelRequest.decode(await call.body())
+        session = self._sessions.get(asked.session, call.bucket, call.caller.access_key)
         order = session.worker.ask(
             "cancel",
             session=asked.session,
@@ -208,15 +210,16 @@ class KVRoutes:
 
     # -- storing ----------------------------------------------------------------------------------
 
-    async def namespace(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        await asyncio.to_thread(core.register, Namespace.from_json(await request.read()))
+    async def namespace(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        await asyncio.to_thread(core.register, Namespace.from_json(await call.body()))
         return web.Response(status=204)
 
-    async def store(self, request: web.Request, bucket: str) -> web.StreamResponse:
+    async def store(self, call: Call) -> web.StreamResponse:
         """Accept or refuse by what the request says of itself; only then is the body asked for."""
         self._refuse_when_draining()
-        core = self._buckets.get(bucket)
+        core = await self._buckets.get(call.bucket)
+        request = call.request
         asked = _store_request(request)
         length = content_length(request)
         namespace = core.namespace(asked.namespace)
@@ -266,9 +269,9 @@ class KVRoutes:
             response.force_close()
         return response
 
-    async def commit(self, request: web.Request, bucket: str) -> web.StreamResponse:
-        core = self._buckets.get(bucket)
-        asked = CommitRequest.decode(await request.read())
+    async def commit(self, call: Call) -> web.StreamResponse:
+        core = await self._buckets.get(call.bucket)
+        asked = CommitRequest.decode(await call.body())
         await asyncio.to_thread(core.commit, asked.commit, asked.discard)
         self._metrics.uploads.labels("committed").inc(len(asked.commit))
         return web.Response(status=204)

@@ -1,8 +1,8 @@
 """S3 keys as names of a store, which has no components that are empty, `.` or `..`.
 
 Such components get a space: "" is written " ", "." is ". ", and so that nothing else means the same, components that
-begin with a space, or with one or two dots and a space, get one more. Any other key is its own name. Names sort as their
-keys do, but for those few beside names with characters before "/".
+begin with a space, or with one or two dots and a space, get one more. Any other key is its own name. Names sort as
+their keys do, but for those few beside names with characters before "/".
 """
 
 from __future__ import annotations

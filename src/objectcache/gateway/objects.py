@@ -21,7 +21,7 @@ from objectcache.errors import (
     RequestError,
 )
 from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.call import Call
+from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.chunks import ChunkRoutes
 from objectcache.gateway.handoff import HandedOffResponse, body_socket, response_head, response_socket
 from objectcache.gateway.object_headers import (
@@ -59,6 +59,14 @@ class ObjectRoutes:
         self._buckets = buckets
         self._pool = pool
         self._chunks = ChunkRoutes(buckets)
+        self.handlers: dict[str, Handler] = {
+            "get-object": self.get,
+            "head-object": self.head,
+            "put-object": self.put,
+            "delete-object": self.delete,
+            "get-acl": self.acl,
+            "get-tagging": self.tagging,
+        }
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -283,9 +291,7 @@ def _head(store: Store, key: str) -> ObjectInfo:
         raise KeyNotFoundError(f"there is no object {key!r}") from error
 
 
-def _open_and_read(
-    store: Store, key: str, asked: _Asked
-) -> tuple[ObjectInfo, tuple[int, int] | None, bytes | None]:
+def _open_and_read(store: Store, key: str, asked: _Asked) -> tuple[ObjectInfo, tuple[int, int] | None, bytes | None]:
     """What is there, which range of it is asked for, and the bytes if they are few. Raises also NotModified."""
     name = name_of_key(key)
     if is_kept_for_kv(name):

@@ -83,9 +83,33 @@ _ON_OBJECT = _operations(
 )
 _SUBRESOURCES = {query for _, query in (*_ON_BUCKET, *_ON_OBJECT) if query}
 _UNSERVED = frozenset(
-    "accelerate analytics attributes cors encryption intelligent-tiering inventory legal-hold lifecycle logging metrics "
-    "notification object-lock ownershipControls policy policyStatus publicAccessBlock replication requestPayment "
-    "restore retention select tagging torrent website".split()
+    [
+        "accelerate",
+        "analytics",
+        "attributes",
+        "cors",
+        "encryption",
+        "intelligent-tiering",
+        "inventory",
+        "legal-hold",
+        "lifecycle",
+        "logging",
+        "metrics",
+        "notification",
+        "object-lock",
+        "ownershipControls",
+        "policy",
+        "policyStatus",
+        "publicAccessBlock",
+        "replication",
+        "requestPayment",
+        "restore",
+        "retention",
+        "select",
+        "tagging",
+        "torrent",
+        "website",
+    ]
 )
 
 

@@ -23,10 +23,12 @@ BACKLOG = 512
 
 @dataclass(eq=False)
 class Session:
-    """`id` is the secret that binds data connections to the request that opened the session."""
+    """`id` is the secret that binds data connections to the request that opened the session, and `access_key` who sent
+    that: nobody else can have anything delivered there."""
 
     id: bytes
     bucket: str
+    access_key: str
     streams: int
     worker: WorkerHandle
     attached: int = 0
@@ -40,21 +42,21 @@ class SessionTable:
         self._attach_s = attach_s
         self._sessions: dict[bytes, Session] = {}
 
-    def open(self, worker: WorkerHandle, bucket: str, streams: int) -> Session:
+    def open(self, worker: WorkerHandle, bucket: str, access_key: str, streams: int) -> Session:
         """A new session on a worker. Raises RequestError for an absurd number of streams."""
         if not 1 <= streams <= MAX_STREAMS:
             raise RequestError(f"a session has 1 to {MAX_STREAMS} streams, got {streams}")
-        session = Session(secrets.token_bytes(ID_BYTES), bucket, streams, worker)
+        session = Session(secrets.token_bytes(ID_BYTES), bucket, access_key, streams, worker)
         self._sessions[session.id] = session
         session.worker.sessions.add(session.id)
         session.worker.tell("session", session=session.id, streams=streams)
         asyncio.get_running_loop().call_later(self._attach_s, self._check_attached, session)
         return session
 
-    def get(self, id: bytes, bucket: str) -> Session:
-        """Raises SessionNotFoundError, also for another bucket's session."""
+    def get(self, id: bytes, bucket: str, access_key: str) -> Session:
+        """Raises SessionNotFoundError, also for a session of another bucket or access key."""
         session = self._sessions.get(id)
-        if session is None or session.bucket != bucket:
+        if session is None or (session.bucket, session.access_key) != (bucket, access_key):
             raise SessionNotFoundError("the data session is unknown: it ended, or is another gateway's; open a new one")
         return session
 

@@ -14,7 +14,6 @@ import re
 import secrets
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import msgpack
 from aiohttp import web
@@ -28,7 +27,7 @@ from objectcache.errors import (
     UploadNotFoundError,
 )
 from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.call import Call
+from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.object_headers import byte_range, metadata_of, write_conditions
 from objectcache.gateway.objects import COPY_SOURCE, ObjectRoutes, put_response, writable_name, xml_response
 from objectcache.names import MULTIPART_PREFIX
@@ -68,6 +67,14 @@ class UploadRoutes:
         self._buckets = buckets
         self._pool = pool
         self._objects = objects
+        self.handlers: dict[str, Handler] = {
+            "create-upload": self.create,
+            "put-part": self.put_part,
+            "complete-upload": self.complete,
+            "abort-upload": self.abort,
+            "list-parts": self.list_parts,
+            "list-uploads": self.list_uploads,
+        }
 
     async def create(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
@@ -288,15 +295,3 @@ def _part_name(id: str, number: int) -> str:
 
 def _number_of(info: ObjectInfo) -> int:
     return int(info.name.rpartition("/")[2])
-
-
-def dispatch(routes: UploadRoutes) -> dict[str, Any]:
-    """Handlers by operation."""
-    return {
-        "create-upload": routes.create,
-        "put-part": routes.put_part,
-        "complete-upload": routes.complete,
-        "abort-upload": routes.abort,
-        "list-parts": routes.list_parts,
-        "list-uploads": routes.list_uploads,
-    }

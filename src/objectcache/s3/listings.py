@@ -32,7 +32,7 @@ class ListRequest:
 
 @dataclass(frozen=True, slots=True)
 class ListedPage:
-    """One page: `objects` by their keys, `prefixes` that the delimiter made, and the last of both when there is more."""
+    """One page: `objects` by their keys, `prefixes` that the delimiter made; the last of both when there is more."""
 
     objects: Sequence[tuple[str, ObjectInfo]]
     prefixes: Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from objectcache.errors import InvalidPartOrderError, MalformedXMLError
@@ -43,7 +44,7 @@ def parse_complete(body: bytes) -> list[CompletedPart]:
     parts = [_completed(item) for item in parse(body, "CompleteMultipartUpload").findall("Part")]
     if not parts:
         raise MalformedXMLError("a multipart upload is completed with at least one part")
-    if any(later.number <= earlier.number for earlier, later in zip(parts, parts[1:], strict=False)):
+    if any(later.number <= earlier.number for earlier, later in pairwise(parts)):
         raise InvalidPartOrderError("parts must be named in ascending order of their numbers, each once")
     return parts
 

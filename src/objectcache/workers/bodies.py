@@ -119,4 +119,3 @@ def check_whole(data: bytes, spec: BodySpec) -> bytes:
     payload = b"".join(body.take(memoryview(data)))
     body.finish()
     return payload
-

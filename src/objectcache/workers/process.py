@@ -27,8 +27,8 @@ from objectcache.stores import Store, open_store
 from objectcache.transports.sender import ActiveDelivery, SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
-from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.bodies import BodySpec
+from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.copying import copy_ranges
 from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
@@ -253,7 +253,10 @@ class Worker:
         def copy() -> None:
             try:
                 info = copy_ranges(
-                    [(self._store(item["store"]), item["name"], item["etag"], *item["range"]) for item in message["of"]],
+                    [
+                        (self._store(item["store"]), item["name"], item["etag"], *item["range"])
+                        for item in message["of"]
+                    ],
                     self._store(message["store"]),
                     message["name"],
                     etag=message["etag"],

@@ -30,6 +30,7 @@ from objectcache.stores import ObjectInfo, ObjectUpload, Store
 from objectcache.transports.sockets import recv_exact
 from objectcache.workers.bodies import BodySpec, CheckedBody, read_pieces
 
+
 @dataclass(frozen=True, slots=True)
 class ExpectedSegment:
     """What the header of an upload must say, for the request that was accepted."""
