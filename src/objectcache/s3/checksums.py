@@ -70,13 +70,16 @@ class AnnouncedChecksums:
 
 def announced_checksums(headers: Mapping[str, str]) -> AnnouncedChecksums:
     """Raises InvalidDigestError (Content-MD5 is none) and RequestError (unknown, malformed, or more than one)."""
-    ahead = {name: value.strip() for name, value in lowered(headers) if name.startswith(_PREFIX)}
-    ahead = {name.removeprefix(_PREFIX): value for name, value in ahead.items() if name not in _NOT_VALUES}
+    ahead = [
+        (name.removeprefix(_PREFIX), value.strip())
+        for name, value in lowered(headers)
+        if name.startswith(_PREFIX) and name not in _NOT_VALUES
+    ]
     trailer = header(headers, "x-amz-trailer")
     trailing = [name.strip().lower() for name in trailer.split(",")] if trailer else []
     if any(not name.startswith(_PREFIX) for name in trailing):
         raise RequestError(f"x-amz-trailer may name one of {_PREFIX}{{{','.join(ALGORITHMS)}}}, not {trailer!r}")
-    named = [*ahead, *(name.removeprefix(_PREFIX) for name in trailing)]
+    named = [*(name for name, _ in ahead), *(name.removeprefix(_PREFIX) for name in trailing)]
     if len(named) > 1:
         raise RequestError(f"one x-amz-checksum-… header or trailer is allowed, not {len(named)}: {', '.join(named)}")
     algorithm = named[0] if named else None
@@ -85,7 +88,7 @@ def announced_checksums(headers: Mapping[str, str]) -> AnnouncedChecksums:
     wanted = header(headers, "x-amz-sdk-checksum-algorithm")
     if wanted is not None and wanted.lower() != algorithm:
         raise RequestError(f"x-amz-sdk-checksum-algorithm is {wanted}, but no {_PREFIX}{wanted.lower()} comes with it")
-    value = _checksum(ahead[algorithm], algorithm) if algorithm in ahead else None
+    value = _checksum(ahead[0][1], algorithm) if algorithm and ahead else None
     return AnnouncedChecksums(_content_md5(header(headers, "content-md5")), algorithm, value)
 
 

@@ -96,6 +96,7 @@ class ChunkedDecoder:
         self._previous = signing.seed if signing else ""
         self._trailers: dict[str, str] = {}
         self._trailer_signature = ""
+        self._saw_empty_line = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[memoryview]:
         """The payload in `data`, as views of it.
@@ -124,8 +125,10 @@ class ChunkedDecoder:
         Raises TruncatedBodyError (it ends too early, or holds less than announced), MalformedTrailerError (a trailer
         that was announced is missing) and SignatureDoesNotMatchError.
         """
-        if self._at is _At.TRAILER and not self._line and self._trailers and not self._missing():
-            self._end()  # some clients leave out the empty line at the end
+        # Some clients leave out the empty line at the end, where nothing can be missing but it.
+        complete = bool(self._trailers) and not self._missing()
+        if self._at is _At.TRAILER and not self._line and (complete or self._saw_empty_line):
+            self._end()
         if self._at is not _At.END:
             raise TruncatedBodyError(f"the chunked body ends early, after {self._decoded_bytes} bytes of payload")
         return self._trailers
@@ -202,7 +205,8 @@ class ChunkedDecoder:
 
     def _take_trailer(self, line: bytes) -> None:
         if not line:
-            # Some clients end trailers, and not only the last, with an empty line.
+            # Before the trailer's signature some clients send an empty line, too.
+            self._saw_empty_line = True
             if not self._signs_trailer() or self._trailer_signature:
                 self._end()
             return
