@@ -15,6 +15,7 @@ from objectcache.s3 import Grant
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_NO_BUCKET = re.compile(r"\.\.|\.-|-\.|^\d+\.\d+\.\d+\.\d+$")
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DEFAULT_KEYS_FILE = "access-keys.toml"
 RESERVED_BUCKETS = frozenset({"healthz", "readyz", "metrics"})
@@ -84,10 +85,10 @@ class GatewayConfig:
 
 def check_bucket(name: str) -> str:
     """`name` itself. Raises ConfigError with S3's rule for bucket names."""
-    if not _BUCKET.fullmatch(name) or name in RESERVED_BUCKETS:
+    if not _BUCKET.fullmatch(name) or _NO_BUCKET.search(name) or name in RESERVED_BUCKETS:
         raise ConfigError(
             f"{name!r} is not a bucket name: 3 to 63 of a-z, 0-9, '.' and '-', beginning and ending with a letter or "
-            f"digit, and none of {', '.join(sorted(RESERVED_BUCKETS))}"
+            "digit, no '..', '.-' or '-.', no IPv4 address, and none of " + ", ".join(sorted(RESERVED_BUCKETS))
         )
     return name
 

@@ -179,6 +179,13 @@ class SessionNotFoundError(RequestError):
     status = 404
 
 
+class DataConnectionsRefusedError(RequestError):
+    """This gateway opens no data connections, which have no TLS: take KV from HTTP responses."""
+
+    code = "DataConnectionsRefused"
+    status = 403
+
+
 class BadDigestError(RequestError):
     """An uploaded body is not what its own digests say."""
 

@@ -18,14 +18,14 @@ DEFAULT_PORT = 9000
 
 
 def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: int | None = None) -> KVCache:
-    """A cache by URL: `http://gateway:9000/bucket`, `file:///data` (or a path), `memory://name`.
+    """A cache by URL: `http://gateway:9000/bucket` (or https), `file:///data` (or a path), `memory://name`.
 
     `options` are for a gateway; `limit_bytes` is a local store's byte limit (default: 80 % of the free disk).
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
-    if url.lower().startswith("http:"):
+    if url.lower().startswith(("http:", "https:")):
         host, port, bucket = _gateway(url)
-        return GatewayCache(host, port, bucket, options)
+        return GatewayCache(host, port, bucket, options, tls=url.lower().startswith("https:"))
     buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
     return LocalCache(open_core(url, limit_bytes=limit_bytes), buffer_bytes=buffer_bytes)
 
@@ -63,5 +63,5 @@ def _local_path(url: str) -> str:
             raise ConfigError(f"a file URL has three slashes, as in file:///data; got {url!r}")
         return unquote(parts.path)
     if "://" in url:
-        raise ConfigError(f"{url!r} cannot be opened: http://, file:// and memory:// can")
+        raise ConfigError(f"{url!r} cannot be opened: http://, https://, file:// and memory:// can")
     return url

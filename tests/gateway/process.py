@@ -87,7 +87,8 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         config = self.data / "gateway.toml"
-        settings = {"data": str(self.data / "store"), "port": self.port, **self._settings}
+        # Most tests are about what is asked, not about who asks.
+        settings = {"data": str(self.data / "store"), "port": self.port, "anonymous": "admin", **self._settings}
         config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
         command = [sys.executable, "-m", "objectcache", "serve", "--config", str(config), "--ready-json"]
         with (self.data / "gateway.log").open("ab") as log:

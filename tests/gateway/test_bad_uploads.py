@@ -187,7 +187,7 @@ def test_a_length_that_is_not_the_segments(gateway: GatewayProcess, upload: Uplo
 def test_a_body_without_a_length(gateway: GatewayProcess, upload: Upload) -> None:
     connection = gateway.connect()
     connection.request("PUT", f"/{BUCKET}?kv-store", iter([upload.body]), store_header(upload.request))
-    refused(Answer.read(connection.getresponse()), 400, "InvalidRequest")
+    refused(Answer.read(connection.getresponse()), 411, "MissingContentLength")
     connection.close()
 
 

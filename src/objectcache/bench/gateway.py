@@ -9,6 +9,9 @@ from types import TracebackType
 from objectcache.bench.children import JsonChild
 from objectcache.bench.machine import anonymous_bytes, cpu_s
 from objectcache.cache.directory import OBJECTS
+from objectcache.client.endpoint import Endpoint
+from objectcache.config import DEFAULT_KEYS_FILE
+from objectcache.s3 import AccessKeys
 from objectcache.stores import FileStore
 
 BUCKET = "bench"
@@ -30,6 +33,11 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
         self.host: str = ready["host"]
         self.port: int = ready["port"]
         self.worker_pids: list[int] = ready["worker_pids"]
+        self.credentials = AccessKeys.load(data / DEFAULT_KEYS_FILE).credentials()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.host, self.port, credentials=self.credentials)
 
     @property
     def control_pid(self) -> int:

@@ -22,6 +22,8 @@ class ListingLoad(AbstractContextManager["ListingLoad"]):
         job = {
             "host": gateway.host,
             "port": gateway.port,
+            "access_key": gateway.credentials.access_key,
+            "secret_key": gateway.credentials.secret_key,
             "bucket": BUCKET,
             "objects": objects,
             "connections": CONNECTIONS,

@@ -1,6 +1,6 @@
 """A client that keeps a gateway's control process busy with listings, in a process of its own.
 
-`python -m objectcache.bench.listing_load` reads one JSON line {"host", "port", "bucket", "objects", "connections"},
+`python -m objectcache.bench.listing_load` reads one JSON line (see `_Load`),
 stores that many small objects, prints {"objects"}, and then answers each {"run": true} when every connection has had a
 first listing, each {"run": false} with {"requests", "seconds"} of the time between. It ends when standard input does.
 """
@@ -14,6 +14,9 @@ import threading
 import time
 from typing import Any
 
+from objectcache.client.endpoint import Endpoint
+from objectcache.s3 import Credentials
+
 _OBJECT_BYTES = 64
 _TIMEOUT_S = 30.0
 
@@ -25,9 +28,10 @@ class RefusedError(Exception):
 class _Load:
     def __init__(self, job: dict[str, Any]) -> None:
         self._bucket = job["bucket"]
-        self._connections = [
-            http.client.HTTPConnection(job["host"], job["port"], timeout=_TIMEOUT_S) for _ in range(job["connections"])
-        ]
+        self._endpoint = Endpoint(
+            job["host"], job["port"], credentials=Credentials(job["access_key"], job["secret_key"])
+        )
+        self._connections = [self._endpoint.connect(_TIMEOUT_S) for _ in range(job["connections"])]
         self._stop = threading.Event()
         self._requests = [0] * len(self._connections)
         self._threads: list[threading.Thread] = []
@@ -37,8 +41,7 @@ class _Load:
     def store(self, count: int) -> None:
         connection = self._connections[0]
         for number in range(count):
-            connection.request("PUT", f"/{self._bucket}/listed-{number:06d}", body=bytes(_OBJECT_BYTES))
-            _read(connection)
+            self._ask(connection, "PUT", f"/{self._bucket}/listed-{number:06d}", bytes(_OBJECT_BYTES))
 
     def start(self) -> None:
         """Return when every connection has been served once."""
@@ -78,7 +81,11 @@ class _Load:
 
     def _list(self, index: int) -> None:
         connection = self._connections[index]
-        connection.request("GET", f"/{self._bucket}?list-type=2")
+        self._ask(connection, "GET", f"/{self._bucket}?list-type=2", b"")
+
+    def _ask(self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes) -> None:
+        headers = self._endpoint.headers(method, target, body)
+        connection.request(method, target, body=body or None, headers=headers)
         _read(connection)
 
 

@@ -28,6 +28,7 @@ from objectcache.cache.explain import (
     open_explainer,
 )
 from objectcache.cli.explain_tables import inspection_tables, listing_tables, verdict_lines, why_tables
+from objectcache.client import ClientOptions
 from objectcache.client.explain import GatewayExplainer
 from objectcache.client.http import GatewayHttp
 from objectcache.errors import ConfigError
@@ -163,11 +164,13 @@ def _explainer(url: str) -> Iterator[Explains]:
     if not url:
         raise ConfigError("which cache? Give file:///data or http://gateway:9000/bucket, or set OBJECTCACHE_URL")
     parts = urlsplit(url)
-    if parts.scheme == "http":
+    if parts.scheme in ("http", "https"):
         bucket = parts.path.strip("/")
         if not parts.hostname or not bucket or "/" in bucket:
             raise ConfigError(f"a gateway's URL is http://host:port/bucket, got {url!r}")
-        http = GatewayHttp(parts.hostname, parts.port or DEFAULT_PORT, timeout_s=GATEWAY_TIMEOUT_S)
+        tls = parts.scheme == "https"
+        endpoint = ClientOptions().endpoint(parts.hostname, parts.port or DEFAULT_PORT, tls=tls)
+        http = GatewayHttp(endpoint, timeout_s=GATEWAY_TIMEOUT_S)
         try:
             yield GatewayExplainer(http, bucket)
         finally:

@@ -26,6 +26,7 @@ from objectcache.cache.base import (
 )
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
+from objectcache.client.endpoint import Endpoint, client_tls, find_credentials
 from objectcache.client.fencing import Fencer
 from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
@@ -34,6 +35,7 @@ from objectcache.client.upload import GatewayUpload
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import (
     ConfigError,
+    DataConnectionsRefusedError,
     GatewayUnavailableError,
     IntegrityError,
     NamespaceMismatchError,
@@ -52,38 +54,52 @@ from objectcache.transports.receiver import Expected, ExpectedPart
 class ClientOptions:
     """How to talk to a gateway.
 
-    `target` is "tcp" (striped connections) or "http" (the response); `receiver` is "threads" or "process". `streams`
-    is the number of striped connections (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the
+    `target` is "tcp" (striped connections), "http" (the response) or "auto": striped connections, unless the gateway
+    has none, as where HTTP is TLS and the network not trusted. `receiver` is "threads" or "process". `streams` is the
+    number of striped connections (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the
     destination pool, which takes memory only as it is written; `verify` checks every digest where the bytes arrive.
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
-    before its connections are cut.
+    before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities.
     """
 
-    target: str = "tcp"
+    target: str = "auto"
     receiver: str = "threads"
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
     verify: bool = True
     timeout_s: float = 10.0
     fence_s: float = 2.0
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    region: str = "us-east-1"
+    ca_file: str = ""
 
     def __post_init__(self) -> None:
-        if self.target not in ("tcp", "http"):
-            raise ConfigError(f"target must be 'tcp' or 'http', got {self.target!r}")
+        if self.target not in ("auto", "tcp", "http"):
+            raise ConfigError(f"target must be 'auto', 'tcp' or 'http', got {self.target!r}")
         if self.receiver not in ("threads", "process"):
             raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
 
+    def endpoint(self, host: str, port: int, *, tls: bool = False) -> Endpoint:
+        """Raises ConfigError."""
+        context = client_tls(self.ca_file) if tls else None
+        return Endpoint(host, port, context, "", find_credentials(self.access_key, self.secret_key), self.region)
+
 
 class GatewayCache(KVCache):
     """A bucket of a gateway. The destination of every delivery comes from one pool of registered memory."""
 
-    def __init__(self, host: str, port: int, bucket: str, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, bucket: str, options: ClientOptions | None = None, *, tls: bool = False
+    ) -> None:
         self.options = options or ClientOptions()
+        self._striped = self.options.target != "http"
         self.bucket = bucket
         self.pool = BufferPool(self.options.buffer_bytes)
-        self._http = GatewayHttp(host, port, timeout_s=self.options.timeout_s)
+        self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
         self._fencer = Fencer(bucket, self.options.fence_s)
@@ -122,14 +138,13 @@ class GatewayCache(KVCache):
         per_unit = wanted.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
         geometry = DeliveryGeometry(tuple(part.shape for part in selected), per_unit)
         destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
-        start = self._start_response if self.options.target == "http" else self._start_striped
         deadline_s = time.perf_counter() + wanted.deadline_s
         try:
             for last_attempt in (False, True):
                 view = destination.buffer.view
                 retrieval = Retrieval(geometry, view, deadline_s=deadline_s, on_close=destination.close)
                 try:
-                    start(match, selected, wanted, retrieval, destination)
+                    self._start(match, selected, wanted, retrieval, destination)
                 except (SessionNotFoundError, GatewayUnavailableError):
                     # The gateway was restarted, or dropped the session: worth asking once more, if nothing hangs.
                     late = time.perf_counter() >= deadline_s
@@ -142,7 +157,7 @@ class GatewayCache(KVCache):
             destination.close(complete=False)
             raise
 
-    def _start_striped(
+    def _start(
         self,
         match: Match,
         selected: Sequence[MatchedPart],
@@ -150,7 +165,27 @@ class GatewayCache(KVCache):
         retrieval: Retrieval,
         destination: Destination,
     ) -> None:
-        session = self._open_session()
+        if self._striped:
+            try:
+                session = self._open_session()
+            except DataConnectionsRefusedError:
+                if self.options.target != "auto":
+                    raise
+                self._striped = False
+            else:
+                self._start_striped(session, match, selected, options, retrieval, destination)
+                return
+        self._start_response(match, selected, options, retrieval, destination)
+
+    def _start_striped(
+        self,
+        session: DataSession,
+        match: Match,
+        selected: Sequence[MatchedPart],
+        options: RetrieveOptions,
+        retrieval: Retrieval,
+        destination: Destination,
+    ) -> None:
         descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
         destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
         expected = self._expected(descriptor, selected, session.streams, retrieval, destination)

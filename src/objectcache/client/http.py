@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import threading
 import time
+from typing import Any
 
 from objectcache.client.breaker import Breaker
+from objectcache.client.endpoint import Endpoint
 from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError
 from objectcache.s3 import parse_error
 
@@ -15,13 +18,14 @@ MAX_IDLE_CONNECTIONS = 8
 SHORTEST_TIMEOUT_S = 0.001
 """Less would be none at all: 0 makes a socket non-blocking."""
 _CONTINUE = b"HTTP/1.1 100"
+_MAX_LINE_BYTES = 8192
 
 
 class GatewayHttp:
     """One gateway's HTTP side. Thread-safe: every request has a connection to itself while it runs."""
 
-    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
-        self.host, self.port = host, port
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float) -> None:
+        self.endpoint = endpoint
         self._timeout_s = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
@@ -66,8 +70,10 @@ class GatewayHttp:
         self.check(connection, response)
         return connection, response
 
-    def check(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        """Raises the error that a response is, if it is one."""
+    def check(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, *, keeps: bool = True
+    ) -> None:
+        """Raises the error that a response is, if it is one; `keeps` the connection for the next request then."""
         if response.status < 300:
             return
         try:
@@ -75,7 +81,8 @@ class GatewayHttp:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise GatewayUnavailableError(f"the answer of {self._where} broke off: {error!r}") from error
-        self.finish(connection, response)
+        if keeps:
+            self.finish(connection, response)
         raise parse_error(response.status, body)
 
     def finish(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
@@ -93,12 +100,9 @@ class GatewayHttp:
             raise GatewayUnavailableError("the cache is closed")
         bound_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=bound_s)
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self.endpoint.connect(bound_s)
         except OSError as error:
             raise self._no_answer(error, bound_s) from error
-        return connection
 
     def close(self) -> None:
         with self._lock:
@@ -113,8 +117,8 @@ class GatewayHttp:
                 return True, self._idle.pop()
         return False, self.connect(timeout_s)
 
-    @staticmethod
     def _send(
+        self,
         connection: http.client.HTTPConnection,
         method: str,
         path: str,
@@ -122,7 +126,8 @@ class GatewayHttp:
         timeout_s: float,
     ) -> http.client.HTTPResponse:
         connection.sock.settimeout(timeout_s)
-        connection.request(method, path, body=body or None)
+        headers = self.endpoint.headers(method, path, body)
+        connection.request(method, path, body=body or None, headers=headers)
         return connection.getresponse()
 
     def _no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:
@@ -141,21 +146,50 @@ class GatewayHttp:
 
     @property
     def _where(self) -> str:
-        return f"the gateway at {self.host}:{self.port}"
+        return f"the gateway at {self.endpoint.host}:{self.endpoint.port}"
 
 
-def may_send_body(sock: socket.socket) -> bool:
-    """After a request with `Expect: 100-continue`: whether the go-ahead came (it is then consumed), or a response.
+def awaited(connection: http.client.HTTPConnection, method: str) -> http.client.HTTPResponse | None:
+    """After a request with `Expect: 100-continue`: the response, or None when the body may be sent.
 
-    Raises OSError.
+    Raises OSError, http.client.HTTPException.
     """
-    head = sock.recv(len(_CONTINUE), socket.MSG_PEEK | socket.MSG_WAITALL)
-    if head != _CONTINUE:
-        return False
+    line = _read_line(connection.sock)
+    if line.startswith(_CONTINUE):
+        while line != b"\r\n":
+            line = _read_line(connection.sock)
+        return None
+    response = http.client.HTTPResponse(_Begun(connection.sock, line), method=method)  # type: ignore[arg-type]
+    response.begin()
+    return response
+
+
+def _read_line(sock: socket.socket) -> bytes:
+    """Byte by byte: what follows is somebody else's to read."""
     line = b""
-    while not line.endswith(b"\r\n\r\n"):
+    while not line.endswith(b"\n"):
         byte = sock.recv(1)
-        if not byte:
-            raise ConnectionError("closed in the middle of 100-continue")
+        if not byte or len(line) > _MAX_LINE_BYTES:
+            raise ConnectionError("no answer to Expect: 100-continue")
         line += byte
-    return True
+    return line
+
+
+class _Begun(io.RawIOBase):
+    """A socket whose first line has been read already."""
+
+    def __init__(self, sock: socket.socket, line: bytes) -> None:
+        self._sock, self._line = sock, line
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, out: Any) -> int:
+        if not self._line:
+            return self._sock.recv_into(out)
+        count = min(len(out), len(self._line))
+        out[:count], self._line = self._line[:count], self._line[count:]
+        return count

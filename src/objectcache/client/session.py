@@ -44,8 +44,8 @@ class DataSession:
         body = SessionRequest(streams).encode()
         answer = SessionAnswer.decode(http.request("POST", f"/{bucket}?kv-session", body))
         own_http = http
-        if (answer.http_host, answer.http_port) != (http.host, http.port):
-            own_http = GatewayHttp(answer.http_host, answer.http_port, timeout_s=timeout_s)
+        if (answer.http_host, answer.http_port) != (http.endpoint.host, http.endpoint.port):
+            own_http = GatewayHttp(http.endpoint.at(answer.http_host, answer.http_port), timeout_s=timeout_s)
         sockets: list[socket.socket] = []
         try:
             for stream in range(streams):

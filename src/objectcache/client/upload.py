@@ -6,7 +6,7 @@ import base64
 import http.client
 
 from objectcache.cache.base import SegmentUpload, UploadTicket
-from objectcache.client.http import GatewayHttp, may_send_body
+from objectcache.client.http import GatewayHttp, awaited
 from objectcache.errors import GatewayUnavailableError
 from objectcache.integrity import Buffer
 from objectcache.messages import StoreRequest
@@ -38,14 +38,19 @@ class GatewayUpload(SegmentUpload):
         )
         connection = http_side.connect()
         try:
-            connection.putrequest("PUT", f"/{bucket}?kv-store", skip_accept_encoding=True)
+            target = f"/{bucket}?kv-store"
+            described = {STORE_HEADER: base64.b64encode(request.encode()).decode()}
+            connection.putrequest("PUT", target, skip_host=True, skip_accept_encoding=True)
+            # The body is not signed: it is not known yet, and has digests of its own.
+            for name, value in http_side.endpoint.headers("PUT", target, None, described).items():
+                connection.putheader(name, value)
             connection.putheader("Content-Length", str(header.total_bytes))
             connection.putheader("Expect", "100-continue")
-            connection.putheader(STORE_HEADER, base64.b64encode(request.encode()).decode())
             connection.endheaders()
-            if may_send_body(connection.sock):
+            response = awaited(connection, "PUT")
+            if response is None:
                 return cls(http_side, connection, header)
-            http_side.check(connection, connection.getresponse())
+            http_side.check(connection, response, keeps=False)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise GatewayUnavailableError(f"the upload of {header.name} was not answered: {error!r}") from error
@@ -71,7 +76,7 @@ class GatewayUpload(SegmentUpload):
         connection, self._connection = self._connection, None
         assert connection is not None
         try:
-            self._http.check(connection, connection.getresponse())
+            self._http.check(connection, connection.getresponse(), keeps=False)
         except (OSError, http.client.HTTPException):
             pass
         finally:
@@ -83,7 +88,7 @@ class GatewayUpload(SegmentUpload):
         connection, self._connection = self._connection, None
         assert connection is not None
         try:
-            self._http.check(connection, connection.getresponse())
+            self._http.check(connection, connection.getresponse(), keeps=False)
         except (OSError, http.client.HTTPException) as error:
             raise GatewayUnavailableError(f"the upload of {self.header.name} broke off: {error!r}") from error
         finally:

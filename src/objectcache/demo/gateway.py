@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
+from objectcache.config import DEFAULT_KEYS_FILE
 from objectcache.errors import GatewayUnavailableError
+from objectcache.s3 import AccessKeys
 
 BUCKET = "demo"
 _START_S = 30.0
@@ -27,6 +29,8 @@ class GatewayProcess(AbstractContextManager["GatewayProcess"]):
         self._log = data / "gateway.log"
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
+        self.environment: dict[str, str] = {}
+        """What its clients need besides: an access key."""
 
     def start(self) -> float:
         """Start it on a free port; seconds until it was ready. Raises GatewayUnavailableError, with its last words."""
@@ -44,6 +48,8 @@ class GatewayProcess(AbstractContextManager["GatewayProcess"]):
             self.kill()
             raise GatewayUnavailableError(f"the gateway did not start:\n{self._log.read_text()[-2000:].strip()}")
         addresses = json.loads(ready)
+        keys = AccessKeys.load(self._data / "store" / DEFAULT_KEYS_FILE).credentials()
+        self.environment = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
         self.url = f"http://{addresses['host']}:{addresses['port']}/{BUCKET}"
         return time.monotonic() - start_s
 

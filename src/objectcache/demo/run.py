@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,9 +39,9 @@ def run_demo(options: DemoOptions, console: Console | None = None, runner: Runne
     if missing:
         raise ConfigError(f"the demo needs {', '.join(missing)}: pip install 'objectcache[demo]'")
     console = console or Console()
-    run = runner or in_new_process
     start_s = time.perf_counter()
     with _place(options) as data, _storage(options, data) as storage:
+        run = runner or partial(in_new_process, environment=storage.environment)
         steps = _Steps(console)
         prefill_job = _job("prefill", storage.url, options)
         prefill = steps.do("A process answers question A", lambda say: run(prefill_job, say))
@@ -94,13 +95,23 @@ def _job(role: str, url: str, options: DemoOptions) -> Job:
     return Job(role, url, options.target, size, rounds=4 if options.short else 7)
 
 
-def in_new_process(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
-    """Do `job` in a fresh interpreter. Raises ObjectCacheError with what it printed when it fails."""
+def in_new_process(
+    job: Job, say: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Do `job` in a fresh interpreter, whose environment has these variables besides.
+
+    Raises ObjectCacheError with what it printed when it fails.
+    """
     command = [sys.executable, "-m", "objectcache.demo.engine", job.to_json()]
     result: dict[str, Any] | None = None
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
         ) as process:
             try:
                 for line in process.stdout or ():
@@ -132,6 +143,7 @@ class _Given:
     """A cache that the demo neither starts nor stops."""
 
     url: str
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager

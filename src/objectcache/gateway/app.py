@@ -11,7 +11,13 @@ from contextlib import suppress
 from aiohttp import hdrs, web
 
 from objectcache.config import GatewayConfig
-from objectcache.errors import EntityTooLargeError, ObjectCacheError, TruncatedBodyError
+from objectcache.errors import (
+    EntityTooLargeError,
+    KeyNotFoundError,
+    ObjectCacheError,
+    ObjectNotFoundError,
+    TruncatedBodyError,
+)
 from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call
@@ -42,7 +48,14 @@ class Gateway:
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost)
-        self._kv = KVRoutes(self._buckets, self._pool, self._sessions, self.metrics, self._endpoints)
+        self._kv = KVRoutes(
+            self._buckets,
+            self._pool,
+            self._sessions,
+            self.metrics,
+            self._endpoints,
+            serves_data_connections=config.serves_data_connections,
+        )
         objects, of_buckets = (
             ObjectRoutes(self._buckets, self._pool),
             BucketRoutes(self._buckets, self._pool, config.region),
@@ -76,7 +89,7 @@ class Gateway:
         )
         self._listener.start()
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
-        app.router.add_route("*", "/{path:.*}", self._serve, expect_handler=expect_later)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._serve, expect_handler=expect_later)
         # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, auto_decompress=False)
         await self._runner.setup()
@@ -147,7 +160,9 @@ class Gateway:
         query = request.query
         asked = route(request.method, bucket, key, query.keys())
         caller = self._guard.admit(request)
-        if asked.operation.needs is not None:
+        if asked.operation.needs is not None and not caller.may(bucket, asked.operation.needs):
+            if asked.operation.name != "create-bucket":
+                await self._buckets.get(bucket)  # S3 says so first when there is none
             caller.require(bucket, asked.operation.needs)
         call = Call(request, bucket, key, query, caller, request_id)
         return asked.operation.name, await self._handlers[asked.operation.name](call)
@@ -173,6 +188,8 @@ class Gateway:
 
 def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:
     """What is answered for what went wrong with reading a request. Raises what is not the client's affair."""
+    if isinstance(problem, ObjectNotFoundError):
+        return KeyNotFoundError(str(problem))  # as S3 calls it
     if isinstance(problem, ObjectCacheError):
         return problem
     if isinstance(problem, web.HTTPRequestEntityTooLarge):

@@ -95,15 +95,13 @@ class BucketRoutes:
         if call.query["list-type"] != "2":
             raise InvalidArgumentError("list-type is 2, or not given")
         token, start_after = call.query.get("continuation-token"), call.query.get("start-after", "")
-        if token == "":
-            raise InvalidArgumentError("the continuation-token is empty")
-        asked = _list_request(call, start_after if token is None else _untokened(token))
+        asked = _list_request(call, _untokened(token) if token else start_after)
 
         def body(page: ListedPage) -> bytes:
             return list_v2_body(
                 asked,
                 page,
-                token=token or "",
+                token=token,
                 next_token=_token(page.next_after),
                 start_after=start_after,
                 owned=call.query.get("fetch-owner") == "true",

@@ -28,9 +28,12 @@ class Call:
         """The store's name of `key`. Raises KeyTooLongError, InvalidArgumentError."""
         return name_of_key(self.key)
 
-    async def body(self) -> bytes:
-        """A small body, whole and checked. Raises EntityTooLargeError, TruncatedBodyError, BadDigestError, …"""
-        return await self.caller.checked_body(self.request)
+    async def body(self, *, checksums: bool = True) -> bytes:
+        """A small body, whole and checked; without `checksums`, headers that name any are about something else.
+
+        Raises EntityTooLargeError, TruncatedBodyError, BadDigestError, …
+        """
+        return await self.caller.checked_body(self.request, checksums=checksums)
 
     def header(self, name: str) -> str:
         return self.request.headers.get(name, "")

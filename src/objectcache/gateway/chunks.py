@@ -28,12 +28,12 @@ _NAME = re.compile(rf"{re.escape(CHUNK_PREFIX)}([0-9a-f]{{64}})(?:/([0-9]{{1,4}}
 
 
 class _Place(NamedTuple):
-    """Where a part's chunk is: a segment, and the chunk's index in it."""
+    """Where a part's chunk is: a segment, and which of its chunks."""
 
     group: int
     shard: int
     segment: str
-    index: int
+    at: int
     size_bytes: int
 
 
@@ -121,6 +121,6 @@ def _read(core: CacheCore, chunk: _Chunk) -> bytes:
                     record.geometry, position, LayerBinding(place.group, place.shard, layer), record.leaf, digest
                 )
                 out = data[at : at + size]
-                committed.read_chunks(source, place.index, place.index + 1, [bytes.fromhex(chunk.key)], out)
+                committed.read_chunks(source, place.at, place.at + 1, [bytes.fromhex(chunk.key)], out)
                 at += size
     return bytes(data)

@@ -48,13 +48,14 @@ class Caller:
     def body_spec(self, request: web.Request) -> BodySpec:
         """How the request's body comes, and what it must be. Raises MissingContentLengthError, RequestError."""
         headers = request.headers
-        wire_bytes = None if "chunked" in headers.get(hdrs.TRANSFER_ENCODING, "").lower() else request.content_length
+        chunked = "chunked" in headers.get(hdrs.TRANSFER_ENCODING, "").lower()
+        wire_bytes = None if chunked else request.content_length
         if self.payload.is_chunked:
-            decoded_bytes = decoded_length_bytes(headers)
-        elif request.content_length is None:
-            raise MissingContentLengthError("a body needs a Content-Length")
+            decoded_bytes: int | None = decoded_length_bytes(headers)
         else:
-            decoded_bytes = request.content_length
+            if wire_bytes is None and not chunked:
+                raise MissingContentLengthError("a body needs a Content-Length")
+            decoded_bytes = wire_bytes
         return BodySpec(
             decoded_bytes,
             wire_bytes,
@@ -64,7 +65,7 @@ class Caller:
             self.content_sha256 if self.payload is PayloadKind.HASH else "",
         )
 
-    async def checked_body(self, request: web.Request) -> bytes:
+    async def checked_body(self, request: web.Request, *, checksums: bool = True) -> bytes:
         """A small body, whole. Raises what is wrong with it."""
         data = await request.read()
         spec = BodySpec(
@@ -72,7 +73,9 @@ class Caller:
             len(data),
             self.payload.is_chunked,
             self.signing,
-            announced_checksums(request.headers) if _says_of_body(request.headers) else AnnouncedChecksums(),
+            announced_checksums(request.headers)
+            if checksums and _says_of_body(request.headers)
+            else AnnouncedChecksums(),
             self.content_sha256 if self.payload is PayloadKind.HASH else "",
         )
         return check_whole(data, spec)

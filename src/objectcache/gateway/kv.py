@@ -14,6 +14,7 @@ from objectcache.cache.base import PartId, UploadTicket
 from objectcache.cache.core import CacheCore
 from objectcache.descriptor import Descriptor, TargetKind, decode_descriptor
 from objectcache.errors import (
+    DataConnectionsRefusedError,
     DeliveryCancelledError,
     DeliveryTimeoutError,
     DrainingError,
@@ -74,8 +75,11 @@ class KVRoutes:
         sessions: SessionTable,
         metrics: GatewayMetrics,
         data_endpoint: Callable[[web.Request], tuple[str, int, str, int]],
+        *,
+        serves_data_connections: bool = True,
     ) -> None:
         """`data_endpoint(request)` gives (http host, http port, data host, data port) of this very gateway."""
+        self._serves_data_connections = serves_data_connections
         self._buckets = buckets
         self._pool = pool
         self._sessions = sessions
@@ -125,6 +129,11 @@ class KVRoutes:
         self._refuse_when_draining()
         await self._buckets.get(call.bucket)
         asked = SessionRequest.decode(await call.body())
+        if not self._serves_data_connections:
+            raise DataConnectionsRefusedError(
+                "data connections have no TLS and this gateway's network is not said to be trusted: take KV from HTTP "
+                "responses (target 'http'), or set plain_data = true in the gateway's configuration"
+            )
         opened = self._sessions.open(await self._pool.living(), call.bucket, call.caller.access_key, asked.streams)
         return _answer(SessionAnswer(opened.id, *self._data_endpoint(call.request)).encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from email.utils import formatdate, parsedate_to_datetime
+from urllib.parse import unquote
 
 from objectcache.errors import InvalidArgumentError, NotSupportedError, PreconditionFailedError, RangeError
 from objectcache.stores import ObjectInfo
@@ -19,6 +20,7 @@ STANDARD_HEADERS = (
 )
 USER_PREFIX = "x-amz-meta-"
 CHECKSUM_PREFIX = "x-amz-checksum-"
+CHECKSUM_TYPE = "x-amz-checksum-type"
 DEFAULT_TYPE = "binary/octet-stream"
 _UNSERVED = {
     "x-amz-tagging": "tags",
@@ -38,13 +40,13 @@ class NotModified(Exception):  # noqa: N818 - not an error: the client has it al
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
     """What an upload's headers say is to be kept. Raises NotSupportedError for what would be lost."""
-    kept = {}
+    kept: dict[str, str] = {}
     for name, value in headers.items():
         lower = name.lower()
         if lower in _UNSERVED:
             raise NotSupportedError(f"{_UNSERVED[lower]} are not served here: leave out {name}")
         if lower == "content-encoding":
-            value = ",".join(coding for coding in map(str.strip, value.split(",")) if coding != "aws-chunked")
+            value = ", ".join(coding for coding in map(str.strip, value.split(",")) if coding != "aws-chunked")
         if (lower in STANDARD_HEADERS and value) or lower.startswith(USER_PREFIX):
             kept[lower] = f"{kept[lower]},{value}" if lower in kept else value
     return kept
@@ -59,6 +61,8 @@ def told_of(info: ObjectInfo, *, checksums: bool) -> dict[str, str]:
         "Content-Type": DEFAULT_TYPE,
     }
     for name, value in info.metadata.items():
+        if name.startswith("x-kv-"):
+            continue
         if checksums or not name.startswith(CHECKSUM_PREFIX):
             told["-".join(map(str.capitalize, name.split("-"))) if name in STANDARD_HEADERS else name] = value
     return told
@@ -112,7 +116,7 @@ def write_conditions(headers: Mapping[str, str]) -> tuple[bool, str]:
     none_match, match = headers.get("If-None-Match"), headers.get("If-Match")
     if none_match is not None and none_match.strip() != "*":
         raise NotSupportedError("a write can be conditional on If-None-Match: * and on If-Match: ETAG")
-    if match is not None and (match.strip() == "*" or "," in match or none_match is not None):
+    if match is not None and ("," in match or none_match is not None):
         raise NotSupportedError("a write can be conditional on one ETag: If-Match: ETAG")
     return none_match is not None, "" if match is None else plain_etag(match)
 
@@ -135,10 +139,10 @@ def _is_later(info: ObjectInfo, header: str) -> bool:
     return int(info.modified_s) > since_s
 
 
-def check_copy_source(text: str) -> tuple[str, str]:
-    """Bucket and key (percent-encoded still) of an x-amz-copy-source. Raises InvalidArgumentError."""
-    path, _, version = text.removeprefix("/").partition("?")
-    bucket, slash, key = path.partition("/")
-    if not bucket or not slash or not key or version not in ("", "versionId=null", "versionId="):
+def copy_source(text: str) -> tuple[str, str]:
+    """Bucket and key of an x-amz-copy-source, which is percent-encoded. Raises InvalidArgumentError."""
+    path, _, version = text.partition("?versionId=")
+    bucket, slash, key = unquote(path).removeprefix("/").partition("/")
+    if not bucket or not slash or not key or version not in ("", "null"):
         raise InvalidArgumentError(f"x-amz-copy-source must be bucket/key, not {text[:200]!r}")
     return bucket, key

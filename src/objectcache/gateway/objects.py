@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from urllib.parse import unquote
+from typing import Any
 
 from aiohttp import web
 
@@ -14,7 +14,6 @@ from objectcache.errors import (
     EntityTooLargeError,
     InvalidArgumentError,
     KeyNotFoundError,
-    NotSupportedError,
     ObjectCacheError,
     ObjectChangedError,
     ObjectNotFoundError,
@@ -26,25 +25,27 @@ from objectcache.gateway.chunks import ChunkRoutes
 from objectcache.gateway.handoff import HandedOffResponse, body_socket, response_head, response_socket
 from objectcache.gateway.object_headers import (
     CHECKSUM_PREFIX,
+    CHECKSUM_TYPE,
     STANDARD_HEADERS,
     NotModified,
     byte_range,
-    check_copy_source,
     check_read,
+    copy_source,
     metadata_of,
     told_of,
     write_conditions,
 )
 from objectcache.gateway.object_keys import CHUNK_PREFIX, is_kept_for_kv, name_of_key
+from objectcache.gateway.object_parts import part_of
 from objectcache.s3 import Grant
+from objectcache.s3.part_checksums import FULL_OBJECT
 from objectcache.s3.results import acl_body, copied_body, tagging_body
 from objectcache.stores import ObjectInfo, Store
+from objectcache.workers.bodies import MAX_OBJECT_BYTES
 from objectcache.workers.pool import WorkerPool
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this size are answered from the event loop's process: handing over costs more."""
-MAX_OBJECT_BYTES = 5 << 30
-"""Of one PUT or copy, as S3 has it; multipart uploads go beyond."""
 TRANSFER_TIMEOUT_S = 60.0
 COPY_SOURCE = "x-amz-copy-source"
 _TRIES = 4
@@ -82,16 +83,16 @@ class ObjectRoutes:
 
     async def receive(
         self, call: Call, core: CacheCore, name: str, metadata: dict[str, str], *, if_absent: bool, if_match: str
-    ) -> tuple[dict[str, object], bool]:
+    ) -> tuple[dict[str, Any], bool]:
         """The request's body as an object of the bucket; the worker's answer, and whether the connection must close."""
         spec = call.caller.body_spec(call.request)
-        if spec.decoded_bytes > MAX_OBJECT_BYTES:
+        size_bytes = spec.decoded_bytes or 0
+        if size_bytes > MAX_OBJECT_BYTES:
             raise EntityTooLargeError(f"one PUT carries at most {MAX_OBJECT_BYTES} bytes: use a multipart upload")
         if spec.announced.algorithm and spec.announced.value is not None:
-            metadata[CHECKSUM_PREFIX + spec.announced.algorithm] = call.header(
-                CHECKSUM_PREFIX + spec.announced.algorithm
-            )
-        with await asyncio.to_thread(core.reserve, spec.decoded_bytes):
+            name_of_sum = CHECKSUM_PREFIX + spec.announced.algorithm
+            metadata |= {name_of_sum: call.header(name_of_sum), CHECKSUM_TYPE: FULL_OBJECT}
+        with await asyncio.to_thread(core.reserve, size_bytes):
             worker = await self._pool.living()  # before the socket's number is taken, which may become another's
             async with body_socket(call.request, raw=spec.wire_bytes is not None) as (fd, go_ahead):
                 answer = await worker.ask(
@@ -104,7 +105,7 @@ class ObjectRoutes:
                     go_ahead=go_ahead,
                     timeout_s=TRANSFER_TIMEOUT_S,
                 )
-        core.store.account(spec.decoded_bytes)
+        core.store.account(answer["size_bytes"])
         return answer, go_ahead
 
     async def copy(self, call: Call) -> web.StreamResponse:
@@ -136,10 +137,10 @@ class ObjectRoutes:
 
     async def find_source(self, call: Call) -> tuple[Store, ObjectInfo]:
         """The object that a copy is of, its conditions checked. Raises KeyNotFoundError, PreconditionFailedError, …"""
-        bucket, encoded = check_copy_source(unquote(call.header(COPY_SOURCE)))
+        bucket, key = copy_source(call.header(COPY_SOURCE))
         call.caller.require(bucket, Grant.READ)
         store = (await self._buckets.get(bucket)).store
-        info = await asyncio.to_thread(_head, store, encoded)
+        info = await asyncio.to_thread(_head, store, key)
         check_read(call.request.headers, info, prefix="x-amz-copy-source-")
         return store, info
 
@@ -168,9 +169,7 @@ class ObjectRoutes:
         except NotModified:
             return await self._not_modified(call, store)
         first, stop = part or (0, info.size_bytes)
-        headers = told_of(info, checksums=asked.checksums and part is None) | asked.overrides
-        if part is not None:
-            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{info.size_bytes}"
+        headers = asked.headers(info, part)
         if body is not None:
             return web.Response(body=body, status=200 if part is None else 206, headers=headers)
         head = response_head(
@@ -215,12 +214,10 @@ class ObjectRoutes:
             check_read(call.request.headers, info)
         except NotModified:
             return await self._not_modified(call, store)
-        part = byte_range(asked.range, info.size_bytes)
+        part = asked.part(info)
         first, stop = part or (0, info.size_bytes)
-        headers = told_of(info, checksums=asked.checksums and part is None) | asked.overrides
+        headers = asked.headers(info, part)
         headers["Content-Length"] = str(stop - first)
-        if part is not None:
-            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{info.size_bytes}"
         return web.Response(status=200 if part is None else 206, headers=headers)
 
     async def tagging(self, call: Call) -> web.StreamResponse:
@@ -248,8 +245,24 @@ class _Asked:
         }
         if self.overrides and not call.caller.access_key:
             raise RequestError("only signed requests may say what the response's headers are")
-        if "partNumber" in call.query:
-            raise NotSupportedError("parts of a completed object cannot be read by number: use a Range")
+        self.part_number = call.query.get("partNumber")
+        if self.part_number is not None and self.range is not None:
+            raise RequestError("a request asks for a Range or for a partNumber, not for both")
+
+    def part(self, info: ObjectInfo) -> tuple[int, int] | None:
+        """The range [first, stop) that is asked for; None: all. Raises RangeError, InvalidPartError."""
+        if self.part_number is None:
+            return byte_range(self.range, info.size_bytes)
+        return part_of(info, self.part_number)[0]
+
+    def headers(self, info: ObjectInfo, part: tuple[int, int] | None) -> dict[str, str]:
+        """Those of the response."""
+        headers = told_of(info, checksums=self.checksums and part is None) | self.overrides
+        if part is not None:
+            headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{info.size_bytes}"
+        if self.part_number is not None and "-" in info.etag:
+            headers["x-amz-mp-parts-count"] = str(part_of(info, self.part_number)[1])
+        return headers
 
 
 def writable_name(call: Call) -> str:
@@ -300,7 +313,7 @@ def _open_and_read(store: Store, key: str, asked: _Asked) -> tuple[ObjectInfo, t
         with store.open(name) as reader:
             info = reader.info
             check_read(asked.request_headers, info)
-            part = byte_range(asked.range, info.size_bytes)
+            part = asked.part(info)
             first, stop = part or (0, info.size_bytes)
             body = reader.read(first, stop - first) if stop - first <= INLINE_BYTES else None
             return info, part, body

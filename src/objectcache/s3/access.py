@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from objectcache.errors import ConfigError
+from objectcache.s3.signing import Credentials
 
 ALL_BUCKETS = "*"
 CHECK_EVERY_S = 1.0
@@ -89,6 +90,12 @@ class AccessKeys:
         """None: there is no such key."""
         key = self._current().get(id)
         return key.secret if key else None
+
+    def credentials(self) -> Credentials:
+        """The first key of the file, to ask with."""
+        keys = self._current()
+        id = next(iter(keys))
+        return Credentials(id, keys[id].secret)
 
     def grant(self, id: str, bucket: str) -> Grant | None:
         """What the key may do in the bucket; None: nothing. A bucket's own line counts, even where "*" gives more."""

@@ -56,19 +56,19 @@ def buckets_body(buckets: Iterable[tuple[str, float]]) -> bytes:
 
 
 def list_v1_body(asked: ListRequest, marker: str, page: ListedPage) -> bytes:
-    head = _list_head(asked, page)
-    head.append(element("Marker", asked.text(marker)))
+    # Clients decode all that is encoded here but the prefix.
+    head = [element("Prefix", asked.prefix), *_list_head(asked, page), element("Marker", asked.text(marker))]
     if page.is_truncated and asked.delimiter:
         head.append(element("NextMarker", asked.text(page.next_after)))
     return document("ListBucketResult", [*head, *_entries(asked, page, owned=True)])
 
 
 def list_v2_body(
-    asked: ListRequest, page: ListedPage, *, token: str, next_token: str, start_after: str, owned: bool
+    asked: ListRequest, page: ListedPage, *, token: str | None, next_token: str, start_after: str, owned: bool
 ) -> bytes:
-    head = _list_head(asked, page)
+    head = [element("Prefix", asked.text(asked.prefix)), *_list_head(asked, page)]
     head.append(element("KeyCount", len(page.objects) + len(page.prefixes)))
-    if token:
+    if token is not None:
         head.append(element("ContinuationToken", token))
     if page.is_truncated:
         head.append(element("NextContinuationToken", next_token))
@@ -79,7 +79,8 @@ def list_v2_body(
 
 def list_versions_body(asked: ListRequest, marker: str, page: ListedPage) -> bytes:
     """Every object is its own and only version, `null`, as in a bucket that never had versioning."""
-    head = [*_list_head(asked, page), element("KeyMarker", asked.text(marker)), element("VersionIdMarker", "")]
+    head = [element("Prefix", asked.text(asked.prefix)), *_list_head(asked, page)]
+    head += [element("KeyMarker", asked.text(marker)), element("VersionIdMarker", "")]
     if page.is_truncated:
         head += [element("NextKeyMarker", asked.text(page.next_after)), element("NextVersionIdMarker", "null")]
     version = [element("VersionId", "null"), element("IsLatest", True), owner()]
@@ -90,7 +91,6 @@ def list_versions_body(asked: ListRequest, marker: str, page: ListedPage) -> byt
 def _list_head(asked: ListRequest, page: ListedPage) -> list[str]:
     head = [
         element("Name", asked.bucket),
-        element("Prefix", asked.text(asked.prefix)),
         element("MaxKeys", asked.max_keys),
         element("IsTruncated", page.is_truncated),
     ]

@@ -29,24 +29,29 @@ def created_body(bucket: str, key: str, upload_id: str) -> bytes:
     return document("InitiateMultipartUploadResult", fields)
 
 
-def completed_body(location: str, bucket: str, key: str, etag: str) -> bytes:
+def completed_body(
+    location: str, bucket: str, key: str, etag: str, algorithm: str = "", checksum: str = "", kind: str = ""
+) -> bytes:
+    """`checksum` in base64 by `algorithm` (lower case), of a type."""
     fields = [
         element("Location", location),
         element("Bucket", bucket),
         element("Key", key),
         element("ETag", f'"{etag}"'),
     ]
+    if checksum:
+        fields += [element(f"Checksum{algorithm.upper()}", checksum), element("ChecksumType", kind)]
     return document("CompleteMultipartUploadResult", fields)
 
 
 def parse_complete(body: bytes) -> list[CompletedPart]:
-    """Raises MalformedXMLError, InvalidPartOrderError."""
+    """Of a part that is named twice, the latter. Raises MalformedXMLError, InvalidPartOrderError."""
     parts = [_completed(item) for item in parse(body, "CompleteMultipartUpload").findall("Part")]
     if not parts:
         raise MalformedXMLError("a multipart upload is completed with at least one part")
-    if any(later.number <= earlier.number for earlier, later in pairwise(parts)):
-        raise InvalidPartOrderError("parts must be named in ascending order of their numbers, each once")
-    return parts
+    if any(later.number < earlier.number for earlier, later in pairwise(parts)):
+        raise InvalidPartOrderError("parts must be named in ascending order of their numbers")
+    return list({part.number: part for part in parts}.values())
 
 
 def _completed(item: ElementTree.Element) -> CompletedPart:

@@ -188,7 +188,7 @@ class Store(AbstractContextManager["Store"], ABC):
         """Begin an object. With `size_bytes` the space is reserved at once (StoreFullError when there is none).
 
         The object will be as long as what is written: `size_bytes` is a reservation, not a promise. `if_absent` makes a
-        new object only, `if_match` replaces only the one with that etag; see `publish`. Raises MetadataError.
+        new object only, `if_match` replaces only the one with that etag ("*": any one). Raises MetadataError.
         """
 
     def put(

@@ -256,7 +256,7 @@ class FileUpload(ObjectUpload):
             if self._how.if_match:
                 raise ObjectNotFoundError(f"{self._name!r} is not stored") from error
         else:
-            if self._how.if_match not in ("", replaced.etag):
+            if self._how.if_match not in ("", "*", replaced.etag):
                 raise ObjectChangedError(f"{self._name!r} has the etag {replaced.etag}, not {self._how.if_match}")
             replaced_bytes = replaced.size_bytes
         os.rename(self._temporary, self._how.path)

@@ -133,7 +133,7 @@ class MemoryStore(Store):
             if how.if_match:
                 if replaced is None:
                     raise ObjectNotFoundError(f"{name!r} is not in {self.url}")
-                if replaced[0].etag != how.if_match:
+                if how.if_match not in ("*", replaced[0].etag):
                     raise ObjectChangedError(f"{name!r} has the etag {replaced[0].etag}, not {how.if_match}")
             if replaced is None:
                 insort(self._names, name.encode())

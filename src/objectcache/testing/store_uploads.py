@@ -116,8 +116,11 @@ class UploadContract:
                 late.publish()
             _assert_ended(late)
         assert store.get("a") == b"early"
-        with pytest.raises(ObjectNotFoundError):
-            store.put("d/none", b"1", if_match=first.etag)
+        store.put("a", b"any", if_match="*")
+        assert store.get("a") == b"any"
+        for if_match in (first.etag, "*"):
+            with pytest.raises(ObjectNotFoundError):
+                store.put("d/none", b"1", if_match=if_match)
         assert stored_names(store) == ["a"]
 
     def test_if_match_has_one_winner(self, store: Store) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from objectcache.errors import GatewayUnavailableError, TruncatedBodyError
+from objectcache.errors import EntityTooLargeError, GatewayUnavailableError, TruncatedBodyError
 from objectcache.s3 import AnnouncedChecksums, Checksums, ChunkedDecoder, ChunkSigning
 from objectcache.transports.sockets import recv_exact, recv_some
 
+MAX_OBJECT_BYTES = 5 << 30
+"""Of one PUT or copy, as S3 has it; multipart uploads go beyond."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -18,10 +20,10 @@ _PIECE_BYTES = 1 << 20
 class BodySpec:
     """How a body comes and what it must be. `decoded_bytes` is its length without `aws-chunked` around it.
 
-    `wire_bytes` None: as long as the sender goes on. `content_sha256` (hex) is what a signature covers, "" for nothing.
+    None: as long as the sender goes on. `content_sha256` (hex) is what a signature covers, "" for nothing.
     """
 
-    decoded_bytes: int
+    decoded_bytes: int | None
     wire_bytes: int | None
     chunked: bool = False
     signing: ChunkSigning | None = None
@@ -60,7 +62,7 @@ class CheckedBody:
         self._trailers: Mapping[str, str] = {}
         self._decoder = (
             ChunkedDecoder(spec.decoded_bytes, signing=spec.signing, trailers=spec.announced.trailers)
-            if spec.chunked
+            if spec.chunked and spec.decoded_bytes is not None
             else None
         )
         self._checksums = Checksums(spec.announced, content_sha256=spec.content_sha256, also=("md5",))
@@ -70,7 +72,9 @@ class CheckedBody:
         """The payload in `data`. Raises RequestError and its kinds."""
         for piece in [data] if self._decoder is None else self._decoder.feed(data):
             self._taken_bytes += len(piece)
-            if self._taken_bytes > self._spec.decoded_bytes:
+            if self._taken_bytes > MAX_OBJECT_BYTES:
+                raise EntityTooLargeError(f"one PUT carries at most {MAX_OBJECT_BYTES} bytes: use a multipart upload")
+            if self._spec.decoded_bytes is not None and self._taken_bytes > self._spec.decoded_bytes:
                 raise TruncatedBodyError(f"the body is longer than the {self._spec.decoded_bytes} bytes announced")
             self._checksums.update(piece)
             yield piece
@@ -79,7 +83,7 @@ class CheckedBody:
         """Raises what is wrong with the whole: TruncatedBodyError, BadDigestError, SignatureDoesNotMatchError, …"""
         if self._decoder is not None:
             self._trailers = self._decoder.finish()
-        elif self._taken_bytes != self._spec.decoded_bytes:
+        elif self._spec.decoded_bytes not in (None, self._taken_bytes):
             raise TruncatedBodyError(f"{self._taken_bytes} of {self._spec.decoded_bytes} bytes of the body arrived")
         self._checksums.verify(self._trailers)
 

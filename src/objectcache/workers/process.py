@@ -239,7 +239,7 @@ class Worker:
                     else:
                         spec = BodySpec.from_wire(message["body"])
                         info, checksum = receive_object(sock, spec, store, message["name"], **message["how"])
-                        self._answer(message, etag=info.etag, modified_s=info.modified_s, checksum=checksum)
+                        self._answer(message, etag=info.etag, size_bytes=info.size_bytes, checksum=checksum)
                 except ObjectCacheError as error:
                     self._answer(message, error)
                 except OSError as error:

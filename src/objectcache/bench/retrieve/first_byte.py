@@ -31,7 +31,7 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
     """A warm session of `streams` connections. Raises ObjectCacheError."""
 
     def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int) -> None:
-        self._http = GatewayHttp(gateway.host, gateway.port, timeout_s=_TIMEOUT_S)
+        self._http = GatewayHttp(gateway.endpoint, timeout_s=_TIMEOUT_S)
         self._stack = ExitStack()
         self._stack.callback(self._http.close)
         self._prefix = prefix

@@ -72,6 +72,8 @@ def open_client(gateway: BenchGateway, settings: RetrieveSettings) -> GatewayCac
     shard = settings.shape.layout.shard(0, 0)
     longest = PartShape(shard.layers, shard.slice_bytes, settings.chunks(settings.contexts[-1]))
     options = ClientOptions(
+        access_key=gateway.credentials.access_key,
+        secret_key=gateway.credentials.secret_key,
         target=settings.target,
         receiver=settings.receiver,
         streams=settings.streams,
