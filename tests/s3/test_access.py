@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import stat
 from pathlib import Path
@@ -157,9 +158,12 @@ def test_changes_are_followed_and_wrong_ones_are_not(tmp_path: Path, caplog: pyt
 
 
 def test_a_file_that_is_replaced_is_another_one(tmp_path: Path) -> None:
-    """As editors and Kubernetes do it: same size, perhaps the same time."""
+    """As editors and Kubernetes do it: same size, and here the same time."""
     path, clock = written(tmp_path / "keys.toml", KEY), Clock()
     keys = AccessKeys(path, clock)
-    written(tmp_path / "new.toml", KEY.replace("secret-of-one", "secret-of-six")).replace(path)
+    new = written(tmp_path / "new.toml", KEY.replace("secret-of-one", "secret-of-six"))
+    times = path.stat()
+    os.utime(new, ns=(times.st_atime_ns, times.st_mtime_ns))
+    new.replace(path)
     clock.now_s = 1.0
     assert keys.secret("AK1") == "secret-of-six"

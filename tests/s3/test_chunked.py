@@ -221,6 +221,13 @@ def test_bodies_of_four_bytes(body: bytes, error: type[RequestError] | None) -> 
         assert type(caught.value) is error
 
 
+def test_more_than_announced_is_refused_before_it_comes() -> None:
+    decoder = ChunkedDecoder(4)
+    assert b"".join(decoder.feed(b"3\r\n123\r\n")) == b"123"
+    with pytest.raises(TruncatedBodyError):
+        decoder.feed(b"2\r\n")
+
+
 def test_a_trailer_that_was_announced_must_come_once() -> None:
     for trailers in ({}, {"x-amz-checksum-crc32": "a"}):
         for body, keys in ((plain_body([b"1234"], trailers), None), (signed_body([b"1234"], SEED, trailers), SIGNING)):

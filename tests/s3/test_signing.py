@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -106,6 +107,18 @@ def test_only_the_date_header() -> None:
         check(request.with_headers(date="today"))
     with pytest.raises(AccessDeniedError):
         check(request.with_headers(date=None))
+
+
+def test_a_date_without_a_time_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "EST+5")
+    time.tzset()
+    try:
+        request = signed_by_botocore("GET", f"{URL}/bucket/key", {"Date": "now"})
+        assert request.headers["Date"].endswith(" -0000")
+        check(request)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 PRESIGNED = (
