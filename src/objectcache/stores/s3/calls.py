@@ -53,7 +53,8 @@ class S3Timing:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What S3 says of an object. The etag has no quotes; "" where a service does not tell it."""
+    """What S3 says of an object. The etag has no quotes; "" where a service does not tell it. Time is in whole seconds
+    everywhere, as in HTTP's headers: only listings have fractions."""
 
     size_bytes: int
     modified_s: float
@@ -93,6 +94,19 @@ class S3Calls:
             stored, data = _stored(answer.meta, {}), memoryview(answer.bytes())
         if data.nbytes != min(stop, stored.size_bytes) - start:
             raise StoreUnavailableError(f"reading {key!r} gave {data.nbytes} bytes instead of {stop - start}")
+        return data, stored
+
+    def get_small(self, key: str, limit_bytes: int) -> tuple[memoryview | None, Stored]:
+        """A whole object, in one request; None instead of its bytes when there are more than `limit_bytes`."""
+        self._count("get")
+        with translated(f"reading {key!r}"):
+            answer = obstore.get(self._bucket, key)
+            stored = _stored(answer.meta, {})
+            if stored.size_bytes > limit_bytes:
+                return None, stored
+            data = memoryview(answer.bytes())
+        if data.nbytes != stored.size_bytes:
+            raise StoreUnavailableError(f"reading {key!r} gave {data.nbytes} bytes instead of {stored.size_bytes}")
         return data, stored
 
     def put(
@@ -227,7 +241,7 @@ def _open_bucket(options: S3Options, timing: S3Timing) -> Bucket:
 
 
 def _stored(meta: ObjectMeta, metadata: dict[str, str]) -> Stored:
-    return Stored(meta["size"], meta["last_modified"].timestamp(), _unquoted(meta["e_tag"]), metadata)
+    return Stored(meta["size"], meta["last_modified"].timestamp() // 1, _unquoted(meta["e_tag"]), metadata)
 
 
 def _unquoted(etag: str | None) -> str:
