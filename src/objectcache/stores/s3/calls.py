@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import obstore
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store as Bucket
 
-from objectcache.errors import BucketMissingError, ObjectNotFoundError, StoreUnavailableError
+from objectcache.errors import BucketMissingError, ObjectNotFoundError, StoreError, StoreUnavailableError
 from objectcache.stores.s3.errors import FOREIGN, store_error, translated
 from objectcache.stores.s3.metadata import from_attributes
 from objectcache.stores.s3.options import S3Options
@@ -71,6 +72,8 @@ class S3Calls:
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
         self._bucket = _open_bucket(options, timing)
+        patience_s = timing.connect_timeout_s
+        self._probe = _open_bucket(options, replace(timing, request_timeout_s=patience_s, max_retries=0))
 
     def counts(self) -> dict[str, int]:
         """Requests so far by kind; repetitions by obstore itself are not seen, and a LIST is a thousand names."""
@@ -169,8 +172,7 @@ class S3Calls:
             except StopIteration:
                 return
             except FOREIGN as error:
-                self._check_bucket()
-                raise store_error(error, f"listing {directory or self._where!r}") from error
+                raise self._listing_error(error, directory) from error
             for meta in page:
                 yield meta["path"], _stored(meta, {})
             if len(page) < PAGE:
@@ -182,22 +184,25 @@ class S3Calls:
         try:
             answer = obstore.list_with_delimiter(self._bucket, directory or None)
         except FOREIGN as error:
-            self._check_bucket()
-            raise store_error(error, f"listing {directory or self._where!r}") from error
+            raise self._listing_error(error, directory) from error
         return list(answer["common_prefixes"])
 
     def _count(self, kind: RequestKind, requests: int = 1) -> None:
         with self._lock:
             self._counts[kind] += requests
 
-    def _check_bucket(self) -> None:
-        """Raises BucketMissingError when that is it: obstore's LIST does not tell by type."""
+    def _listing_error(self, error: Exception, directory: str) -> StoreError:
+        """What a failed LIST means: whether the bucket is missing or refused, obstore tells of objects only."""
+        self._count("head")
         try:
-            obstore.head(self._bucket, "")
-        except FileNotFoundError as error:
-            raise self._missing() from error
+            obstore.head(self._probe, "")  # HEAD of the bucket itself
+        except FileNotFoundError:
+            return self._missing()
+        except (PermissionDeniedError, UnauthenticatedError) as refused:
+            return store_error(refused, f"listing {self._where}")
         except FOREIGN:
-            return  # the error that led here says more
+            pass  # the error that led here says more
+        return store_error(error, f"listing {directory or self._where!r}")
 
     @contextmanager
     def _bucket_must_be(self) -> Iterator[None]:
