@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from objectcache.errors import InvalidObjectNameError, MetadataError, RangeError
 from objectcache.integrity import Buffer
@@ -174,6 +174,8 @@ class Store(AbstractContextManager["Store"], ABC):
     """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
+    far: ClassVar[bool] = False
+    """Whether a read may take a round trip to somewhere else: it should then be announced by `prefetch`."""
 
     @abstractmethod
     def upload(
@@ -247,6 +249,13 @@ class Store(AbstractContextManager["Store"], ABC):
     @abstractmethod
     def usage(self) -> StoreUsage:
         """Bytes held by objects and running uploads, and the limit. Cheap."""
+
+    def discard(self, name: str) -> bool:
+        """Drop copies of an object that are kept nearer than the object itself; whether there were any.
+
+        For bytes that turned out to be wrong: what is read from then on is the object itself. Never fails.
+        """
+        return False
 
     def account(self, delta_bytes: int) -> None:
         """Another process, on this one's behalf, has added (or removed) bytes that `usage` should show at once."""
