@@ -10,14 +10,15 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import NamedTuple
 
-_FORMAT = struct.Struct("<QQ")
+_FORMAT = struct.Struct("<QQQ")
 
 
 class Count(NamedTuple):
-    """`used_bytes` is never less than what is there; `added_bytes` only grows, by all that is ever added."""
+    """`used_bytes` is never less than what is there; the others only grow, by all that ever comes and goes."""
 
     used_bytes: int
     added_bytes: int
+    removed_bytes: int
 
 
 class SharedCounter:
@@ -45,7 +46,8 @@ class SharedCounter:
             count = self._read()
             if count is None or count.used_bytes + size_bytes > limit_bytes:
                 return False
-            self._write(Count(count.used_bytes + size_bytes, count.added_bytes + size_bytes))
+            used_bytes, added_bytes, removed_bytes = count
+            self._write(Count(used_bytes + size_bytes, added_bytes + size_bytes, removed_bytes))
             return True
 
     def remove(self, path: str, size_bytes: int) -> bool:
@@ -60,18 +62,24 @@ class SharedCounter:
                 return False
             count = self._read()
             if count is not None:
-                self._write(Count(max(0, count.used_bytes - size_bytes), count.added_bytes))
+                used_bytes, added_bytes, removed_bytes = count
+                self._write(Count(max(0, used_bytes - size_bytes), added_bytes, removed_bytes + size_bytes))
             return True
 
-    def correct(self, seen_bytes: int, before: Count | None) -> None:
-        """A scan has seen `seen_bytes`; it began when the count was `before`.
+    def correct(self, placed_bytes: int, writing_bytes: int, before: Count | None) -> None:
+        """A scan that began at the count `before` has seen files of so many bytes, placed and being written.
 
-        What was added since may have been seen or not, and is counted in any case.
+        What came and went meanwhile may have been seen or not, and what is written may not be counted yet: that leaves
+        a lower and an upper bound.
         """
         with self._locked():
-            now = self._read() or Count(0, 0)
-            added_bytes = now.added_bytes - before.added_bytes if before else 0
-            self._write(Count(seen_bytes + added_bytes, now.added_bytes))
+            now = self._read()
+            if now is None or before is None:
+                self._write(Count(placed_bytes + writing_bytes, 0, 0))
+                return
+            lowest = placed_bytes - (now.removed_bytes - before.removed_bytes)
+            highest = placed_bytes + writing_bytes + now.added_bytes - before.added_bytes
+            self._write(now._replace(used_bytes=max(lowest, min(now.used_bytes, highest))))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

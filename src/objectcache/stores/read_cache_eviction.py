@@ -108,14 +108,14 @@ class Evictor:
         before = self._counter.read()
         self._own.sweep()
         # Temporaries first: one that gets its name meanwhile is then seen at least once.
-        seen_bytes = sum(file.size_bytes for file in files_in(self._temporaries))
+        writing_bytes = sum(file.size_bytes for file in files_in(self._temporaries))
         seen = []
         for prefix in _directories_in(self._extents):
             for directory in _directories_in(prefix):
                 if self._closing:
                     return []
                 seen += files_in(directory)
-        self._counter.correct(seen_bytes + sum(file.size_bytes for file in seen), before)
+        self._counter.correct(sum(file.size_bytes for file in seen), writing_bytes, before)
         return seen
 
 
