@@ -153,6 +153,16 @@ class KeyNotFoundError(RequestError):
     status = 404
 
 
+class SegmentGoneError(KeyNotFoundError):
+    """A segment that the catalog knows is not in the store. `segment` names it."""
+
+    code = "NoSuchSegment"
+
+    def __init__(self, message: str = "", *, segment: str = "") -> None:
+        super().__init__(message)
+        self.segment = segment
+
+
 class BucketNotFoundError(RequestError):
     code = "NoSuchBucket"
     status = 404

@@ -250,12 +250,11 @@ class Store(AbstractContextManager["Store"], ABC):
     def usage(self) -> StoreUsage:
         """Bytes held by objects and running uploads, and the limit. Cheap."""
 
-    def discard(self, name: str) -> bool:
-        """Drop copies of an object that are kept nearer than the object itself; whether there were any.
+    def discard(self, name: str) -> None:
+        """Drop copies of an object that are kept nearer than the object itself.
 
         For bytes that turned out to be wrong: what is read from then on is the object itself. Never fails.
         """
-        return False
 
     def account(self, delta_bytes: int) -> None:
         """Another process, on this one's behalf, has added (or removed) bytes that `usage` should show at once."""

@@ -121,11 +121,10 @@ class ReadCache(Store):
         self._store.delete(name)
         self.discard(name)
 
-    def discard(self, name: str) -> bool:
-        if not self._keeps(name):
-            return self._store.discard(name)
-        kept = self._extents.discard(self._extents.directory(self._store.url, name))
-        return self._store.discard(name) or kept
+    def discard(self, name: str) -> None:
+        if self._keeps(name):
+            self._extents.discard(self._extents.directory(self._store.url, name))
+        self._store.discard(name)
 
     def usage(self) -> StoreUsage:
         return self._store.usage()

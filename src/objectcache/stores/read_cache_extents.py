@@ -179,18 +179,17 @@ class Extents:
         except OSError as error:
             self.warn("an extent cannot be placed", error)
 
-    def discard(self, directory: str) -> bool:
-        """Remove the extents of one object; whether there were any."""
-        found = False
+    def discard(self, directory: str) -> None:
+        """Remove the extents of one object."""
         try:
-            for file in files_in(directory):
-                found |= self._counter.remove(file.path, file.size_bytes)
+            found = files_in(directory)
+            for file in found:
+                self._counter.remove(file.path, file.size_bytes)
             if found:
                 os.rmdir(directory)
         except OSError as error:
             if error.errno not in ABSENT | {errno.ENOTEMPTY}:
                 self.warn("extents cannot be removed", error)
-        return found
 
     @property
     def _used_bytes(self) -> int:

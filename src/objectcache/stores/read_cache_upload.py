@@ -18,7 +18,7 @@ class FillingUpload(ObjectUpload):
         upload: ObjectUpload,
         extents: Extents,
         layout: Callable[[int], ExtentsOf],
-        discard: Callable[[], bool],
+        discard: Callable[[], None],
         extent_bytes: int,
     ) -> None:
         """`layout(size_bytes)` says where they belong; `discard` removes those of an object that had the name."""
