@@ -32,6 +32,7 @@ class Delivery:
         self._open = set(range(streams))
         self._in_frame: set[int] = set()
         self._credit: int | None = credit_bytes or None
+        self._claimed_bytes = 0
         self.deadline_s = deadline_s
         self._cancelled = False
         self.error: ObjectCacheError | None = None
@@ -44,9 +45,17 @@ class Delivery:
         if now_s >= self.deadline_s:
             self.fail(DeliveryTimeoutError("the delivery's deadline has passed"))
             return Verdict.CLOSE
-        if self._credit is not None and self.sent_bytes + next_bytes > self._credit:
+        if self._credit is not None and self.sent_bytes + self._claimed_bytes + next_bytes > self._credit:
             return Verdict.WAIT
         return Verdict.SEND
+
+    def claim(self, frame_bytes: int) -> None:
+        """A stream has taken a frame, and brings its bytes to hand: credit is used up, but nothing is sent yet."""
+        self._claimed_bytes += frame_bytes
+
+    def unclaim(self, frame_bytes: int) -> None:
+        """What was claimed begins now, or will not."""
+        self._claimed_bytes -= frame_bytes
 
     def begin(self, stream: int, frame_bytes: int) -> None:
         """A frame goes out on `stream`. From here to `finish` it cannot be recalled."""

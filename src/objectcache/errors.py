@@ -55,6 +55,13 @@ class IntegrityError(ObjectCacheError):
         self.segment = segment
 
 
+class NotSupportedError(ObjectCacheError):
+    """A feature, or a use of one, that is not there: not in S3 as it is served here, or not in this store."""
+
+    code = "NotImplemented"
+    status = 501
+
+
 class StoreError(ObjectCacheError):
     """Base of what a store can answer."""
 
@@ -129,13 +136,6 @@ class BucketMissingError(StoreError):
     status = 502
 
 
-class NotSupportedError(StoreError):
-    """The store cannot do that, or not to an object of that size."""
-
-    code = "NotImplemented"
-    status = 501
-
-
 class CatalogError(ObjectCacheError):
     """The catalog cannot be opened or used as asked."""
 
@@ -172,6 +172,16 @@ class KeyNotFoundError(RequestError):
 
     code = "NoSuchKey"
     status = 404
+
+
+class SegmentGoneError(KeyNotFoundError):
+    """A segment that the catalog knows is not in the store. `segment` names it."""
+
+    code = "NoSuchSegment"
+
+    def __init__(self, message: str = "", *, segment: str = "") -> None:
+        super().__init__(message)
+        self.segment = segment
 
 
 class BucketNotFoundError(RequestError):
@@ -336,13 +346,6 @@ class MethodNotAllowedError(RequestError):
 
     code = "MethodNotAllowed"
     status = 405
-
-
-class NotSupportedError(RequestError):
-    """A feature of S3, or a use of it, that is not there."""
-
-    code = "NotImplemented"
-    status = 501
 
 
 class EntityTooLargeError(RequestError):

@@ -16,6 +16,7 @@ from objectcache.layout import (
     Span,
     segment_geometry,
 )
+from objectcache.segment import footer_bytes
 
 if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
@@ -39,6 +40,11 @@ class PlanRun:
     def row_digest(self, position: int) -> bytes:
         """The committed digest of the digest row of the layer at `position`."""
         return self.packed_row_digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
+
+    @property
+    def segment_bytes(self) -> int:
+        """The whole segment's."""
+        return self.geometry.footer_offset + footer_bytes(len(self.geometry.slice_bytes))
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,9 @@ class Plan:
                         yield LayerRun(unit, layer, part, position, run)
 
     @property
-    def segments(self) -> list[str]:
-        """Names of all segments, in the order they are first needed."""
-        return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
+    def segments(self) -> dict[str, int]:
+        """All segments by name, in the order they are first needed, with their sizes in bytes."""
+        return {run.segment: run.segment_bytes for part in self.parts for run in part.runs}
 
     @property
     def payload_bytes(self) -> int:

@@ -29,6 +29,7 @@ from objectcache.errors import (
     ObjectCacheError,
     ObjectNotFoundError,
     RequestError,
+    StoreError,
     StoreFullError,
     UploadNotFoundError,
 )
@@ -36,6 +37,7 @@ from objectcache.keys import KeyChain, Namespace
 from objectcache.names import SEGMENT_PREFIX, parse_segment_name
 from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
 from objectcache.stores import Store
+from objectcache.verifying import is_damaged
 
 log = logging.getLogger(__name__)
 
@@ -344,6 +346,20 @@ class CacheCore:
                 self._remove(tuple(segment.name for segment in chosen))
                 self.counters.evicted += len(chosen)
         return sum(segment.total_bytes for segment in chosen)
+
+    def suspect(self, name: str) -> None:
+        """A segment that was read is not what its digests say: forget it.
+
+        Where a store is far, what was read may be a copy on a disk that fails, and the segment itself be good: it is
+        read again first.
+        """
+        try:
+            if self.store.far and not is_damaged(self.store, name):
+                return
+        except StoreError as error:
+            log.warning("segment %s may be damaged, and cannot be read to see: %s", name, error)
+            return
+        self.forget(name)
 
     def forget(self, name: str) -> None:
         """A segment turned out to be gone or damaged: it must not match again."""

@@ -31,9 +31,13 @@ class DamageRoute:
     async def report(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
         plan = core.plan(decode_descriptor(await call.body()))
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check(core, plan.segments))
+        self.check(core, list(plan.segments))
         return web.Response(status=202)
+
+    def check(self, core: CacheCore, segments: list[str]) -> None:
+        """Read segments again, and forget those that are damaged; unless a check runs: damage will be met again."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check(core, segments))
 
     async def _check(self, core: CacheCore, segments: list[str]) -> None:
         try:

@@ -18,6 +18,7 @@ from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryTimeoutError,
     DrainingError,
+    IntegrityError,
     KeyNotFoundError,
     NamespaceMismatchError,
     ObjectCacheError,
@@ -85,6 +86,7 @@ class KVRoutes:
         self._sessions = sessions
         self._metrics = metrics
         self._data_endpoint = data_endpoint
+        self._damage = DamageRoute(buckets, pool)
         self.draining = False
         self.handlers: dict[str, Handler] = {
             "kv-match": self.match,
@@ -95,7 +97,7 @@ class KVRoutes:
             "kv-namespace": self.namespace,
             "kv-store": self.store,
             "kv-commit": self.commit,
-            "kv-damage": DamageRoute(buckets, pool).report,
+            "kv-damage": self._damage.report,
             "kv-explain": ExplainRoute(buckets).explain,
         }
 
@@ -196,7 +198,11 @@ class KVRoutes:
             if problem is None:
                 self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
             elif isinstance(problem, WorkerOrderError) and problem.segment:
-                asyncio.get_running_loop().run_in_executor(None, core.forget, problem.segment)
+                if core.store.far and isinstance(problem.error, IntegrityError):
+                    # It may be a copy that is damaged: the segment itself is asked before it is forgotten.
+                    self._damage.check(core, [problem.segment])
+                else:
+                    asyncio.get_running_loop().run_in_executor(None, core.forget, problem.segment)
             self._metrics.deliveries.labels(target, _outcome(problem)).inc()
 
         ended.add_done_callback(over)

@@ -157,6 +157,13 @@ class SegmentReader:
             raise IntegrityError(f"object {name} holds segment {header.name}")
         return cls(source, header)
 
+    def verify(self) -> None:
+        """Read everything. Raises IntegrityError when any of it is not as committed."""
+        header, geometry = self.header, self.header.geometry
+        out = memoryview(bytearray(max(map(geometry.layer_bytes, range(len(header.layers))))))
+        for position in range(len(header.layers)):
+            self.read_chunks(position, 0, header.num_chunks, out[: geometry.layer_bytes(position)])
+
     def read_chunks(self, position: int, first: int, stop: int, out: memoryview) -> None:
         """Slices [first, stop) of the layer at `position`, verified, into `out` ((stop-first) * slice_bytes bytes).
 

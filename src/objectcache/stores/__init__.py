@@ -3,6 +3,7 @@
 from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
+from objectcache.stores.read_cache import ReadCache
 from objectcache.stores.urls import open_store
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectReader",
     "ObjectUpload",
+    "ReadCache",
     "Store",
     "StoreUsage",
     "check_name",

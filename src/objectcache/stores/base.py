@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from objectcache.errors import InvalidObjectNameError, MetadataError, RangeError
 from objectcache.integrity import Buffer
@@ -176,6 +176,8 @@ class Store(AbstractContextManager["Store"], ABC):
     """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
+    far: ClassVar[bool] = False
+    """Whether a read may take a round trip to somewhere else: it should then be announced by `prefetch`."""
 
     @abstractmethod
     def upload(
@@ -249,6 +251,12 @@ class Store(AbstractContextManager["Store"], ABC):
     @abstractmethod
     def usage(self) -> StoreUsage:
         """Bytes held by objects and running uploads, and the limit. Cheap."""
+
+    def discard(self, name: str) -> None:
+        """Drop copies of an object that are kept nearer than the object itself.
+
+        For bytes that turned out to be wrong: what is read from then on is the object itself. Never fails.
+        """
 
     def account(self, delta_bytes: int) -> None:
         """Another process, on this one's behalf, has added (or removed) bytes that `usage` should show at once."""

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from objectcache.errors import ObjectNotFoundError, StoreError, StoreFullError, StoreUnavailableError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 """A path that leads nowhere; ESTALE is how NFS says that another host has deleted the file."""
 
 
 def store_error(error: OSError, doing: str) -> StoreError:
     """The StoreError that `error` is when it happens while `doing` ("reading 'a/b'"): full or unavailable."""
-    kind = StoreFullError if error.errno in _FULL else StoreUnavailableError
+    kind = StoreFullError if error.errno in FULL else StoreUnavailableError
     number = errno.errorcode.get(error.errno or 0, "unknown error")
     return kind(f"{doing} failed: {number}, {error.strerror}")
 

@@ -11,6 +11,7 @@ from objectcache.errors import ConfigError
 from objectcache.stores.base import Store
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import named_memory_store
+from objectcache.stores.read_cache import parse_read_cache_url, wrapped
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -18,8 +19,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
     """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), s3://bucket/prefix, memory://name.
 
-    `limit_bytes` replaces the store's default limit. Raises ConfigError for anything else, and for a limit that
-    contradicts the one an open memory store has.
+    cache:///abs/path?store=URL is a read cache in front of another store. `limit_bytes` replaces the store's default
+    limit (of the other store, for a read cache, whose own is in its URL). Raises ConfigError for anything else, and for
+    a limit that contradicts the one an open memory store has.
     """
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -51,8 +53,19 @@ def _open_s3(rest: str, limit_bytes: int | None) -> Store:
     return open_s3_store(f"s3://{rest}", limit_bytes)
 
 
+def _open_read_cache(rest: str, limit_bytes: int | None) -> Store:
+    path, parameters = parse_read_cache_url(rest)
+    store = open_store(parameters["store"], limit_bytes=limit_bytes)
+    try:
+        return wrapped(store, path, parameters)
+    except BaseException:
+        store.close()
+        raise
+
+
 _OPENERS: dict[str, Callable[[str, int | None], Store]] = {
     "file": _open_file,
     "memory": named_memory_store,
     "s3": _open_s3,
+    "cache": _open_read_cache,
 }

@@ -2,6 +2,11 @@
 
 Streams of a session take spans from the deliveries in turn, so that none blocks the others, and each delivery in its
 own order. What may be sent is `delivery.Delivery`'s decision; here is only the doing.
+
+The store is never read under the session's lock, and no frame is begun before its bytes are at hand: what goes wrong in
+a store fails a delivery, not the session. Spans come out of an iterator that reads digest rows. Where the store is near
+a stream that finds no span ready makes some, for itself and the others; where it is far, that and bringing the bytes to
+hand is done by a thread of the delivery, a little ahead, and streams serve other deliveries meanwhile.
 """
 
 from __future__ import annotations
@@ -12,19 +17,37 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum, auto
+from typing import NamedTuple
 
 from objectcache.delivery import Delivery, Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.frames import Frame, FrameType, error_frame
-from objectcache.transports.sockets import send_all, send_range
+from objectcache.transports.sockets import Body, send_all
 from objectcache.transports.source import Outgoing
 
+READY_BYTES = 8 << 20
+READY_SPANS = 32
+"""How much of a delivery from far is at hand ahead of the streams: open files, or memory where there are none."""
 REAP_GRACE_S = 2.0
 """How long after its deadline a delivery may still be stuck in a frame before its stream is cut."""
 
 
+class ReadySpan:
+    """Frames that stay in order on one stream; `body` is the first one's, where it is at hand already."""
+
+    def __init__(self, frames: list[Outgoing], body: Body | None = None) -> None:
+        self.frames = deque(frames)
+        self.body = body
+        self.wire_bytes = sum(outgoing.wire_bytes for outgoing in frames)
+
+    def drop(self) -> None:
+        if self.body is not None:
+            self.body.close()
+
+
 class ActiveDelivery:
-    """One delivery on its way over a session's streams. Guarded by the session's lock."""
+    """One delivery on its way over a session's streams. Guarded by the session's lock, but for `next_span`."""
 
     def __init__(
         self,
@@ -33,36 +56,73 @@ class ActiveDelivery:
         state: Delivery,
         spans: Iterator[list[Outgoing]],
         on_over: Callable[[ObjectCacheError | None], None],
+        *,
+        far: bool = False,
     ) -> None:
-        """`on_over(error)` is called once, when every stream has had its last word."""
+        """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is."""
         self.delivery = delivery
         self.epoch = epoch
         self.state = state
         self.on_over = on_over
+        self.far = far
+        self.over = False
+        self.preparing = far
         self._spans = spans
-        self._upcoming: list[Outgoing] | None = None
-        self._current: dict[int, deque[Outgoing]] = {}
+        self._exhausted = False
+        self._ready: deque[ReadySpan] = deque()
+        self._ready_bytes = 0
+        self._current: dict[int, ReadySpan] = {}
+
+    def next_span(self) -> list[Outgoing] | None:
+        """Reads the store: for one thread at a time, without the lock. None when there are no more."""
+        return next(self._spans, None)
+
+    def offer(self, span: ReadySpan | None) -> None:
+        """`span` is ready for a stream to take; None: it was the last one."""
+        if span is None:
+            self._exhausted = True
+        elif self.over:
+            span.drop()
+        else:
+            self._ready.append(span)
+            self._ready_bytes += span.wire_bytes
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether what is ready is little; for the thread of a delivery from far."""
+        return self._ready_bytes < READY_BYTES and len(self._ready) < READY_SPANS
+
+    @property
+    def ended(self) -> bool:
+        """Nobody will take any more spans."""
+        return self.over or self.state.stopping
+
+    def is_ready(self, stream: int) -> bool:
+        """Whether `peek` can tell."""
+        return bool(self._current.get(stream) or self._ready or self._exhausted or self.state.stopping)
 
     def peek(self, stream: int) -> Outgoing | None:
         """The frame that would go out next on `stream`; None when there is none left for it."""
-        current = self._current.get(stream)
-        if current:
-            return current[0]
-        if self._upcoming is None and not self.state.stopping:
-            try:
-                self._upcoming = next(self._spans, None)
-            except ObjectCacheError as error:
-                self.state.fail(error)
-        return self._upcoming[0] if self._upcoming else None
+        span = self._current.get(stream) or (self._ready[0] if self._ready else None)
+        return span.frames[0] if span else None
 
-    def take(self, stream: int) -> Outgoing:
-        """The frame that `peek` showed."""
-        current = self._current.get(stream)
-        if not current:
-            assert self._upcoming is not None
-            current = self._current[stream] = deque(self._upcoming)
-            self._upcoming = None
-        return current.popleft()
+    def take(self, stream: int) -> tuple[Outgoing, Body | None]:
+        """The frame that `peek` showed, and its bytes if they are at hand."""
+        span = self._current.pop(stream, None)
+        if span is None:
+            span = self._ready.popleft()
+            self._ready_bytes -= span.wire_bytes
+        outgoing, body, span.body = span.frames.popleft(), span.body, None
+        if span.frames:
+            self._current[stream] = span
+        return outgoing, body
+
+    def drop(self) -> None:
+        """It is over: let go of what is ready."""
+        self.over = True
+        for span in self._ready:
+            span.drop()
+        self._ready.clear()
 
     def last_word(self) -> bytes:
         kind = self.state.last_word()
@@ -70,6 +130,23 @@ class ActiveDelivery:
             assert self.state.error is not None
             return error_frame(self.delivery, self.epoch, self.state.error)
         return Frame(kind, self.delivery, self.epoch).encode()
+
+
+class _Do(Enum):
+    """What a stream does next for a delivery."""
+
+    PREPARE = auto()
+    SEND = auto()
+    LAST_WORD = auto()
+
+
+class _Step(NamedTuple):
+    """`outgoing`, of which `body` may be at hand, is to be sent."""
+
+    do: _Do
+    active: ActiveDelivery
+    outgoing: Outgoing | None = None
+    body: Body | None = None
 
 
 class SenderSession:
@@ -106,6 +183,8 @@ class SenderSession:
             if not self._closed:
                 self._active.append(active)
                 self._changed.notify_all()
+                if active.far:
+                    threading.Thread(target=self._feed, args=(active,), name="feed", daemon=True).start()
                 return
         active.on_over(DeliveryError("the data session has ended"))
 
@@ -167,13 +246,13 @@ class SenderSession:
     def _run(self, stream: int, sock: socket.socket) -> None:
         try:
             while (step := self._next(stream)) is not None:
-                active, outgoing = step
-                if outgoing is None:
-                    send_all(sock, active.last_word())
+                if step.do is _Do.PREPARE:
+                    self._prepare(step.active)
+                elif step.outgoing is not None:
+                    self._send(stream, sock, step.active, step.outgoing, step.body)
                 else:
-                    send_all(sock, outgoing.head, more=True)
-                    send_range(sock, outgoing.reader, outgoing.offset, outgoing.frame.data_bytes)
-                self._done(stream, active, last=outgoing is None)
+                    send_all(sock, step.active.last_word())
+                    self._done(stream, step.active, last=True)
         except OSError:
             self._lose(stream, sock, None)
         except ObjectCacheError as error:
@@ -189,8 +268,8 @@ class SenderSession:
     def _ended_well(self) -> bool:
         return self.once and not self._closed
 
-    def _next(self, stream: int) -> tuple[ActiveDelivery, Outgoing | None] | None:
-        """What to send next on `stream` (None for a last word); waits for it. None when the session is closed."""
+    def _next(self, stream: int) -> _Step | None:
+        """What to do next on `stream`; waits for it. None when the session is closed."""
         with self._changed:
             while not self._closed and not (self.once and self._served and not self._active):
                 now_s = time.monotonic()
@@ -201,20 +280,94 @@ class SenderSession:
                     state = active.state
                     if not state.is_open(stream):
                         continue
+                    ready = active.is_ready(stream)
+                    if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
+                        active.preparing = True
+                        return _Step(_Do.PREPARE, active)
                     outgoing = active.peek(stream)
-                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None, now_s)
-                    if verdict is Verdict.WAIT:
-                        wake_s = min(wake_s or state.deadline_s, state.deadline_s)
-                        continue
-                    if verdict is Verdict.SEND and outgoing is not None:
-                        state.begin(stream, outgoing.wire_bytes)
-                        self._busy_until[stream] = state.deadline_s
-                        return active, active.take(stream)
-                    state.begin(stream, 0)
-                    self._busy_until[stream] = max(now_s, state.deadline_s)
-                    return active, None
+                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
+                    if verdict is Verdict.CLOSE:
+                        state.begin(stream, 0)
+                        self._busy_until[stream] = max(now_s, state.deadline_s)
+                        return _Step(_Do.LAST_WORD, active)
+                    if outgoing is not None and verdict is Verdict.SEND:
+                        state.claim(outgoing.wire_bytes)
+                        step = _Step(_Do.SEND, active, *active.take(stream))
+                        if active.far:
+                            self._changed.notify_all()  # its thread may make more ready
+                        return step
+                    wake_s = min(wake_s or state.deadline_s, state.deadline_s)
                 self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
         return None
+
+    def _prepare(self, active: ActiveDelivery) -> None:
+        """Spans for all streams of a delivery, read from a store that is near."""
+        try:
+            for _ in self._sockets:
+                frames = active.next_span()
+                self._offer(active, frames)
+                if frames is None:
+                    break
+        except ObjectCacheError as error:
+            self._fail(active, error)
+        finally:
+            with self._changed:
+                active.preparing = False
+                self._changed.notify_all()
+
+    def _feed(self, active: ActiveDelivery) -> None:
+        """All spans of a delivery from far, as they are needed, each with the bytes of its first frame."""
+        try:
+            while (frames := active.next_span()) is not None:
+                body = frames[0].hold()
+                self._offer(active, frames, body)
+                with self._changed:
+                    while not active.wants_more and not active.ended:
+                        self._changed.wait()
+                    if active.ended:
+                        return
+            self._offer(active, None)
+        except ObjectCacheError as error:
+            self._fail(active, error)
+
+    def _offer(self, active: ActiveDelivery, frames: list[Outgoing] | None, body: Body | None = None) -> None:
+        with self._changed:
+            active.offer(None if frames is None else ReadySpan(frames, body))
+            self._changed.notify_all()
+
+    def _fail(self, active: ActiveDelivery, error: ObjectCacheError) -> None:
+        with self._changed:
+            active.state.fail(error)
+            self._changed.notify_all()
+
+    def _send(
+        self, stream: int, sock: socket.socket, active: ActiveDelivery, outgoing: Outgoing, body: Body | None
+    ) -> None:
+        """One frame, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
+        try:
+            at_hand = body or outgoing.hold()
+        except ObjectCacheError as error:
+            with self._changed:
+                active.state.unclaim(outgoing.wire_bytes)
+            self._fail(active, error)
+            return
+        with at_hand:
+            if not self._begin(stream, active, outgoing.wire_bytes):
+                return
+            send_all(sock, outgoing.head, more=True)
+            at_hand.send(sock)
+        self._done(stream, active, last=False)
+
+    def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
+        with self._changed:
+            state = active.state
+            state.unclaim(wire_bytes)
+            if self._closed or state.verdict(wire_bytes, time.monotonic()) is not Verdict.SEND:
+                self._changed.notify_all()
+                return False
+            state.begin(stream, wire_bytes)
+            self._busy_until[stream] = state.deadline_s
+            return True
 
     def _done(self, stream: int, active: ActiveDelivery, *, last: bool) -> None:
         with self._changed:
@@ -254,6 +407,7 @@ class SenderSession:
         over = [active for active in self._active if active.state.fenced]
         for active in over:
             self._active.remove(active)
+            active.drop()
             self._served = True
         return over
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from objectcache.errors import GatewayUnavailableError, IntegrityError
 from objectcache.stores import FileRange, ObjectReader
-from objectcache.stores.base import COPY_BYTES
+
+SEND_BYTES = 4 << 20
+"""How much of a whole object is brought to hand at once."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -31,21 +35,58 @@ def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = Fals
             _wait(sock, select.POLLOUT)
 
 
-def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: int) -> None:
-    """`length` bytes of an object from `offset`: by sendfile where it is a file.
+class Body(AbstractContextManager["Body"]):
+    """`length` bytes of an object from `offset`, at hand until `close`: in files, or in memory where they are in none.
+
+    Made before anything is said that must be followed by them. Raises what reading the object raises.
+    """
+
+    def __init__(self, reader: ObjectReader, offset: int, length: int) -> None:
+        self._name = reader.info.name
+        self._files = reader.files(offset, length)
+        self._ranges = self._files.__enter__()
+        self._data = b""
+        if self._ranges is None:
+            try:
+                self._data = reader.read(offset, length)
+            except BaseException:
+                self.close()
+                raise
+
+    def send(self, sock: socket.socket) -> None:
+        """By sendfile where it can be. Raises OSError for the socket, IntegrityError for a file that is cut short."""
+        if self._ranges is None:
+            send_all(sock, self._data)
+            return
+        for file in self._ranges:
+            sent = _send_file(sock, file)
+            if sent < file.length:
+                message = f"{self._name} is truncated: {sent} of {file.length} bytes of a range could be read"
+                raise IntegrityError(message, segment=self._name)
+
+    def close(self) -> None:
+        self._files.__exit__(None, None, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: int, *, ahead_bytes: int = 0) -> None:
+    """`length` bytes of an object from `offset`, of which `ahead_bytes` are announced before they are sent.
 
     Raises OSError for the socket, IntegrityError when the object is shorter, StoreError when it cannot be read.
     """
-    with reader.files(offset, length) as ranges:
-        if ranges is None:
-            for at in range(0, length, COPY_BYTES):
-                send_all(sock, reader.read(offset + at, min(COPY_BYTES, length - at)))
-            return
-        for file in ranges:
-            sent = _send_file(sock, file)
-            if sent < file.length:
-                message = f"{reader.info.name} is truncated: {sent} of {length} bytes of a range could be read"
-                raise IntegrityError(message, segment=reader.info.name)
+    stop = announced = offset
+    stop += length
+    for at in range(offset, stop, SEND_BYTES):
+        until = min(stop, at + ahead_bytes)
+        if until > announced:
+            reader.prefetch(announced, until - announced)
+            announced = until
+        with Body(reader, at, min(SEND_BYTES, stop - at)) as body:
+            body.send(sock)
 
 
 def _send_file(sock: socket.socket, file: FileRange) -> int:

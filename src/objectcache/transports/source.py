@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from objectcache.errors import IntegrityError, RangeError
+from objectcache.errors import IntegrityError, ObjectNotFoundError, RangeError, SegmentGoneError
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PIECE, Frame, FrameType
 from objectcache.integrity import LayerBinding
 from objectcache.layout import DIGEST_BYTES, LayerRow
 from objectcache.plan import LayerRun, Plan
+from objectcache.readahead import ReadAhead
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
-
-OpenSegment = Callable[[str], ObjectReader]
+from objectcache.transports.sockets import Body
 
 
 class Outgoing(NamedTuple):
@@ -29,14 +30,38 @@ class Outgoing(NamedTuple):
     def wire_bytes(self) -> int:
         return len(self.head) + self.frame.data_bytes
 
+    def hold(self) -> Body:
+        """The frame's bytes, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
+        with _reading(self.reader.info.name):
+            return Body(self.reader, self.offset, self.frame.data_bytes)
 
-def spans_of(plan: Plan, readers: dict[str, ObjectReader], delivery: int, epoch: int) -> Iterator[list[Outgoing]]:
-    """Spans in delivery order, each as its frames, which must stay in order on one stream.
 
-    Raises IntegrityError, RangeError or another StoreError when a digest row cannot be had as committed.
+@contextmanager
+def _reading(segment: str) -> Iterator[None]:
+    """Says of errors of the body which segment they are about."""
+    try:
+        yield
+    except ObjectNotFoundError as error:
+        raise SegmentGoneError(f"segment {segment} is gone from the store", segment=segment) from error
+    except (IntegrityError, RangeError) as error:
+        raise IntegrityError(f"segment {segment} is damaged: {error}", segment=segment) from error
+
+
+def spans_of(
+    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: ReadAhead | None = None
+) -> Iterator[list[Outgoing]]:
+    """Spans in delivery order, each as its frames, which must stay in order on one stream. Reads the digest rows.
+
+    `ahead` is told how far it is. Raises SegmentGoneError, IntegrityError, StoreError when a digest row cannot be had
+    as committed.
     """
     for layer_run in plan.layer_runs():
-        yield from _run_spans(plan, layer_run, readers[layer_run.run.segment], delivery, epoch)
+        if ahead is not None:
+            ahead.advance(layer_run.row.row_bytes)
+        for frames in _run_spans(plan, layer_run, readers[layer_run.run.segment], delivery, epoch):
+            yield frames
+            if ahead is not None:
+                ahead.advance(sum(outgoing.frame.data_bytes for outgoing in frames))
 
 
 def _run_spans(
@@ -46,10 +71,8 @@ def _run_spans(
     part = plan.parts[layer_run.part]
     binding = LayerBinding(part.group, part.shard, layer_run.layer)
     committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
-    try:
+    with _reading(run.segment):
         row = committed.read_row(reader)
-    except (IntegrityError, RangeError) as error:
-        raise IntegrityError(f"segment {run.segment} is damaged: {error}", segment=run.segment) from error
     layer = layer_run.row
     size = layer.slice_bytes
     for span in layer_run.spans():

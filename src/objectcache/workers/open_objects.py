@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from objectcache.errors import KeyNotFoundError, ObjectNotFoundError
+from objectcache.errors import ObjectNotFoundError, SegmentGoneError
 from objectcache.stores import ObjectReader, Store
 
 IDLE_S = 5.0
@@ -34,16 +34,6 @@ class HeldObjects:
         self._opened = {}
 
 
-class SegmentGoneError(KeyNotFoundError):
-    """A segment that the catalog knows is not in the store. `segment` names it."""
-
-    code = "NoSuchSegment"
-
-    def __init__(self, message: str = "", *, segment: str = "") -> None:
-        super().__init__(message)
-        self.segment = segment
-
-
 class OpenObjects:
     """Thread-safe."""
 
@@ -51,15 +41,18 @@ class OpenObjects:
         self._lock = threading.Lock()
         self._opened: dict[tuple[str, str], _Opened] = {}
 
-    def hold(self, store: Store, names: Sequence[str]) -> HeldObjects:
-        """Open all of `names`: a deletion from here on does not hurt. Raises SegmentGoneError, StoreError."""
+    def hold(self, store: Store, sizes: Mapping[str, int]) -> HeldObjects:
+        """Open all objects that `sizes` names: a deletion from here on does not hurt, where the store is not far.
+
+        Raises SegmentGoneError, StoreError.
+        """
         held: dict[str, _Opened] = {}
         with self._lock:
             try:
-                for name in names:
+                for name, size_bytes in sizes.items():
                     entry = self._opened.get((store.url, name))
                     if entry is None:
-                        entry = _Opened(store.open(name))
+                        entry = _Opened(store.open(name, size_bytes=size_bytes))
                         self._opened[store.url, name] = entry
                     entry.holders += 1
                     held[name] = entry

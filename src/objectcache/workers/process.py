@@ -19,21 +19,23 @@ from objectcache.errors import (
     IntegrityError,
     ObjectCacheError,
     ObjectChangedError,
+    SegmentGoneError,
     StoreUnavailableError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
 from objectcache.plan import Plan
+from objectcache.readahead import WINDOW_BYTES, ReadAhead
 from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
 from objectcache.transports.sender import ActiveDelivery, SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
+from objectcache.verifying import is_damaged
 from objectcache.workers.bodies import BodySpec
 from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.copying import copy_ranges
-from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
+from objectcache.workers.open_objects import HeldObjects, OpenObjects
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
-from objectcache.workers.verifying import is_damaged
 
 REAP_INTERVAL_S = 0.5
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -160,9 +162,13 @@ class Worker:
         )
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
+        far = False
         try:
-            held = self._objects.hold(self._store(message["store"]), plan.segments)
-            spans = spans_of(plan, held.readers, delivery, epoch)
+            store = self._store(message["store"])
+            far = store.far
+            held = self._objects.hold(store, plan.segments)
+            ahead = ReadAhead(plan, held.readers) if far else None
+            spans = spans_of(plan, held.readers, delivery, epoch, ahead)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -174,7 +180,7 @@ class Worker:
                     self._sessions.pop(message["session"], None)
             self._answer(message, error, sent_bytes=state.sent_bytes)
 
-        session.add(ActiveDelivery(delivery, epoch, state, spans, over))
+        session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])
@@ -205,12 +211,13 @@ class Worker:
         def send() -> None:
             with sock:
                 try:
-                    with self._store(message["store"]).open(message["name"]) as reader:
+                    store = self._store(message["store"])
+                    with store.open(message["name"]) as reader:
                         if reader.info.etag != message["etag"]:
                             raise ObjectChangedError(f"{message['name']!r} was replaced just now")
-                        reader.prefetch(message["offset"], message["length"])
                         send_all(sock, message["head"], more=True)
-                        send_range(sock, reader, message["offset"], message["length"])
+                        ahead_bytes = WINDOW_BYTES if store.far else 0
+                        send_range(sock, reader, message["offset"], message["length"], ahead_bytes=ahead_bytes)
                 except OSError:
                     self._answer(message, DeliveryError("the client went away"))
                 except ObjectCacheError as error:

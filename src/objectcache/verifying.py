@@ -1,0 +1,21 @@
+"""Reading stored segments only to see whether they are what they say."""
+
+from __future__ import annotations
+
+from objectcache.errors import IntegrityError, ObjectNotFoundError
+from objectcache.segment import SegmentReader
+from objectcache.stores import Store
+
+
+def is_damaged(store: Store, name: str) -> bool:
+    """Whether the segment is gone, or any of its bytes is not what its digests say. Raises StoreError.
+
+    Copies that are nearer than the segment are dropped first: they may be damaged where it is not.
+    """
+    store.discard(name)
+    try:
+        with store.open(name) as source:
+            SegmentReader.open(source, name).verify()
+    except (IntegrityError, ObjectNotFoundError):
+        return True
+    return False
