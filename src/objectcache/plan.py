@@ -16,6 +16,7 @@ from objectcache.layout import (
     Span,
     segment_geometry,
 )
+from objectcache.segment import footer_bytes
 
 if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
@@ -39,6 +40,11 @@ class PlanRun:
     def row_digest(self, position: int) -> bytes:
         """The committed digest of the digest row of the layer at `position`."""
         return self.packed_row_digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the whole segment, as an object."""
+        return self.geometry.footer_offset + footer_bytes(len(self.geometry.slice_bytes))
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,11 @@ class Plan:
     def segments(self) -> list[str]:
         """Names of all segments, in the order they are first needed."""
         return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
+
+    @property
+    def segment_bytes(self) -> dict[str, int]:
+        """The size of each segment as an object, in the same order: whoever opens one need not ask for it."""
+        return {run.segment: run.total_bytes for part in self.parts for run in part.runs}
 
     @property
     def payload_bytes(self) -> int:

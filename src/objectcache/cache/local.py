@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from objectcache.buffers import BufferPool
@@ -21,7 +21,8 @@ from objectcache.cache.base import (
 )
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
-from objectcache.cache.reading import Reading, close_all
+from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import (
@@ -36,18 +37,23 @@ from objectcache.stores import ObjectReader, ObjectUpload
 
 DEFAULT_BUFFER_BYTES = 16 << 30
 READERS = min(4, os.cpu_count() or 1)
-"""More than there are cores would only take them from the layer that is needed next."""
+"""For stores that are near: more than there are cores would only take them from the layer that is needed next."""
 
 
 class LocalCache(KVCache):
     """Everything in this process: matching, reading and writing a store directly."""
 
-    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, readers: int = READERS) -> None:
+    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
         """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
         self.core = core
         self.pool = BufferPool(buffer_bytes)
-        self._width = readers
-        self._executor = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        self._width = REQUESTS_AT_ONCE if core.store.far else READERS
+        self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
+        self._scratch = Scratch()
+
+    def request_counts(self) -> Mapping[str, int]:
+        """Requests made to the store so far, by kind (GET, HEAD, PUT, LIST, …); empty where that costs nothing."""
+        return self.core.store.request_counts()
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         self.core.learn(namespace)
@@ -76,17 +82,21 @@ class LocalCache(KVCache):
             on_close=destination.close,
         )
         keys = [part.keys for part in selected]
-        reading = Reading(plan, keys, readers, retrieval, destination, on_damage=self.core.forget)
+        reading: NearReading | FarReading
+        if self.core.store.far:
+            reading = FarReading(plan, keys, readers, retrieval, destination, self.core.forget, self._scratch)
+        else:
+            reading = NearReading(plan, keys, readers, retrieval, destination, self.core.forget)
         destination.begin(cancel=reading.cancel)
         reading.start(self._executor, self._width)
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
-        """Every segment, open: a deletion from here on does not hurt."""
+        """Every segment, open: a deletion from here on does not hurt, unless the store is far away."""
         readers: dict[str, ObjectReader] = {}
-        for name in plan.segments:
+        for name, size_bytes in plan.segment_bytes.items():
             try:
-                readers[name] = self.core.store.open(name)
+                readers[name] = self.core.store.open(name, size_bytes=size_bytes)
             except ObjectNotFoundError as error:
                 close_all(readers)
                 self.core.forget(name)

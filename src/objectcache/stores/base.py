@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from objectcache.errors import InvalidObjectNameError, MetadataError, RangeError
 from objectcache.integrity import Buffer
@@ -174,6 +174,13 @@ class Store(AbstractContextManager["Store"], ABC):
     """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
+
+    far: ClassVar[bool] = False
+    """Asking it takes a round trip: reads should be few, large, in parallel and announced."""
+
+    def request_counts(self) -> Mapping[str, int]:
+        """Requests made so far, by kind, of a store that is asked over a network. Whoever counts a span subtracts."""
+        return {}
 
     @abstractmethod
     def upload(
