@@ -4,6 +4,7 @@
     .kv/log/<writer>/<sequence>     commit records
     .kv/snap/<writer>/<sequence>    snapshots of the catalog
     .kv/ns/<hex digest>.json        namespaces, readable
+    .kv/clock/<writer>              written to read the store's own clock from it
 
 A sequence is 12 decimal digits in groups of three joined by "/": names sort as their numbers do, and where names are
 files no directory holds more than 1,000 of them.
@@ -21,6 +22,7 @@ SEGMENT_PREFIX = ".kv/seg/"
 LOG_PREFIX = ".kv/log/"
 SNAPSHOT_PREFIX = ".kv/snap/"
 NAMESPACE_PREFIX = ".kv/ns/"
+CLOCK_PREFIX = ".kv/clock/"
 
 MAX_SEQUENCE = 10**12 - 1
 
@@ -62,6 +64,10 @@ def snapshot_name(writer: str, sequence: int) -> str:
 def namespace_name(digest: bytes) -> str:
     """`digest` is 32 bytes, as in `Namespace.digest`."""
     return f"{NAMESPACE_PREFIX}{digest.hex()}.json"
+
+
+def clock_name(writer: str) -> str:
+    return CLOCK_PREFIX + check_writer(writer)
 
 
 def parse_segment_name(name: str) -> SequencedName:

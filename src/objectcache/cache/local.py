@@ -57,6 +57,7 @@ class LocalCache(KVCache):
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         self.core.learn(namespace)
+        self.core.following.catch_up()
         return self.core.match(namespace.digest, chain, parts)
 
     def release(self, match: Match) -> None:

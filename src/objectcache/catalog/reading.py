@@ -70,6 +70,25 @@ class CatalogReading:
             yield from page
             after = page[-1].id
 
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Names and ids of all visible segments, in the order of the names' bytes, as stores list them. What changes on
+        the way may or may not be seen.
+        """
+        after = b""
+        while True:
+            with self._environment.read() as transaction:
+                cursor = transaction.cursor(self._environment.db(NAMES))
+                if not cursor.set_range(after + b"\0"):
+                    return
+                page = [(name, unpack_id(id)) for name, id in islice(cursor, _PAGE)]
+            yield from ((name.decode(), id) for name, id in page)
+            after = page[-1][0]
+
+    def next_id(self) -> int:
+        """Segments that become visible later have this id, or a larger one."""
+        with self._environment.read() as transaction:
+            return load_meta(transaction, self._environment.db(META)).next_id
+
     def find(self, key: bytes, group: int, shard: int) -> list[tuple[SegmentRecord, int]]:
         """All segments that hold the chunk, each with the chunk's index in it."""
         with self.view() as view:

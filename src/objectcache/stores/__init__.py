@@ -1,5 +1,6 @@
 """Objects somewhere: the contract, and the stores that keep it."""
 
+from objectcache.stores.ahead import ReadAhead
 from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
@@ -12,6 +13,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectReader",
     "ObjectUpload",
+    "ReadAhead",
     "Store",
     "StoreUsage",
     "check_name",
