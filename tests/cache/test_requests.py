@@ -118,9 +118,9 @@ def waves(count: int) -> int:
 
 
 def test_a_short_prefix_of_one_segment_is_one_request() -> None:
-    (request,) = plan_requests(uniform([(16, 0, 16)], 32, 16 * KIB))
-    assert request.length < (8 << 20) + 32 * 8 * KIB
-    (request,) = plan_requests(uniform([(16, 0, 16)], 32, 16 * KIB, CHUNKWISE))
+    (request,) = plan_requests(uniform([(16, 0, 16)], 32, 12 * KIB))
+    assert request.length < (6 << 20) + 32 * 8 * KIB
+    (request,) = plan_requests(uniform([(16, 0, 16)], 32, 12 * KIB, CHUNKWISE))
     assert len(request.contents) == 32
 
 

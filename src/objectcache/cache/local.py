@@ -52,7 +52,7 @@ class LocalCache(KVCache):
         self._scratch = Scratch()
 
     def request_counts(self) -> Mapping[str, int]:
-        """Requests made to the store so far, by kind (GET, HEAD, PUT, LIST, …); empty where that costs nothing."""
+        """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
         return self.core.store.request_counts()
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:

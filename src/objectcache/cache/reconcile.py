@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
 from objectcache.catalog import Catalog
-from objectcache.errors import ObjectNotFoundError
-from objectcache.names import SEGMENT_PREFIX, clock_name
+from objectcache.errors import InvalidObjectNameError, ObjectNotFoundError
+from objectcache.names import SEGMENT_PREFIX, clock_name, parse_segment_name
 from objectcache.stores import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
@@ -24,29 +24,17 @@ _MARKS = 8
 _CLOCK = b"Written to read this store's own clock from it.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An entry of the catalog."""
+class _Seen:
+    """A set of numbers below a bound, one bit each: there may be millions of segments."""
 
-    name: str
-    id: int
+    def __init__(self, bound: int) -> None:
+        self._bits = bytearray((bound >> 3) + 1)
 
+    def add(self, number: int) -> None:
+        self._bits[number >> 3] |= 1 << (number & 7)
 
-def differences(listed: Iterable[ObjectInfo], known: Iterable[Known]) -> Iterator[ObjectInfo | Known]:
-    """What is in only one of the two, which are both in the order of the names' bytes, without repetition."""
-    entries = iter(known)
-    entry = next(entries, None)
-    for info in listed:
-        while entry is not None and entry.name.encode() < info.name.encode():
-            yield entry
-            entry = next(entries, None)
-        if entry is not None and entry.name == info.name:
-            entry = next(entries, None)
-        else:
-            yield info
-    while entry is not None:
-        yield entry
-        entry = next(entries, None)
+    def __contains__(self, number: int) -> bool:
+        return bool(self._bits[number >> 3] >> (number & 7) & 1)
 
 
 @dataclass(slots=True)
@@ -81,22 +69,25 @@ class Reconciler:
         before_s = self._clock() - vanished_after_s
         old = max((id for marked_s, id in self._marks if marked_s <= before_s), default=0)
         self.mark()
+        seen = _Seen(old)
         orphans: list[ObjectInfo] = []
-        vanished: list[str] = []
-        known = (Known(name, id) for name, id in self._catalog.names())
-        for found in differences(self._store.list(SEGMENT_PREFIX), known):
+        for info in self._store.list(SEGMENT_PREFIX):  # in whatever order: not all services keep to S3's
             if stopped():
                 return Findings([], [])
-            if isinstance(found, ObjectInfo):
-                orphans.append(found)
-            elif found.id < old:
-                vanished.append(found.name)
+            try:
+                parse_segment_name(info.name)
+            except InvalidObjectNameError:
+                continue  # not ours: whatever else somebody keeps there
+            id = self._catalog.id_of(info.name)
+            if id is None:
+                orphans.append(info)
+            elif id < old:
+                seen.add(id)
+        vanished = [name for name, id in self._catalog.names() if id < old and id not in seen]
         if orphans:
             until_s = self.store_time_s() - orphan_age_s
             # Whose commit was read since the listing passed is not one.
-            orphans = [
-                info for info in orphans if info.modified_s < until_s and self._catalog.segment_named(info.name) is None
-            ]
+            orphans = [info for info in orphans if info.modified_s < until_s and self._catalog.id_of(info.name) is None]
         return Findings([info.name for info in orphans], vanished if self._are_gone(vanished) else [])
 
     def _are_gone(self, vanished: Iterable[str]) -> bool:

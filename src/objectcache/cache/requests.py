@@ -16,11 +16,12 @@ from objectcache.plan import LayerRun, Plan
 
 PIECE_BYTES = 4 << 20
 """About what one request should be of: connections are then busy for much longer than they wait."""
-MAX_BYTES = 2 * PIECE_BYTES
+LIMIT_BYTES = 2 * PIECE_BYTES
+"""No request is larger, unless a single slice with its digest row is."""
 GAP_BYTES = 1 << 20
 """Reading so much that nobody wants costs less than another request."""
-LIMIT_BYTES = MAX_BYTES + GAP_BYTES
-"""No request is larger, unless a single slice with its digest row is."""
+MAX_BYTES = LIMIT_BYTES - GAP_BYTES
+"""What requests are planned to be of at most, without digest rows and gaps."""
 FIRST_BYTES = 1 << 20
 """What comes with the first layer, if that is less. All of it comes at once where that is at most MAX_BYTES."""
 SMALL_BYTES = 512 << 10
@@ -156,7 +157,7 @@ def _contents(index: int, layer_run: LayerRun) -> Iterator[Content]:
     if run.first * row.slice_bytes > GAP_BYTES:
         yield Content(index, layer_run, run.first, run.first, row=True)
         has_row = False
-    whole = _slices_bytes(layer_run) <= MAX_BYTES * 3 // 4
+    whole = _slices_bytes(layer_run) <= PIECE_BYTES * 3 // 2
     for span in layer_run.spans():
         if span.stop == run.stop or (not whole and (span.stop - first) * row.slice_bytes >= PIECE_BYTES):
             yield Content(index, layer_run, first, span.stop, row=has_row)

@@ -51,12 +51,8 @@ class CatalogReading:
 
     def segment_named(self, name: str) -> SegmentRecord | None:
         """The visible segment that is stored under `name`."""
-        with self._environment.read() as transaction:
-            found = transaction.get(name.encode(), db=self._environment.db(NAMES))
-            if found is None:
-                return None
-            view = CatalogView(self._environment, transaction, self._records)
-            return view.segment(unpack_id(found))
+        id = self.id_of(name)
+        return None if id is None else self.segment(id)
 
     def segments(self) -> Iterator[SegmentRecord]:
         """All visible segments, oldest first. What changes on the way may or may not be seen."""
@@ -70,10 +66,14 @@ class CatalogReading:
             yield from page
             after = page[-1].id
 
+    def id_of(self, name: str) -> int | None:
+        """The id of the visible segment that is stored under `name`."""
+        with self._environment.read() as transaction:
+            found = transaction.get(name.encode(), db=self._environment.db(NAMES))
+            return None if found is None else unpack_id(found)
+
     def names(self) -> Iterator[tuple[str, int]]:
-        """Names and ids of all visible segments, in the order of the names' bytes, as stores list them. What changes on
-        the way may or may not be seen.
-        """
+        """Names and ids of all visible segments. What changes on the way may or may not be seen."""
         after = b""
         while True:
             with self._environment.read() as transaction:

@@ -23,7 +23,8 @@ PART_BYTES = 8 << 20
 
 
 class LatencyStore(Store):
-    """`store`, each request `latency_s` away. Requests are counted as S3's would be: GET, HEAD, PUT, LIST, DELETE.
+    """`store`, each request `latency_s` away. They are counted by kind, as S3's are: `get`, `head`, `put`, `multipart`,
+    `list`, `delete`.
 
     `skew_s` is how far the store's clock is ahead. `before` is called with each request's kind and name first, from
     the thread that asks: it may block, or raise a StoreError.
@@ -90,11 +91,11 @@ class LatencyStore(Store):
         return _FarReader(self, self._store, info)
 
     def get(self, name: str) -> bytes:
-        self.request("GET", name)
+        self.request("get", name)
         return self._store.get(name)
 
     def head(self, name: str) -> ObjectInfo:
-        self.request("HEAD", name)
+        self.request("head", name)
         return self._seen(self._store.head(name))
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
@@ -106,14 +107,14 @@ class LatencyStore(Store):
     def _paged(self, prefix: str, items: Iterator[T]) -> Iterator[T]:
         """One request a page; another one to learn that a full page was the last."""
         while True:
-            self.request("LIST", prefix)
+            self.request("list", prefix)
             page = list(itertools.islice(items, LIST_PAGE))
             yield from page
             if len(page) < LIST_PAGE:
                 return
 
     def delete(self, name: str) -> None:
-        self.request("DELETE", name)
+        self.request("delete", name)
         self._store.delete(name)
 
     def usage(self) -> StoreUsage:
@@ -130,7 +131,7 @@ class _FarReader(ObjectReader):
 
     def read_into(self, offset: int, out: memoryview) -> None:
         check_range(self.info, offset, out.nbytes)
-        self._far.request("GET", self.info.name)
+        self._far.request("get", self.info.name)
         with self._store.open(self.info.name) as reader:
             reader.read_into(offset, out)
 
@@ -153,7 +154,7 @@ class _FarUpload(ObjectUpload):
         parts = -(-self._bytes // PART_BYTES)
         try:
             for _ in range(1 if parts <= 1 else parts + 2):
-                self._far.request("PUT", self._name)
+                self._far.request("put" if parts <= 1 else "multipart", self._name)
         except BaseException:
             self.abort()
             raise
