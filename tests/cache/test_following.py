@@ -188,10 +188,9 @@ def test_a_look_that_fails_is_told_and_does_not_keep_anybody(
 def test_matches_after_a_pause_find_what_others_committed_in_it(tmp_path: Path) -> None:
     objects = MemoryStore()
     with ExitStack() as stack:
-        caches = [
-            stack.enter_context(LocalCache(open_beside(LatencyStore(objects, 0.005), tmp_path))) for _ in range(2)
-        ]
+        caches = [LocalCache(open_beside(LatencyStore(objects, 0.005), tmp_path)) for _ in range(2)]
         for cache in caches:  # idle soon
+            stack.enter_context(cache)
             cache.core.following.stop()
             cache.core.start_following(QUICK)
         namespace = new_namespace(flat_layout(2, 1000))

@@ -40,7 +40,9 @@ class World:
 
     def open(self, *, skew_s: float = 0.0) -> tuple[LocalCache, LatencyStore]:
         store = LatencyStore(self.objects, skew_s=skew_s)
-        return self._stack.enter_context(LocalCache(open_beside(store, self._folder))), store
+        cache = LocalCache(open_beside(store, self._folder))
+        self._stack.enter_context(cache)
+        return cache, store
 
     def segments(self) -> list[str]:
         return [info.name for info in self.objects.list(SEGMENT_PREFIX)]
