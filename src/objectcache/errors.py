@@ -115,6 +115,27 @@ class StoreUnavailableError(StoreError):
     status = 503
 
 
+class StoreAccessError(StoreError):
+    """The store refuses the credentials it was given, or what they may do."""
+
+    code = "StoreAccessDenied"
+    status = 502
+
+
+class BucketMissingError(StoreError):
+    """The bucket that a store's URL names does not exist."""
+
+    code = "StoreBucketMissing"
+    status = 502
+
+
+class NotSupportedError(StoreError):
+    """The store cannot do that, or not to an object of that size."""
+
+    code = "NotImplemented"
+    status = 501
+
+
 class CatalogError(ObjectCacheError):
     """The catalog cannot be opened or used as asked."""
 

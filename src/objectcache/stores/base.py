@@ -22,6 +22,8 @@ MAX_NAME_BYTES = 1024
 MAX_METADATA_BYTES = 3072
 """Names and values together: what fits beside a file on every filesystem; S3's own limit for users' part is 2 KiB."""
 COPY_BYTES = 1 << 20
+UNLIMITED_BYTES = 1 << 62
+"""A limit that is none, for stores that would set one of their own otherwise."""
 
 # Lone surrogates are in: they have no UTF-8.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)\.{1,2}(?:/|$)|//|^/|/$")

