@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,34 +149,35 @@ def test_a_damaged_byte_is_an_error_of_its_layer_and_a_miss(world: World, layer:
     eventually(lambda: not world.cache.match(world.namespace, world.chain).tokens, "the segment is forgotten")
 
 
-@pytest.mark.parametrize("held", [0, 1, 2, 3])
-def test_requests_may_be_answered_in_any_order(tmp_path: Path, held: int) -> None:
-    """Layers of 8 MiB are two requests each, of which only the first has the digest row."""
-    world = World(tmp_path)
-    world.namespace = new_namespace(flat_layout(2, 1 << 20))
+@pytest.mark.parametrize("held", range(12))
+def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
+    """Of three layers of 8 MiB the first is eight requests, the others are two each. Rows come with the first ones."""
+    world.namespace = new_namespace(flat_layout(3, 1 << 20))
     chain = prompt(world.namespace, 8)
-    with world.cache:
-        store_parts(world.cache, world.namespace, chain)
-        match = world.cache.match(world.namespace, chain)
-        go_on, lock, gets = threading.Event(), threading.Lock(), itertools.count()
-        answered: list[int] = []
+    store_parts(world.cache, world.namespace, chain)
+    match = world.cache.match(world.namespace, chain)
+    requests = list(plan_requests(world.cache.core.plan(_descriptor(match, match.parts, RetrieveOptions()))))
+    assert len(requests) == 12
+    layer = requests[held].contents[0].layer_run.layer
+    go_on = threading.Event()
+    answered: list[int] = []
 
-        def hold(kind: str, name: str) -> None:
-            with lock:
-                number = next(gets)
-            if number == held:
-                go_on.wait(30)
-            answered.append(number)
+    def hold(kind: str, name: str, offset: int) -> None:
+        if offset == requests[held].begin:
+            go_on.wait(30)
+        answered.append(offset)
 
-        world.store.before = hold
-        with world.cache.retrieve(match) as retrieval:
-            eventually(lambda: len(answered) == 3, "the others are answered")
-            if held > 1:
-                retrieval.wait(0, 30.0)
-            assert retrieval.landed_s(held // 2) is None
+    world.store.before = hold
+    with world.cache.retrieve(match) as retrieval:
+        try:
+            eventually(lambda: len(answered) == 11, "the others are answered")
+            if layer:
+                retrieval.wait(layer - 1)
+                check_layer(retrieval, match.parts, layer - 1)
+            assert retrieval.landed_s(layer) is None
+        finally:
             go_on.set()
-            check_delivery(retrieval, match)
-        assert answered[-1] == held
+        check_delivery(retrieval, match)
 
 
 def test_closing_a_retrieval_ends_its_requests(world: World) -> None:
@@ -187,7 +187,7 @@ def test_closing_a_retrieval_ends_its_requests(world: World) -> None:
     match = world.cache.match(world.namespace, chain)
     go_on = threading.Event()
 
-    def hold(kind: str, name: str) -> None:
+    def hold(kind: str, name: str, offset: int) -> None:
         go_on.wait(30)
 
     world.store.before = hold
@@ -205,13 +205,13 @@ def test_a_store_that_breaks_is_not_a_segment_that_is_gone(world: World) -> None
     store_parts(world.cache, world.namespace, world.chain)
     match = world.cache.match(world.namespace, world.chain)
 
-    def broken(kind: str, name: str) -> None:
+    def broken(kind: str, name: str, offset: int) -> None:
         raise StoreUnavailableError("away")
 
     world.store.before = broken
     with world.cache.retrieve(match) as retrieval, pytest.raises(StoreUnavailableError):
         retrieval.wait(0)
-    world.store.before = lambda kind, name: None
+    world.store.before = lambda kind, name, offset: None
     assert retrieve_and_check(world.cache, world.namespace, world.chain).tokens == CHUNKS * 16
 
 

@@ -8,7 +8,7 @@ A request costs a round trip, whatever its size, and many are under way at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,7 +23,9 @@ GAP_BYTES = 1 << 20
 MAX_BYTES = LIMIT_BYTES - GAP_BYTES
 """What requests are planned to be of at most, without digest rows and gaps."""
 FIRST_BYTES = 1 << 20
-"""What comes with the first layer, if that is less. All of it comes at once where that is at most MAX_BYTES."""
+"""What is fetched first, if the first layer is less. All of it comes at once where that is at most MAX_BYTES."""
+FIRST_REQUESTS = 16
+"""How many the first layer is cut into, if it is large enough for pieces of FIRST_BYTES."""
 SMALL_BYTES = 512 << 10
 """Below this, requests are made larger although later layers are then waited for together."""
 TOGETHER_BYTES = 32 << 20
@@ -95,12 +97,15 @@ class Request:
 def plan_requests(plan: Plan) -> Iterator[Request]:
     """Requests that bring every wanted slice, and every digest row, once. In the order in which they are needed."""
     index = 0
+    short = plan.payload_bytes <= MAX_BYTES
     for units in _fetched_together(plan):
+        # The engine waits for the first layer: all connections work on it.
+        piece_bytes = PIECE_BYTES if index or short else _first_piece_bytes(chain.from_iterable(units))
         # By run, each with its layers: what may become one request.
         runs: dict[tuple[int, int], list[Content]] = {}
         for layer_run in chain.from_iterable(units):
             contents = runs.setdefault((layer_run.part, layer_run.run.at), [])
-            contents += _contents(index, layer_run)
+            contents += _contents(index, layer_run, piece_bytes)
             index += 1
         merged = [request for contents in runs.values() for request in _merged(contents)]
         yield from sorted(merged, key=lambda request: request.contents[0].index)
@@ -146,20 +151,24 @@ def _units(plan: Plan) -> Iterator[list[LayerRun]]:
         yield unit
 
 
+def _first_piece_bytes(layer_runs: Iterable[LayerRun]) -> int:
+    return min(PIECE_BYTES, max(FIRST_BYTES, sum(map(_slices_bytes, layer_runs)) // FIRST_REQUESTS))
+
+
 def _slices_bytes(layer_run: LayerRun) -> int:
     return (layer_run.run.stop - layer_run.run.first) * layer_run.row.slice_bytes
 
 
-def _contents(index: int, layer_run: LayerRun) -> Iterator[Content]:
+def _contents(index: int, layer_run: LayerRun, piece_bytes: int) -> Iterator[Content]:
     """A layer run as it may be asked for: a row that is far from the slices by itself, slices in pieces."""
     run, row = layer_run.run, layer_run.row
     first, has_row = run.first, True
     if run.first * row.slice_bytes > GAP_BYTES:
         yield Content(index, layer_run, run.first, run.first, row=True)
         has_row = False
-    whole = _slices_bytes(layer_run) <= PIECE_BYTES * 3 // 2
+    whole = _slices_bytes(layer_run) <= piece_bytes * 3 // 2
     for span in layer_run.spans():
-        if span.stop == run.stop or (not whole and (span.stop - first) * row.slice_bytes >= PIECE_BYTES):
+        if span.stop == run.stop or (not whole and (span.stop - first) * row.slice_bytes >= piece_bytes):
             yield Content(index, layer_run, first, span.stop, row=has_row)
             first, has_row = span.stop, False
 

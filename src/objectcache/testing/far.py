@@ -26,8 +26,8 @@ class LatencyStore(Store):
     """`store`, each request `latency_s` away. They are counted by kind, as S3's are: `get`, `head`, `put`, `multipart`,
     `list`, `delete`.
 
-    `skew_s` is how far the store's clock is ahead. `before` is called with each request's kind and name first, from
-    the thread that asks: it may block, or raise a StoreError.
+    `skew_s` is how far the store's clock is ahead. `before` is called first with each request's kind, name and offset
+    (of a `get`), from the thread that asks: it may block, or raise a StoreError.
     """
 
     far: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class LatencyStore(Store):
         latency_s: float = 0.0,
         *,
         skew_s: float = 0.0,
-        before: Callable[[str, str], None] = lambda kind, name: None,
+        before: Callable[[str, str, int], None] = lambda kind, name, offset: None,
     ) -> None:
         self.url = store.url
         self.latency_s = latency_s
@@ -54,14 +54,14 @@ class LatencyStore(Store):
         with self._lock:
             return dict(self._counts)
 
-    def request(self, kind: str, name: str) -> None:
+    def request(self, kind: str, name: str, offset: int = 0) -> None:
         """One round trip."""
         with self._lock:
             self._counts[kind] += 1
             self._running += 1
             self.most_at_once = max(self.most_at_once, self._running)
         try:
-            self.before(kind, name)
+            self.before(kind, name, offset)
             if self.latency_s:
                 time.sleep(self.latency_s)
         finally:
@@ -131,7 +131,7 @@ class _FarReader(ObjectReader):
 
     def read_into(self, offset: int, out: memoryview) -> None:
         check_range(self.info, offset, out.nbytes)
-        self._far.request("get", self.info.name)
+        self._far.request("get", self.info.name, offset)
         with self._store.open(self.info.name) as reader:
             reader.read_into(offset, out)
 
