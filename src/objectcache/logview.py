@@ -12,8 +12,9 @@ What happens to records that cannot be used:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 
 from objectcache.errors import CatalogError, IntegrityError, InvalidObjectNameError, ObjectNotFoundError
 from objectcache.logrecord import LaterFormatError, LogRecord, decode_record
@@ -26,12 +27,17 @@ from objectcache.names import (
     parse_snapshot_name,
 )
 from objectcache.snapshot import Snapshot, open_snapshot
-from objectcache.stores import Store
+from objectcache.stores import ExpectedObjects, Store
 
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 8
 """How many times a missing record is waited for."""
+
+_FLAT_RECORDS = 1000
+"""What one LIST request brings. While all logs together have fewer, one request follows all of them."""
+_FLAT_SKIPS = 60
+"""After how many times of asking for each log by itself it is tried again whether they have become fewer."""
 
 
 class LogTrimmedError(CatalogError):
@@ -49,6 +55,7 @@ class LogView:
         self._waits: dict[str, tuple[int, int]] = {}  # writer: missing record, how often it was
         self._lost: dict[str, int] = {}  # writer: the last record taken for empty because it was missing
         self._disregarded: set[str] = set()
+        self._skip_flat = 0
         self.damaged_records = 0
 
     def follow(self, positions: Mapping[str, int]) -> Iterator[LogRecord]:
@@ -56,8 +63,33 @@ class LogView:
 
         Raises LogTrimmedError when the next record of a writer is only in a snapshot any more, StoreError.
         """
-        for writer in self.writers():
-            yield from self._follow(writer, positions.get(writer, 0))
+        logs = self._listed_at_once(positions) if self._store.far else None
+        if logs is None:
+            for writer in self.writers():
+                position = positions.get(writer, 0)
+                yield from self._follow(writer, position, self.sequences(writer, position), self._store.get)
+        elif logs:
+            names = [log_name(writer, sequence) for writer, sequences in logs.items() for sequence in sequences]
+            with ExpectedObjects(self._store, names) as ahead:
+                for writer, sequences in logs.items():
+                    yield from self._follow(writer, positions.get(writer, 0), sequences, ahead.get)
+
+    def _listed_at_once(self, positions: Mapping[str, int]) -> dict[str, list[int]] | None:
+        """Sequences after `positions`, by one request for all logs. None when there are too many records for that."""
+        if self._skip_flat:
+            self._skip_flat -= 1
+            return None
+        infos = list(islice(self._store.list(LOG_PREFIX), _FLAT_RECORDS))
+        if len(infos) == _FLAT_RECORDS:
+            self._skip_flat = _FLAT_SKIPS
+            return None
+        logs: dict[str, list[int]] = {}
+        for info in infos:
+            with suppress(InvalidObjectNameError):  # not ours: whatever else somebody keeps there
+                writer, sequence = parse_log_name(info.name)
+                if sequence > positions.get(writer, 0):
+                    logs.setdefault(writer, []).append(sequence)
+        return logs
 
     def writers(self) -> Iterator[str]:
         """Everybody who has a log."""
@@ -66,12 +98,14 @@ class LogView:
             with suppress(InvalidObjectNameError):  # not ours: whatever else somebody keeps there
                 yield check_writer(writer)
 
-    def _follow(self, writer: str, position: int) -> Iterator[LogRecord]:
-        for sequence in self.sequences(writer, position):
+    def _follow(
+        self, writer: str, position: int, sequences: Iterable[int], get: Callable[[str], bytes]
+    ) -> Iterator[LogRecord]:
+        for sequence in sequences:
             while position < sequence:  # one by one: a listing that lags is no gap
                 position += 1
                 try:
-                    record = self.read(writer, position)
+                    record = self._read(writer, position, get)
                 except ObjectNotFoundError:
                     if not self._is_lost(writer, position):
                         return
@@ -105,10 +139,13 @@ class LogView:
 
     def read(self, writer: str, sequence: int) -> LogRecord:
         """Raises ObjectNotFoundError and LaterFormatError; what is damaged comes back empty."""
+        return self._read(writer, sequence, self._store.get)
+
+    def _read(self, writer: str, sequence: int, get: Callable[[str], bytes]) -> LogRecord:
         name = log_name(writer, sequence)
         for last in (False, True):
             try:
-                return decode_record(self._store.get(name), writer, sequence)
+                return decode_record(get(name), writer, sequence)
             except LaterFormatError:
                 raise
             except IntegrityError as error:

@@ -6,6 +6,7 @@
     .kv/ns/<hex digest>.json        namespaces, readable
     .kv/bucket                      says that this is a bucket of a gateway, and since when
     .kv/mp/<upload>/…               multipart uploads of plain objects that are under way
+    .kv/clock/<writer>              written to read the store's own clock from it
 
 A sequence is 12 decimal digits in groups of three joined by "/": names sort as their numbers do, and where names are
 files no directory holds more than 1,000 of them.
@@ -25,6 +26,7 @@ SNAPSHOT_PREFIX = ".kv/snap/"
 NAMESPACE_PREFIX = ".kv/ns/"
 BUCKET_MARKER = ".kv/bucket"
 MULTIPART_PREFIX = ".kv/mp/"
+CLOCK_PREFIX = ".kv/clock/"
 
 MAX_SEQUENCE = 10**12 - 1
 
@@ -66,6 +68,10 @@ def snapshot_name(writer: str, sequence: int) -> str:
 def namespace_name(digest: bytes) -> str:
     """`digest` is 32 bytes, as in `Namespace.digest`."""
     return f"{NAMESPACE_PREFIX}{digest.hex()}.json"
+
+
+def clock_name(writer: str) -> str:
+    return CLOCK_PREFIX + check_writer(writer)
 
 
 def parse_segment_name(name: str) -> SequencedName:

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from objectcache.cache.base import KVCache
 from objectcache.cache.core import CacheCore
-from objectcache.cache.directory import open_directory
+from objectcache.cache.directory import open_beside, open_directory, state_folder
 from objectcache.cache.local import DEFAULT_BUFFER_BYTES, LocalCache
 from objectcache.client import ClientOptions, GatewayCache
 from objectcache.errors import ConfigError
@@ -17,17 +17,25 @@ from objectcache.stores import open_store
 DEFAULT_PORT = 9000
 
 
-def open_cache(url: str, *, options: ClientOptions | None = None, limit_bytes: int | None = None) -> KVCache:
-    """A cache by URL: `http://gateway:9000/bucket` (or https), `file:///data` (or a path), `memory://name`.
+def open_cache(
+    url: str,
+    *,
+    options: ClientOptions | None = None,
+    limit_bytes: int | None = None,
+    state_dir: str | Path | None = None,
+) -> KVCache:
+    """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
 
-    `options` are for a gateway; `limit_bytes` is a local store's byte limit (default: 80 % of the free disk).
+    `options` are for a gateway; `limit_bytes` is a store's byte limit (of a local one by default 80 % of the free
+    disk). `state_dir` is where catalogs of buckets are kept on this machine, a few hundred bytes a chunk (default:
+    `$XDG_CACHE_HOME/objectcache`, or `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
     if url.lower().startswith(("http:", "https:")):
         host, port, bucket = _gateway(url)
         return GatewayCache(host, port, bucket, options, tls=url.lower().startswith("https:"))
     buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
-    return LocalCache(open_core(url, limit_bytes=limit_bytes), buffer_bytes=buffer_bytes)
+    return LocalCache(open_core(url, limit_bytes=limit_bytes, state_dir=state_dir), buffer_bytes=buffer_bytes)
 
 
 def _gateway(url: str) -> tuple[str, int, str]:
@@ -43,8 +51,11 @@ def _gateway(url: str) -> tuple[str, int, str]:
     return host, port, bucket
 
 
-def open_core(url: str, *, limit_bytes: int | None = None) -> CacheCore:
-    """The core over a local store, with a catalog of this process's own beside the objects."""
+def open_core(url: str, *, limit_bytes: int | None = None, state_dir: str | Path | None = None) -> CacheCore:
+    """The core over a store, with a catalog of this process's own: beside the objects; of a bucket, in `state_dir`."""
+    if url.lower().startswith("s3:"):
+        store = open_store(url, limit_bytes=limit_bytes)
+        return open_beside(store, state_folder(store.url, Path(state_dir) if state_dir else None))
     if url.startswith("memory://"):
         # The catalog is a database on disk all the same; it goes with the cache.
         directory = tempfile.TemporaryDirectory(prefix="objectcache-")
@@ -63,5 +74,5 @@ def _local_path(url: str) -> str:
             raise ConfigError(f"a file URL has three slashes, as in file:///data; got {url!r}")
         return unquote(parts.path)
     if "://" in url:
-        raise ConfigError(f"{url!r} cannot be opened: http://, https://, file:// and memory:// can")
+        raise ConfigError(f"{url!r} cannot be opened: http://, https://, s3://, file:// and memory:// can")
     return url

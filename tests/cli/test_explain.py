@@ -155,7 +155,7 @@ def test_what_is_asked_wrongly(world: World, ids: str, tmp_path: Path) -> None:
     world.store(namespace_of(), prompt(2))
     url = str(world.root)
     for url_, said in (
-        ("s3://bucket", "cannot be explained"),
+        ("ftp://bucket", "cannot be explained"),
         ("http://gateway:1", "http://host:port/bucket"),
         (str(tmp_path / "nowhere"), "there is no cache"),
     ):

@@ -16,7 +16,9 @@ from types import TracebackType
 
 from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_part
 from objectcache.cache.eviction import evict
+from objectcache.cache.following import FAR, NEAR, Following, Rhythm
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
+from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
 from objectcache.catalog import Catalog, Follower, Run, match
 from objectcache.catalog.follower import publish_namespace, read_namespace
 from objectcache.commitlog import CommitEntry
@@ -34,21 +36,22 @@ from objectcache.errors import (
     UploadNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.names import SEGMENT_PREFIX, parse_segment_name
+from objectcache.names import parse_segment_name
 from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
 from objectcache.stores import Store
 from objectcache.verifying import is_damaged
 
 log = logging.getLogger(__name__)
 
-FOLLOW_INTERVAL_S = 0.5
 UPLOAD_TTL_S = 600.0
 RECORD_BYTES = 4096
 """What a log record takes besides the headers in it, and more."""
 ORPHAN_AGE_S = 2 * 3600.0
-SWEEP_INTERVAL_S = 3600.0
 SNAPSHOT_EVERY_RECORDS = 1024
-"""A rebuild replays at most about this many records of the log after the latest snapshot."""
+FAR_SNAPSHOT_EVERY_RECORDS = 256
+"""A rebuild replays at most about this many records of the log after the latest snapshot. Far away, the records that
+are kept should be one page of a listing."""
+NAMES_PER_RECORD = 1000
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class CoreCounters:
     forgotten: int = 0
     follow_failures: int = 0
     orphans: int = 0
+    vanished: int = 0
 
 
 class Reservation(AbstractContextManager["Reservation"]):
@@ -92,9 +96,12 @@ class CacheCore:
         self._records_since_snapshot = 0
         self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
         self._writing = threading.RLock()  # whoever appends to the log and applies it
+        self._reconciler = Reconciler(store, catalog)
+        self._reconciling = threading.Lock()
+        self._snapshot_every = FAR_SNAPSHOT_EVERY_RECORDS if store.far else SNAPSHOT_EVERY_RECORDS
         self.on_close: list[Callable[[], None]] = []
-        self._stop = threading.Event()
-        self._follow_thread: threading.Thread | None = None
+        self._closing = False
+        self.following = Following(self.follow, self.reconcile, FAR if store.far else NEAR, self._follow_failed)
 
     @classmethod
     def open(cls, store: Store, catalog_path: Path, *, lease_ttl_s: float = DEFAULT_TTL_S) -> CacheCore:
@@ -102,35 +109,28 @@ class CacheCore:
         core = cls(store, Catalog.open(catalog_path), lease_ttl_s=lease_ttl_s)
         try:
             core.follow()
+            core._reconciler.mark()
         except BaseException:
             core.catalog.close()
             raise
         return core
 
-    def start_following(self, interval_s: float = FOLLOW_INTERVAL_S) -> None:
-        """Follow other writers from a thread, every `interval_s`."""
+    def start_following(self, rhythm: Rhythm | None = None) -> None:
+        """Follow other writers, and tidy up, from threads."""
+        if rhythm is not None:
+            self.following = Following(self.follow, self.reconcile, rhythm, self._follow_failed)
+        self.following.start()
 
-        def run() -> None:
-            sweep_at_s = time.monotonic()
-            while not self._stop.wait(interval_s):
-                try:
-                    self.follow()
-                    if time.monotonic() >= sweep_at_s:
-                        self.sweep_orphans()
-                        sweep_at_s = time.monotonic() + SWEEP_INTERVAL_S
-                except ObjectCacheError as error:
-                    self.counters.follow_failures += 1
-                    log.warning("the logs could not be followed: %s", error)
-
-        self._follow_thread = threading.Thread(target=run, name="follow", daemon=True)
-        self._follow_thread.start()
+    def _follow_failed(self, error: ObjectCacheError) -> None:
+        self.counters.follow_failures += 1
+        log.warning("the logs could not be followed: %s", error)
 
     def follow(self) -> int:
         """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
         with self._writing:
             applied = self._follower.poll()
             self._records_since_snapshot += applied
-            if self._records_since_snapshot >= SNAPSHOT_EVERY_RECORDS:
+            if self._records_since_snapshot >= self._snapshot_every:
                 self._follower.snapshot()
                 self._records_since_snapshot = 0
             return applied
@@ -155,16 +155,26 @@ class CacheCore:
 
     def namespace(self, digest: bytes) -> Namespace:
         """Raises NamespaceMismatchError when nothing is known of it here."""
-        with self._lock:
-            found = self._namespaces.get(digest)
-        if found is not None:
-            return found
+        try:
+            return self._known(digest)
+        except NamespaceMismatchError:
+            pass
         try:
             found = read_namespace(self.store, digest)
         except (ObjectNotFoundError, IntegrityError) as error:
             raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here: {error}") from error
+        self.learn(found)
+        return found
+
+    def _known(self, digest: bytes) -> Namespace:
+        """Without asking the store: the catalog has those of all visible segments. Raises NamespaceMismatchError."""
         with self._lock:
-            self._namespaces[digest] = found
+            found = self._namespaces.get(digest)
+        if found is None:
+            found = self.catalog.namespace(digest)
+            if found is None:
+                raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here")
+            self.learn(found)
         return found
 
     # -- matching and resolving -------------------------------------------------------------------
@@ -174,7 +184,8 @@ class CacheCore:
 
         Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
         """
-        namespace = self.namespace(namespace_digest)
+        self.following.use()
+        namespace = self._known(namespace_digest) if self.store.far else self.namespace(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
         found = match(self.catalog, namespace, chain, wanted)
         if not found.tokens:
@@ -244,6 +255,7 @@ class CacheCore:
 
     def reserve(self, size_bytes: int) -> Reservation:
         """Room for an upload, made by evicting if need be. Raises StoreFullError, which drops the upload."""
+        self.following.use()
         with self._writing:
             usage = self.store.usage()
             if usage.limit_bytes is not None:
@@ -314,26 +326,31 @@ class CacheCore:
 
     # -- forgetting -------------------------------------------------------------------------------
 
-    def sweep_orphans(self, min_age_s: float = ORPHAN_AGE_S) -> int:
-        """Delete segments that were uploaded and never committed; how many. Raises StoreError.
+    def reconcile(self, orphan_age_s: float = ORPHAN_AGE_S, vanished_after_s: float = VANISHED_AFTER_S) -> Findings:
+        """Delete segments that were uploaded and never committed; forget, in the log, those that are gone from the
+        store, as lifecycle rules make them. Returns both. Raises StoreError, CatalogError.
 
-        An upload that is older than `min_age_s` by the store's clock is nobody's any more: uploads are committed, or
+        An upload that is older than `orphan_age_s` by the store's clock is nobody's any more: uploads are committed, or
         forgotten, long before. Reads the whole listing of segments: for a slow rhythm.
         """
-        self.follow()
-        before_s = time.time() - min_age_s
-        with self._lock:
-            finished = set(self._finished)
-        orphans = [
-            info.name
-            for info in self.store.list(SEGMENT_PREFIX)
-            if info.modified_s < before_s
-            and info.name not in finished
-            and self.catalog.segment_named(info.name) is None
-        ]
-        self._delete(orphans)
-        self.counters.orphans += len(orphans)
-        return len(orphans)
+        with self._reconciling:
+            self.follow()
+            findings = self._reconciler.find(
+                orphan_age_s=orphan_age_s, vanished_after_s=vanished_after_s, stopped=lambda: self._closing
+            )
+            with self._lock:
+                orphans = [name for name in findings.orphans if name not in self._finished]
+            self._delete(orphans)
+            self.counters.orphans += len(orphans)
+            for at in range(0, len(findings.vanished), NAMES_PER_RECORD):
+                self._forget_vanished(tuple(findings.vanished[at : at + NAMES_PER_RECORD]))
+        return Findings(orphans, findings.vanished)
+
+    def _forget_vanished(self, names: tuple[str, ...]) -> None:
+        log.warning("forgetting %d segments that are gone from the store, the first is %s", len(names), names[0])
+        with self._writing:
+            self._follower.append(deletes=names)
+        self.counters.vanished += len(names)
 
     def evict(self, wanted_bytes: int) -> int:
         """Remove least recently used segments, leaves before their prefixes, pinned ones not. Bytes freed."""
@@ -394,9 +411,8 @@ class CacheCore:
                 log.warning("object %s could not be deleted: %s", name, error)
 
     def close(self) -> None:
-        self._stop.set()
-        if self._follow_thread is not None:
-            self._follow_thread.join()
+        self._closing = True
+        self.following.stop()
         with self._writing:
             self.catalog.close()
         self.store.close()

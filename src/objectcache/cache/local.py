@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from objectcache.buffers import BufferPool
@@ -21,34 +21,40 @@ from objectcache.cache.base import (
 )
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
-from objectcache.cache.reading import Reading, close_all
+from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import ObjectNotFoundError, SegmentGoneError
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.plan import Plan
-from objectcache.readahead import ReadAhead
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
 
 DEFAULT_BUFFER_BYTES = 16 << 30
 READERS = min(4, os.cpu_count() or 1)
-"""More than there are cores would only take them from the layer that is needed next."""
+"""For stores that are near: more than there are cores would only take them from the layer that is needed next."""
 
 
 class LocalCache(KVCache):
     """Everything in this process: matching, reading and writing a store directly."""
 
-    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, readers: int = READERS) -> None:
+    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
         """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
         self.core = core
         self.pool = BufferPool(buffer_bytes)
-        self._width = readers
-        self._executor = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        self._width = REQUESTS_AT_ONCE if core.store.far else READERS
+        self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
+        self._scratch = Scratch()
+
+    def request_counts(self) -> Mapping[str, int]:
+        """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
+        return self.core.store.request_counts()
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         self.core.learn(namespace)
+        self.core.following.catch_up()
         return self.core.match(namespace.digest, chain, parts)
 
     def release(self, match: Match) -> None:
@@ -74,16 +80,12 @@ class LocalCache(KVCache):
             on_close=destination.close,
         )
         keys = [part.keys for part in selected]
-        reading = Reading(
-            plan,
-            keys,
-            readers,
-            retrieval,
-            destination,
-            on_gone=self.core.forget,
-            on_damage=self.core.suspect,
-            ahead=ReadAhead(plan, readers) if self.core.store.far else None,
-        )
+        told = {"on_gone": self.core.forget, "on_damage": self.core.suspect}
+        reading: NearReading | FarReading
+        if self.core.store.far:
+            reading = FarReading(plan, keys, readers, retrieval, destination, scratch=self._scratch, **told)
+        else:
+            reading = NearReading(plan, keys, readers, retrieval, destination, **told)
         destination.begin(cancel=reading.cancel)
         reading.start(self._executor, self._width)
         return retrieval

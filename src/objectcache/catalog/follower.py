@@ -50,7 +50,7 @@ class Follower:
             return self._poll()
 
     def _poll(self) -> int:
-        if self._catalog.damaged or (not self._catalog.positions() and self.log.latest_snapshot() is not None):
+        if self._catalog.damaged or self._begins_with_snapshot():
             self._restore()
         try:
             applied = self._replay()
@@ -62,6 +62,10 @@ class Follower:
             self._read_namespaces()
         self._polled = True
         return applied
+
+    def _begins_with_snapshot(self) -> bool:
+        """Asked once: later, that records were trimmed says so."""
+        return not self._polled and not self._catalog.positions() and self.log.latest_snapshot() is not None
 
     def _replay(self) -> int:
         return self._catalog.apply(self.log.follow(self._catalog.positions()), now_s=self._clock())

@@ -51,12 +51,8 @@ class CatalogReading:
 
     def segment_named(self, name: str) -> SegmentRecord | None:
         """The visible segment that is stored under `name`."""
-        with self._environment.read() as transaction:
-            found = transaction.get(name.encode(), db=self._environment.db(NAMES))
-            if found is None:
-                return None
-            view = CatalogView(self._environment, transaction, self._records)
-            return view.segment(unpack_id(found))
+        id = self.id_of(name)
+        return None if id is None else self.segment(id)
 
     def segments(self) -> Iterator[SegmentRecord]:
         """All visible segments, oldest first. What changes on the way may or may not be seen."""
@@ -69,6 +65,29 @@ class CatalogReading:
                 page = [SegmentRecord.decode(unpack_id(id), data) for id, data in islice(cursor, _PAGE)]
             yield from page
             after = page[-1].id
+
+    def id_of(self, name: str) -> int | None:
+        """The id of the visible segment that is stored under `name`."""
+        with self._environment.read() as transaction:
+            found = transaction.get(name.encode(), db=self._environment.db(NAMES))
+            return None if found is None else unpack_id(found)
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Names and ids of all visible segments. What changes on the way may or may not be seen."""
+        after = b""
+        while True:
+            with self._environment.read() as transaction:
+                cursor = transaction.cursor(self._environment.db(NAMES))
+                if not cursor.set_range(after + b"\0"):
+                    return
+                page = [(name, unpack_id(id)) for name, id in islice(cursor, _PAGE)]
+            yield from ((name.decode(), id) for name, id in page)
+            after = page[-1][0]
+
+    def next_id(self) -> int:
+        """Segments that become visible later have this id, or a larger one."""
+        with self._environment.read() as transaction:
+            return load_meta(transaction, self._environment.db(META)).next_id
 
     def find(self, key: bytes, group: int, shard: int) -> list[tuple[SegmentRecord, int]]:
         """All segments that hold the chunk, each with the chunk's index in it."""

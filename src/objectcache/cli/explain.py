@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 from rich.text import Text
 
+from objectcache.cache.directory import state_folder
 from objectcache.cache.explain import (
     DEFAULT_LIMIT,
     Explains,
@@ -25,6 +26,7 @@ from objectcache.cache.explain import (
     SegmentInspection,
     VerifyRequest,
     WhyRequest,
+    explain_store,
     open_explainer,
 )
 from objectcache.cli.explain_tables import inspection_tables, listing_tables, verdict_lines, why_tables
@@ -33,6 +35,7 @@ from objectcache.client.explain import GatewayExplainer
 from objectcache.client.http import GatewayHttp
 from objectcache.errors import ConfigError
 from objectcache.opening import DEFAULT_PORT
+from objectcache.stores import open_store
 
 GATEWAY_TIMEOUT_S = 120.0
 """Some answers take going over the whole index."""
@@ -44,7 +47,7 @@ Url = Annotated[
         metavar="URL",
         envvar="OBJECTCACHE_URL",
         show_default=False,
-        help="file:///data or a path (also of a gateway that runs), or http://gateway:9000/bucket.",
+        help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix, or http://gateway:9000/bucket.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -179,8 +182,14 @@ def _explainer(url: str) -> Iterator[Explains]:
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()
         with open_explainer(path) as explainer:
             yield explainer
+    elif parts.scheme == "s3":
+        with open_store(url) as store, explain_store(store, state_folder(store.url)) as explainer:
+            yield explainer
     else:
-        raise ConfigError(f"{url!r} cannot be explained: known are file:///data, paths and http://gateway:9000/bucket")
+        raise ConfigError(
+            f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix and "
+            "http://gateway:9000/bucket"
+        )
 
 
 def read_tokens(source: str) -> tuple[int, ...]:

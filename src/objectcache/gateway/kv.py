@@ -106,6 +106,8 @@ class KVRoutes:
         core = await self._buckets.get(call.bucket)
         asked = MatchRequest.decode(await call.body())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
+        if not core.following.is_fresh:
+            await asyncio.to_thread(core.following.catch_up)
         try:
             found = core.match(asked.namespace, asked.keys, parts)
         except NamespaceMismatchError:
@@ -237,7 +239,7 @@ class KVRoutes:
         request = call.request
         asked = _store_request(request)
         length = content_length(request)
-        namespace = core.namespace(asked.namespace)
+        namespace = await asyncio.to_thread(core.namespace, asked.namespace)
         part = PartId(asked.group, asked.shard)
         shard = namespace.layout.shard(asked.group, asked.shard)
         if core.covers(asked.namespace, part, asked.leaf, asked.first, asked.stop):

@@ -15,6 +15,7 @@ _CORE_HELP = {
     "forgotten": "Segments that turned out to be gone or damaged.",
     "follow_failures": "Times that the logs could not be followed.",
     "orphans": "Uploads that were never committed, deleted.",
+    "vanished": "Segments that a listing showed to be gone from the store.",
 }
 
 

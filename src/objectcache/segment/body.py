@@ -95,9 +95,13 @@ class CommittedLayer:
         """The layer's digest row. Raises IntegrityError when it is not the committed one."""
         with _cut_short_is_damage():
             row = source.read(self.geometry.row_offset(self.position), self.geometry.rows[self.position].row_bytes)
+        self.check_row(row)
+        return row
+
+    def check_row(self, row: bytes) -> None:
+        """Raises IntegrityError when `row` is not the committed one."""
         if self.binding.row_digest(row, self.leaf, self.geometry.num_chunks) != self.row_digest:
             raise IntegrityError("a segment's digest row is not the committed one")
-        return row
 
     def read_chunks(
         self,
@@ -112,15 +116,24 @@ class CommittedLayer:
 
         Raises IntegrityError; `out` then holds bytes that must not be used.
         """
-        layer = self.geometry.rows[self.position]
-        size = layer.slice_bytes
-        if len(out) != (stop - first) * size or len(keys) != stop - first:
+        size = self.geometry.rows[self.position].slice_bytes
+        if len(out) != (stop - first) * size:
             raise LayoutError(f"{stop - first} slices of {size} bytes do not fill {len(out)} bytes")
-        spans = list(layer.spans(first, stop))
         row = row or self.read_row(source)
         with _cut_short_is_damage():
             source.read_into(self.geometry.slice_offset(self.position, first), out)
-        for span in spans:
+        self.check_chunks(first, stop, keys, out, row)
+
+    def check_chunks(self, first: int, stop: int, keys: Sequence[bytes], out: memoryview, row: bytes) -> None:
+        """`out` holds what was read of slices [first, stop). Raises IntegrityError unless it is what was committed.
+
+        `row` is the layer's digest row, checked.
+        """
+        layer = self.geometry.rows[self.position]
+        size = layer.slice_bytes
+        if len(keys) != stop - first:
+            raise LayoutError(f"{stop - first} slices have as many keys, not {len(keys)}")
+        for span in layer.spans(first, stop):
             begin, end = layer.digest_range(span)
             part = out[(span.first - first) * size : (span.stop - first) * size]
             span_keys = keys[span.first - first : span.stop - first]

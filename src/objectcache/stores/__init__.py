@@ -1,5 +1,6 @@
 """Objects somewhere: the contract, and the stores that keep it."""
 
+from objectcache.stores.ahead import ExpectedObjects
 from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
@@ -7,6 +8,7 @@ from objectcache.stores.read_cache import ReadCache
 from objectcache.stores.urls import open_store
 
 __all__ = [
+    "ExpectedObjects",
     "FileRange",
     "FileStore",
     "MemoryStore",

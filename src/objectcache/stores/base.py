@@ -177,7 +177,11 @@ class Store(AbstractContextManager["Store"], ABC):
 
     url: str
     far: ClassVar[bool] = False
-    """Whether a read may take a round trip to somewhere else: it should then be announced by `prefetch`."""
+    """Asking it takes a round trip: reads should be few, large, in parallel and announced."""
+
+    def request_counts(self) -> Mapping[str, int]:
+        """Requests made so far, by kind, of a store that is asked over a network. Whoever counts a span subtracts."""
+        return {}
 
     @abstractmethod
     def upload(

@@ -10,7 +10,7 @@ from objectcache.cache.explain.explainer import (
     WhyRequest,
     answer,
 )
-from objectcache.cache.explain.opening import open_explainer
+from objectcache.cache.explain.opening import explain_store, open_explainer
 from objectcache.cache.explain.results import (
     Explanation,
     Inspection,
@@ -39,5 +39,6 @@ __all__ = [
     "VerifyRequest",
     "WhyRequest",
     "answer",
+    "explain_store",
     "open_explainer",
 ]

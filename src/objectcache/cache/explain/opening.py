@@ -1,4 +1,4 @@
-"""A cache's directory opened to be explained, whoever else is using it: nothing there is written."""
+"""A cache opened to be explained, whoever else is using it: nothing is written there."""
 
 from __future__ import annotations
 
@@ -45,10 +45,18 @@ def find_cache(root: Path) -> Path:
 
 @contextmanager
 def open_explainer(root: Path) -> Iterator[Explainer]:
-    """Raises ConfigError, StoreError, CatalogError."""
+    """A directory's. Raises ConfigError, StoreError, CatalogError."""
     path = find_cache(root)
+    with FileStore(path / OBJECTS) as store, explain_store(store, path) as explainer:
+        yield explainer
+
+
+@contextmanager
+def explain_store(store: Store, path: Path) -> Iterator[Explainer]:
+    """`store`, whose catalogs on this machine are in the folder `path`, if there are any. Raises StoreError,
+    CatalogError.
+    """
     with ExitStack() as opened:
-        store = opened.enter_context(FileStore(path / OBJECTS))
         used = [opened.enter_context(catalog) for catalog in _readable(path)]
         current = next((catalog for catalog in used if _is_current(store, catalog)), None)
         if current is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from objectcache.errors import ConfigError, StoreError
 from objectcache.stores.base import (
@@ -36,6 +37,8 @@ class S3Store(Store):
     `part_bytes` are conditional only as far as `S3Upload` says. There is no byte limit of its own: that is what a
     bucket's lifecycle rules and quotas are for.
     """
+
+    far: ClassVar[bool] = True
 
     def __init__(
         self,
