@@ -24,11 +24,13 @@ from objectcache.cache.destination import Destination
 from objectcache.cache.reading import Reading, close_all
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
-from objectcache.errors import ObjectNotFoundError, SegmentGoneError
+from objectcache.errors import (
+    KeyNotFoundError,
+    ObjectNotFoundError,
+)
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.plan import Plan
-from objectcache.readahead import ReadAhead
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
 
@@ -74,30 +76,21 @@ class LocalCache(KVCache):
             on_close=destination.close,
         )
         keys = [part.keys for part in selected]
-        reading = Reading(
-            plan,
-            keys,
-            readers,
-            retrieval,
-            destination,
-            on_gone=self.core.forget,
-            on_damage=self.core.suspect,
-            ahead=ReadAhead(plan, readers) if self.core.store.far else None,
-        )
+        reading = Reading(plan, keys, readers, retrieval, destination, on_damage=self.core.suspect)
         destination.begin(cancel=reading.cancel)
         reading.start(self._executor, self._width)
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
-        """Every segment, open: a deletion from here on does not hurt, where the store is not far."""
+        """Every segment, open: a deletion from here on does not hurt."""
         readers: dict[str, ObjectReader] = {}
-        for name, size_bytes in plan.segments.items():
+        for name in plan.segments:
             try:
-                readers[name] = self.core.store.open(name, size_bytes=size_bytes)
+                readers[name] = self.core.store.open(name)
             except ObjectNotFoundError as error:
                 close_all(readers)
                 self.core.forget(name)
-                raise SegmentGoneError(f"segment {name} is gone from the store", segment=name) from error
+                raise KeyNotFoundError(f"segment {name} is gone from the store") from error
             except BaseException:
                 close_all(readers)
                 raise

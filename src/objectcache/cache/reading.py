@@ -10,18 +10,10 @@ from dataclasses import dataclass
 
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
-from objectcache.errors import (
-    DeliveryError,
-    IntegrityError,
-    ObjectCacheError,
-    ObjectNotFoundError,
-    RangeError,
-    SegmentGoneError,
-)
+from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError, RangeError
 from objectcache.integrity import LayerBinding
 from objectcache.keys import KeyChain
 from objectcache.plan import LayerRun, Plan
-from objectcache.readahead import ReadAhead
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
 
@@ -57,19 +49,15 @@ class Reading:
         readers: Mapping[str, ObjectReader],
         retrieval: Retrieval,
         destination: Destination,
-        on_gone: Callable[[str], None],
         on_damage: Callable[[str], None],
-        ahead: ReadAhead | None = None,
     ) -> None:
-        """`keys` are each part's; `readers` are closed when the reading is over. `on_gone(segment)` and
-        `on_damage(segment)` are told what turned out; `ahead`, how far it is."""
+        """`keys` are each part's; `readers` are closed when the reading is over; `on_damage(segment)` is told."""
         self._plan = plan
         self._keys = keys
         self._readers = readers
         self._retrieval = retrieval
         self._destination = destination
-        self._on_gone, self._on_damage = on_gone, on_damage
-        self._ahead = ahead
+        self._on_damage = on_damage
         self._missing_bytes = [plan.geometry.unit_bytes(unit) for unit in range(len(plan.geometry.units))]
         self._tasks = self._make_tasks()
         self._running = 0
@@ -100,10 +88,7 @@ class Reading:
             )
             first = run.first
             for span in layer_run.spans():
-                size_bytes = (span.stop - first) * layer_run.row.slice_bytes
-                if size_bytes >= READ_BYTES or span.stop == run.stop:
-                    if self._ahead is not None:
-                        self._ahead.advance(size_bytes + (layer_run.row.row_bytes if first == run.first else 0))
+                if (span.stop - first) * layer_run.row.slice_bytes >= READ_BYTES or span.stop == run.stop:
                     yield _Task(read, first, span.stop)
                     first = span.stop
 
@@ -132,9 +117,7 @@ class Reading:
         except ObjectCacheError as error:
             self.cancel()
             self._retrieval.fail(error)
-            if isinstance(error, SegmentGoneError):
-                self._on_gone(error.segment)
-            elif isinstance(error, IntegrityError) and error.segment:
+            if isinstance(error, IntegrityError) and error.segment:
                 self._on_damage(error.segment)
         finally:
             self._end(done)
@@ -174,8 +157,6 @@ class Reading:
                 read.row = read.layer.read_row(source)
             keys = self._keys[layer_run.part][at : at + count]
             read.layer.read_chunks(source, task.first, task.stop, keys, out, read.row)
-        except ObjectNotFoundError as error:
-            raise SegmentGoneError(f"segment {run.segment} is gone from the store", segment=run.segment) from error
         except (IntegrityError, RangeError) as error:
             message = f"segment {run.segment}, layer {layer_run.layer}: {error}"
             raise IntegrityError(message, segment=run.segment) from error

@@ -30,7 +30,7 @@ class DamageRoute:
     async def report(self, request: web.Request, bucket: str) -> web.StreamResponse:
         core = self._buckets.get(bucket)
         plan = core.plan(decode_descriptor(await request.read()))
-        self.check(core, list(plan.segments))
+        self.check(core, plan.segments)
         return web.Response(status=202)
 
     def check(self, core: CacheCore, segments: list[str]) -> None:

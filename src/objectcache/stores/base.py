@@ -174,8 +174,9 @@ class Store(AbstractContextManager["Store"], ABC):
     """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
+
     far: ClassVar[bool] = False
-    """Whether a read may take a round trip to somewhere else: it should then be announced by `prefetch`."""
+    """Asking it takes a round trip: reads should be few, large, in parallel and announced."""
 
     @abstractmethod
     def upload(

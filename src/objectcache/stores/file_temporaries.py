@@ -42,7 +42,11 @@ class Temporaries:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Harmless twice: the number would be another's by then."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def create(self) -> tuple[int, str]:
         """A new one, open for writing and locked: (file descriptor, path)."""
