@@ -22,7 +22,8 @@ from objectcache.errors import (
 from objectcache.frames import FrameType
 from objectcache.names import segment_name
 from objectcache.stores import FileStore, MemoryStore, ObjectReader, ReadCache, Store
-from objectcache.transports.sender import READY_BYTES, SenderSession
+from objectcache.transports.active import READY_BYTES
+from objectcache.transports.sender import SenderSession
 from tests.stores.counting import CountingStore
 from tests.transports.sending import PATIENCE_S, Session, StoredPrefix, open_session, store_prefix
 

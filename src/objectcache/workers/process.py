@@ -25,7 +25,8 @@ from objectcache.errors import (
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
 from objectcache.plan import Plan
 from objectcache.stores import Store, open_store
-from objectcache.transports.sender import ActiveDelivery, SenderSession
+from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.sender import SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
 from objectcache.verifying import is_damaged
