@@ -30,7 +30,7 @@ FLOORS = (
     ("commitlog",),
     ("catalog", "descriptor"),
     ("plan", "messages"),
-    ("delivery", "scheduling", "buffers", "readahead"),
+    ("delivery", "scheduling", "buffers", "announcing"),
     ("cache",),
     ("transports",),
     ("s3",),

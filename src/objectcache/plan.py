@@ -42,8 +42,8 @@ class PlanRun:
         return self.packed_row_digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
 
     @property
-    def segment_bytes(self) -> int:
-        """The whole segment's."""
+    def total_bytes(self) -> int:
+        """Of the whole segment, as an object."""
         return self.geometry.footer_offset + footer_bytes(len(self.geometry.slice_bytes))
 
 
@@ -105,9 +105,14 @@ class Plan:
                         yield LayerRun(unit, layer, part, position, run)
 
     @property
-    def segments(self) -> dict[str, int]:
-        """All segments by name, in the order they are first needed, with their sizes in bytes."""
-        return {run.segment: run.segment_bytes for part in self.parts for run in part.runs}
+    def segments(self) -> list[str]:
+        """Names of all segments, in the order they are first needed."""
+        return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
+
+    @property
+    def segment_bytes(self) -> dict[str, int]:
+        """The size of each segment as an object, in the same order: whoever opens one need not ask for it."""
+        return {run.segment: run.total_bytes for part in self.parts for run in part.runs}
 
     @property
     def payload_bytes(self) -> int:

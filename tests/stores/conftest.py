@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.stores.read_cache_world import World
+
 SMALL_DISK_BYTES = 4 << 20
 
 
@@ -47,3 +49,12 @@ def disk_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(module, call, faulty)
 
     return fail
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A read cache, in `tmp_path`."""
+    made = World(tmp_path / "cache")
+    yield made
+    for cache in made.caches:
+        cache.close()

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
 from objectcache.errors import DeliveryError, GatewayUnavailableError, ObjectCacheError
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_error, decode_frame
 from objectcache.layout import DIGEST_BYTES, PartShape
 from objectcache.names import segment_name
 from objectcache.plan import Plan, PlanPart, PlanRun
-from objectcache.readahead import ReadAhead
 from objectcache.stores import Store
 from objectcache.transports import ActiveDelivery, SenderSession
 from objectcache.transports.sockets import recv_exact
@@ -95,8 +95,8 @@ class Session:
         self._plans[number] = prefix.plan
         self.received[number] = Received()
         state = Delivery(streams=self.sender.streams, credit_bytes=0, deadline_s=time.monotonic() + deadline_s)
-        held = self.objects.hold(store, prefix.plan.segments)
-        ahead = ReadAhead(prefix.plan, held.readers) if store.far else None
+        held = self.objects.hold(store, prefix.plan.segment_bytes)
+        ahead = Announcements(prefix.plan, held.readers) if store.far else None
         spans = spans_of(prefix.plan, held.readers, number, 0, ahead)
 
         def over(error: ObjectCacheError | None) -> None:

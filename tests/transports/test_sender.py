@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from objectcache.announcing import WINDOW_BYTES
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryTimeoutError,
@@ -20,9 +21,9 @@ from objectcache.errors import (
 )
 from objectcache.frames import FrameType
 from objectcache.names import segment_name
-from objectcache.readahead import WINDOW_BYTES
 from objectcache.stores import FileStore, MemoryStore, ObjectReader, ReadCache, Store
-from objectcache.transports.sender import READY_BYTES, SenderSession
+from objectcache.transports.active import READY_BYTES
+from objectcache.transports.sender import SenderSession
 from tests.stores.counting import CountingStore
 from tests.transports.sending import PATIENCE_S, Session, StoredPrefix, open_session, store_prefix
 
@@ -91,7 +92,7 @@ def test_nothing_is_asked_of_a_far_store_but_ranges() -> None:
     store.head = origin.head = head  # type: ignore[assignment, method-assign]
     with open_session(2) as session:
         assert session.wait(session.deliver(store, prefix)) is None
-    assert sorted(store.opens) == list(prefix.plan.segments)
+    assert sorted(store.opens) == prefix.plan.segments
 
 
 # -- stores that fail ---------------------------------------------------------------------------------

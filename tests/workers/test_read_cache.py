@@ -89,7 +89,7 @@ def test_deliveries_fill_the_cache_and_need_the_store_no_more(tmp_path: Path) ->
         assert all(layer[:1000] in first for layer in world.prefix.layers)
 
     with_worker(run)
-    name = list(world.prefix.plan.segments)[1]
+    name = world.prefix.plan.segments[1]
     world.cache.discard(name)
 
     async def miss(worker: WorkerHandle) -> None:
@@ -103,7 +103,7 @@ def test_deliveries_fill_the_cache_and_need_the_store_no_more(tmp_path: Path) ->
 
 def test_damaged_extents_do_not_condemn_a_segment(tmp_path: Path) -> None:
     world = World(tmp_path)
-    segments = list(world.prefix.plan.segments)
+    segments = world.prefix.plan.segments
 
     async def run(worker: WorkerHandle) -> None:
         first = await deliver(worker, world.cache.url, world.prefix)
@@ -120,7 +120,7 @@ def test_damaged_extents_do_not_condemn_a_segment(tmp_path: Path) -> None:
 
 def test_a_damaged_digest_row_is_told(tmp_path: Path) -> None:
     world = World(tmp_path)
-    name = next(iter(world.prefix.plan.segments))
+    name = world.prefix.plan.segments[0]
     geometry = world.prefix.plan.parts[0].runs[0].geometry
     data = bytearray(world.origin.get(name))
     data[geometry.row_offset(2)] ^= 1

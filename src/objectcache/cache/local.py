@@ -25,7 +25,10 @@ from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
 from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
-from objectcache.errors import ObjectNotFoundError, SegmentGoneError
+from objectcache.errors import (
+    KeyNotFoundError,
+    ObjectNotFoundError,
+)
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.plan import Plan
@@ -91,15 +94,15 @@ class LocalCache(KVCache):
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
-        """Every segment, open: a deletion from here on does not hurt, where the store is not far."""
+        """Every segment, open: a deletion from here on does not hurt."""
         readers: dict[str, ObjectReader] = {}
-        for name, size_bytes in plan.segments.items():
+        for name in plan.segments:
             try:
-                readers[name] = self.core.store.open(name, size_bytes=size_bytes)
+                readers[name] = self.core.store.open(name)
             except ObjectNotFoundError as error:
                 close_all(readers)
                 self.core.forget(name)
-                raise SegmentGoneError(f"segment {name} is gone from the store", segment=name) from error
+                raise KeyNotFoundError(f"segment {name} is gone from the store") from error
             except BaseException:
                 close_all(readers)
                 raise

@@ -176,6 +176,7 @@ class Store(AbstractContextManager["Store"], ABC):
     """Objects by name. `url` is what `stores.open_store` opens again, in another process too (but `memory://`)."""
 
     url: str
+
     far: ClassVar[bool] = False
     """Asking it takes a round trip: reads should be few, large, in parallel and announced."""
 

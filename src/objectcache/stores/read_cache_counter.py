@@ -33,7 +33,11 @@ class SharedCounter:
         self._lock = Lock()  # flock does not keep the threads of one descriptor apart
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Harmless twice: the number would be another's by then."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def read(self) -> Count | None:
         """None while nobody has counted yet: the file is new."""

@@ -55,7 +55,10 @@ class Evictor:
         self._closing = True
         if self._thread is not None:
             self._thread.join()
-        os.close(self._descriptor)
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def make_room(self, size_bytes: int, limit_bytes: int, rounds: int) -> None:
         """Remove what was used least recently, unless somebody has since `rounds` was read."""

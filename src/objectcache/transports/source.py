@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from objectcache.announcing import Announcements
 from objectcache.errors import IntegrityError, ObjectNotFoundError, RangeError, SegmentGoneError
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PIECE, Frame, FrameType
 from objectcache.integrity import LayerBinding
 from objectcache.layout import DIGEST_BYTES, LayerRow
 from objectcache.plan import LayerRun, Plan
-from objectcache.readahead import ReadAhead
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
 from objectcache.transports.sockets import Body
@@ -48,7 +48,7 @@ def _reading(segment: str) -> Iterator[None]:
 
 
 def spans_of(
-    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: ReadAhead | None = None
+    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: Announcements | None = None
 ) -> Iterator[list[Outgoing]]:
     """Spans in delivery order, each as its frames, which must stay in order on one stream. Reads the digest rows.
 

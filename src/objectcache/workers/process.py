@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from objectcache.announcing import WINDOW_BYTES, Announcements
 from objectcache.delivery import Delivery
 from objectcache.errors import (
     DeliveryError,
@@ -24,10 +25,10 @@ from objectcache.errors import (
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
 from objectcache.plan import Plan
-from objectcache.readahead import WINDOW_BYTES, ReadAhead
 from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
-from objectcache.transports.sender import ActiveDelivery, SenderSession
+from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.sender import SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
 from objectcache.verifying import is_damaged
@@ -166,8 +167,8 @@ class Worker:
         try:
             store = self._store(message["store"])
             far = store.far
-            held = self._objects.hold(store, plan.segments)
-            ahead = ReadAhead(plan, held.readers) if far else None
+            held = self._objects.hold(store, plan.segment_bytes)
+            ahead = Announcements(plan, held.readers) if far else None
             spans = spans_of(plan, held.readers, delivery, epoch, ahead)
         except ObjectCacheError as error:
             state.fail(error)

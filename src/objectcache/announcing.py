@@ -12,7 +12,7 @@ WINDOW_BYTES = 64 << 20
 _STEP_BYTES = 4 << 20
 
 
-class ReadAhead:
+class Announcements:
     """Tells `readers` of the ranges of `plan`, in delivery order. Not thread-safe."""
 
     def __init__(self, plan: Plan, readers: Mapping[str, ObjectReader], window_bytes: int = WINDOW_BYTES) -> None:

@@ -1,0 +1,115 @@
+"""One delivery on its way: the spans that are ready to be sent, and those that streams are in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from objectcache.delivery import Delivery
+from objectcache.errors import ObjectCacheError
+from objectcache.frames import Frame, FrameType, error_frame
+from objectcache.transports.sockets import Body
+from objectcache.transports.source import Outgoing
+
+READY_BYTES = 8 << 20
+READY_SPANS = 32
+"""How much of a delivery from far is at hand ahead of the streams: open files, or memory where there are none."""
+
+
+class ReadySpan:
+    """Frames that stay in order on one stream; `body` is the first one's, where it is at hand already."""
+
+    def __init__(self, frames: list[Outgoing], body: Body | None = None) -> None:
+        self.frames = deque(frames)
+        self.body = body
+        self.wire_bytes = sum(outgoing.wire_bytes for outgoing in frames)
+
+    def drop(self) -> None:
+        if self.body is not None:
+            self.body.close()
+
+
+class ActiveDelivery:
+    """One delivery on its way over a session's streams. Guarded by the session's lock, but for `next_span`."""
+
+    def __init__(
+        self,
+        delivery: int,
+        epoch: int,
+        state: Delivery,
+        spans: Iterator[list[Outgoing]],
+        on_over: Callable[[ObjectCacheError | None], None],
+        *,
+        far: bool = False,
+    ) -> None:
+        """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is."""
+        self.delivery = delivery
+        self.epoch = epoch
+        self.state = state
+        self.on_over = on_over
+        self.far = far
+        self.over = False
+        self.preparing = far
+        self._spans = spans
+        self._exhausted = False
+        self._ready: deque[ReadySpan] = deque()
+        self._ready_bytes = 0
+        self._current: dict[int, ReadySpan] = {}
+
+    def next_span(self) -> list[Outgoing] | None:
+        """Reads the store: for one thread at a time, without the lock. None when there are no more."""
+        return next(self._spans, None)
+
+    def offer(self, span: ReadySpan | None) -> None:
+        """`span` is ready for a stream to take; None: it was the last one."""
+        if span is None:
+            self._exhausted = True
+        elif self.over:
+            span.drop()
+        else:
+            self._ready.append(span)
+            self._ready_bytes += span.wire_bytes
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether what is ready is little; for the thread of a delivery from far."""
+        return self._ready_bytes < READY_BYTES and len(self._ready) < READY_SPANS
+
+    @property
+    def ended(self) -> bool:
+        """Nobody will take any more spans."""
+        return self.over or self.state.stopping
+
+    def is_ready(self, stream: int) -> bool:
+        """Whether `peek` can tell."""
+        return bool(self._current.get(stream) or self._ready or self._exhausted or self.state.stopping)
+
+    def peek(self, stream: int) -> Outgoing | None:
+        """The frame that would go out next on `stream`; None when there is none left for it."""
+        span = self._current.get(stream) or (self._ready[0] if self._ready else None)
+        return span.frames[0] if span else None
+
+    def take(self, stream: int) -> tuple[Outgoing, Body | None]:
+        """The frame that `peek` showed, and its bytes if they are at hand."""
+        span = self._current.pop(stream, None)
+        if span is None:
+            span = self._ready.popleft()
+            self._ready_bytes -= span.wire_bytes
+        outgoing, body, span.body = span.frames.popleft(), span.body, None
+        if span.frames:
+            self._current[stream] = span
+        return outgoing, body
+
+    def drop(self) -> None:
+        """It is over: let go of what is ready."""
+        self.over = True
+        for span in self._ready:
+            span.drop()
+        self._ready.clear()
+
+    def last_word(self) -> bytes:
+        kind = self.state.last_word()
+        if kind is FrameType.ERROR:
+            assert self.state.error is not None
+            return error_frame(self.delivery, self.epoch, self.state.error)
+        return Frame(kind, self.delivery, self.epoch).encode()
