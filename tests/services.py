@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,7 @@ class S3Service:
     name: str
     endpoint: str
     directory: Path
+    restart: Callable[[], None]
 
     @property
     def port(self) -> int:
@@ -65,6 +67,19 @@ class S3Service:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def kill(self) -> None:
+        """Returns when it is gone."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + 20
+        while _runs(pid) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert not _runs(pid)
+
+    def start(self) -> None:
+        """After a kill: returns when it answers."""
+        self.restart()
+
     def suspend(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
@@ -92,6 +107,13 @@ def free_ports(number: int) -> int:
             continue
         return first
     raise RuntimeError(f"no {number} free ports in a row between 20000 and 32000")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _missing(program: str, install: str) -> None:
@@ -125,7 +147,7 @@ def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: d
     } | {key: value.format(next=first + 1) for key, value in more.items()}
     try:
         _run(script, "start", environment)
-        yield S3Service(name, f"http://127.0.0.1:{first}", directory)
+        yield S3Service(name, f"http://127.0.0.1:{first}", directory, lambda: _run(script, "start", environment))
     finally:
         _run(script, stop, environment)
         shutil.rmtree(directory, ignore_errors=True)

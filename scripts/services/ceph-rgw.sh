@@ -19,7 +19,8 @@ conf=$dir/ceph.conf
 export CEPH_CONF=$conf CEPH_ARGS=
 
 pid_of() { cat "$dir/run/$1.pid" 2>/dev/null; }
-alive() { local pid; pid=$(pid_of "$1") && [[ -n $pid ]] && kill -0 "$pid" 2>/dev/null; }
+runs() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; } # a zombie does not
+alive() { local pid; pid=$(pid_of "$1") && [[ -n $pid ]] && runs "$pid"; }
 
 spawn() { # name command…: in the foreground, so that the pid is ours
     local name=$1
@@ -34,7 +35,7 @@ reap() { # TERM, at most 20 s, KILL
         pid=$(pid_of "$1")
         kill "$pid" 2>/dev/null || true
         for _ in $(seq 400); do
-            kill -0 "$pid" 2>/dev/null || break
+            runs "$pid" || break
             sleep .05
         done
         kill -9 "$pid" 2>/dev/null || true

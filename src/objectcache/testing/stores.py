@@ -72,7 +72,7 @@ class StoreContract(ListingContract, UploadContract, LimitContract, ABC):
             self.make_store,
             counts_bytes=self.counts_bytes,
             keeps_open_readers=self.keeps_open_readers,
-            lists_by_bytes=self.lists_by_bytes,
+            like_a_tree=self.like_a_tree,
             examples=self.model_examples,
         )
 

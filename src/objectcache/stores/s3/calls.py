@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import obstore
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store as Bucket
 
-from objectcache.errors import BucketMissingError, ObjectNotFoundError, StoreUnavailableError
+from objectcache.errors import BucketMissingError, ObjectNotFoundError, StoreError, StoreUnavailableError
 from objectcache.stores.s3.errors import FOREIGN, store_error, translated
 from objectcache.stores.s3.metadata import from_attributes
 from objectcache.stores.s3.options import S3Options
@@ -53,7 +54,8 @@ class S3Timing:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What S3 says of an object. The etag has no quotes; "" where a service does not tell it."""
+    """What S3 says of an object. The etag has no quotes; "" where a service does not tell it. Time is in whole seconds
+    everywhere, as in HTTP's headers: only listings have fractions."""
 
     size_bytes: int
     modified_s: float
@@ -70,6 +72,8 @@ class S3Calls:
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
         self._bucket = _open_bucket(options, timing)
+        patience_s = timing.connect_timeout_s
+        self._probe = _open_bucket(options, replace(timing, request_timeout_s=patience_s, max_retries=0))
 
     def counts(self) -> dict[str, int]:
         """Requests so far by kind; repetitions by obstore itself are not seen, and a LIST is a thousand names."""
@@ -93,6 +97,19 @@ class S3Calls:
             stored, data = _stored(answer.meta, {}), memoryview(answer.bytes())
         if data.nbytes != min(stop, stored.size_bytes) - start:
             raise StoreUnavailableError(f"reading {key!r} gave {data.nbytes} bytes instead of {stop - start}")
+        return data, stored
+
+    def get_small(self, key: str, limit_bytes: int) -> tuple[memoryview | None, Stored]:
+        """A whole object, in one request; None instead of its bytes when there are more than `limit_bytes`."""
+        self._count("get")
+        with translated(f"reading {key!r}"):
+            answer = obstore.get(self._bucket, key)
+            stored = _stored(answer.meta, {})
+            if stored.size_bytes > limit_bytes:
+                return None, stored
+            data = memoryview(answer.bytes())
+        if data.nbytes != stored.size_bytes:
+            raise StoreUnavailableError(f"reading {key!r} gave {data.nbytes} bytes instead of {stored.size_bytes}")
         return data, stored
 
     def put(
@@ -155,8 +172,7 @@ class S3Calls:
             except StopIteration:
                 return
             except FOREIGN as error:
-                self._check_bucket()
-                raise store_error(error, f"listing {directory or self._where!r}") from error
+                raise self._listing_error(error, directory) from error
             for meta in page:
                 yield meta["path"], _stored(meta, {})
             if len(page) < PAGE:
@@ -168,22 +184,25 @@ class S3Calls:
         try:
             answer = obstore.list_with_delimiter(self._bucket, directory or None)
         except FOREIGN as error:
-            self._check_bucket()
-            raise store_error(error, f"listing {directory or self._where!r}") from error
+            raise self._listing_error(error, directory) from error
         return list(answer["common_prefixes"])
 
     def _count(self, kind: RequestKind, requests: int = 1) -> None:
         with self._lock:
             self._counts[kind] += requests
 
-    def _check_bucket(self) -> None:
-        """Raises BucketMissingError when that is it: obstore's LIST does not tell by type."""
+    def _listing_error(self, error: Exception, directory: str) -> StoreError:
+        """What a failed LIST means: whether the bucket is missing or refused, obstore tells of objects only."""
+        self._count("head")
         try:
-            obstore.head(self._bucket, "")
-        except FileNotFoundError as error:
-            raise self._missing() from error
+            obstore.head(self._probe, "")  # HEAD of the bucket itself
+        except FileNotFoundError:
+            return self._missing()
+        except (PermissionDeniedError, UnauthenticatedError) as refused:
+            return store_error(refused, f"listing {self._where}")
         except FOREIGN:
-            return  # the error that led here says more
+            pass  # the error that led here says more
+        return store_error(error, f"listing {directory or self._where!r}")
 
     @contextmanager
     def _bucket_must_be(self) -> Iterator[None]:
@@ -227,7 +246,7 @@ def _open_bucket(options: S3Options, timing: S3Timing) -> Bucket:
 
 
 def _stored(meta: ObjectMeta, metadata: dict[str, str]) -> Stored:
-    return Stored(meta["size"], meta["last_modified"].timestamp(), _unquoted(meta["e_tag"]), metadata)
+    return Stored(meta["size"], meta["last_modified"].timestamp() // 1, _unquoted(meta["e_tag"]), metadata)
 
 
 def _unquoted(etag: str | None) -> str:

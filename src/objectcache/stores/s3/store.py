@@ -76,6 +76,15 @@ class S3Store(Store):
         info = self.head(name) if size_bytes is None else ObjectInfo(name, size_bytes, 0.0, "")
         return S3Reader(info, key, self._calls, self._fetching)
 
+    def get(self, name: str) -> bytes:
+        """A whole object: one request when it fits into a part."""
+        key = self._options.key(name)
+        data, stored = self._calls.get_small(key, self._part_bytes)
+        if data is not None:
+            return bytes(data)
+        with S3Reader(_info(name, stored), key, self._calls, self._fetching) as reader:
+            return reader.read(0, stored.size_bytes)
+
     def head(self, name: str) -> ObjectInfo:
         return _info(name, self._calls.head(self._options.key(name)))
 
