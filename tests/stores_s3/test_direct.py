@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
+from typer.testing import CliRunner
 
 import objectcache
 from objectcache.cache import KVCache
 from objectcache.cache.local import LocalCache
+from objectcache.cli.main import app
 from objectcache.client import ClientOptions
 from objectcache.stores import open_store
 from objectcache.testing.caches import CacheContract
@@ -76,3 +80,24 @@ def test_the_store_has_its_own_clock(service: S3Service, tmp_path: Path) -> None
         before_s = cache.core._reconciler.store_time_s()
         store.put("x", b"x")
         assert before_s <= store.head("x").modified_s <= cache.core._reconciler.store_time_s()
+
+
+def test_the_command_line_explains_a_bucket(
+    service: S3Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = f"s3://{service.make_bucket()}/kv?endpoint={service.endpoint}"
+    namespace = new_namespace(flat_layout(2, 1000))
+    with objectcache.open(url) as cache:
+        (ticket,) = store_parts(cache, namespace, prompt(namespace, 4))
+        (state,) = (tmp_path / "objectcache").iterdir()
+        whole = CliRunner().invoke(app, ["ls", url, "--segments"])  # beside a process that uses it
+    assert ticket.header.name in whole.stdout
+    assert "requests to the bucket: " in whole.stderr
+    rmtree(state)
+    found = CliRunner().invoke(app, ["inspect", ticket.header.name, url, "--verify", "--json"])
+    assert found.exit_code == 0, found.output
+    assert {verdict["problem"] for verdict in json.loads(found.stdout)["verdicts"]} <= {"", None}
+    assert not (tmp_path / "objectcache").exists() or not list((tmp_path / "objectcache").iterdir()), (
+        "nothing is written"
+    )
