@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -105,3 +107,27 @@ def test_if_match_for_large_objects(store: S3Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(upload_module, "REPLACEMENT_BYTES", 1000)
     with store.upload("a", if_match=second.etag) as upload, pytest.raises(NotSupportedError):
         upload.write(bytes(1001))
+
+
+EXIT = """
+import sys
+from objectcache.stores import open_store
+store = open_store(sys.argv[1])
+upload = store.upload("forgotten")
+upload.write(bytes(20 << 20))
+with store.upload("a") as stored:
+    stored.write(bytes(20 << 20))
+    stored.publish()
+reader = store.open("a")
+reader.read(0, 9 << 20)
+reader.prefetch(0, 20 << 20)
+print("end", flush=True)
+"""
+
+
+def test_a_process_that_ends_in_the_middle_ends_well(service: S3Service, bucket: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", EXIT, f"s3://{bucket}?endpoint={service.endpoint}"]
+    for _ in range(5):
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end\n", "")
+    assert _left_over(service, bucket) == []
