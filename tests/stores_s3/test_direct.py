@@ -14,9 +14,11 @@ from objectcache.cache import KVCache
 from objectcache.cache.local import LocalCache
 from objectcache.cli.main import app
 from objectcache.client import ClientOptions
+from objectcache.errors import IntegrityError, KeyNotFoundError
 from objectcache.stores import open_store
 from objectcache.testing.caches import CacheContract
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
+from tests.gateway.process import eventually
 from tests.services import S3Service
 
 
@@ -71,6 +73,28 @@ def test_a_large_segment_is_uploaded_in_parts_and_read_by_many_requests(service:
         before = dict(cache.request_counts())
         assert retrieve_and_check(cache, namespace, prompt(namespace, 8)).tokens == 128
         assert counted(cache, before) == {"get": 8 + 5 * 2}
+
+
+@pytest.mark.parametrize("change", ["gone", "cut short", "another of the same size", "longer"])
+def test_a_segment_that_is_not_what_was_committed_is_a_miss_and_forgotten(
+    service: S3Service, tmp_path: Path, change: str
+) -> None:
+    url = f"s3://{service.make_bucket()}/kv?endpoint={service.endpoint}"
+    namespace = new_namespace(flat_layout(2, 10_000))
+    chain = prompt(namespace, 8)
+    with objectcache.open(url, state_dir=tmp_path) as cache, open_store(url) as behind:
+        (ticket,) = store_parts(cache, namespace, chain)
+        name = ticket.header.name
+        match = cache.match(namespace, chain)
+        data = behind.get(name)
+        behind.delete(name)
+        if change != "gone":
+            changed = {"cut short": data[:-1000], "another of the same size": bytes(len(data)), "longer": data + b"x"}
+            behind.put(name, changed[change])
+        expected = KeyNotFoundError if change == "gone" else IntegrityError
+        with cache.retrieve(match) as retrieval, pytest.raises(expected):
+            retrieval.wait(1)
+        eventually(lambda: not cache.match(namespace, chain).tokens, "it is forgotten")
 
 
 def test_the_store_has_its_own_clock(service: S3Service, tmp_path: Path) -> None:

@@ -190,7 +190,6 @@ class CacheCore:
 
         Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
         """
-        self.following.use()
         namespace = self._known(namespace_digest) if self.store.far else self.namespace(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
         found = match(self.catalog, namespace, chain, wanted)

@@ -68,11 +68,12 @@ class FarReading(Reading[Request]):
         retrieval: Retrieval,
         destination: Destination,
         on_damage: Callable[[str], None],
+        on_gone: Callable[[str], None],
         scratch: Scratch,
     ) -> None:
         self._scratch = scratch
         self._progress: dict[int, _LayerProgress] = {}
-        super().__init__(plan, keys, readers, retrieval, destination, on_damage)
+        super().__init__(plan, keys, readers, retrieval, destination, on_damage, on_gone)
 
     def _make_tasks(self) -> Iterator[Request]:
         return plan_requests(self._plan)

@@ -128,22 +128,17 @@ class Following:
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._thread.start()
 
-    def use(self) -> None:
-        """The cache is in use."""
+    def use(self) -> bool:
+        """The cache is in use. Whether what is known is new enough, so that `catch_up` would return at once."""
         with self._condition:
-            self._schedule.use(self._clock())
+            now_s = self._clock()
+            self._schedule.use(now_s)
             self._condition.notify_all()
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether `catch_up` would return at once. Counts as use."""
-        self.use()
-        with self._condition:
-            return self._thread is None or self._schedule.is_fresh(self._clock())
+            return self._thread is None or self._schedule.is_fresh(now_s)
 
     def catch_up(self, deadline_s: float = CATCH_UP_S) -> None:
         """Return when what is known is new enough, or cannot be had within `deadline_s`. Counts as use."""
-        if self.is_fresh:
+        if self.use():
             return
         with self._condition:
             looks, now_s = self._looks, self._clock()

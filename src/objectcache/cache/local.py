@@ -83,11 +83,13 @@ class LocalCache(KVCache):
             on_close=destination.close,
         )
         keys = [part.keys for part in selected]
+        into = (retrieval, destination)
+        on_damage = on_gone = self.core.forget
         reading: NearReading | FarReading
         if self.core.store.far:
-            reading = FarReading(plan, keys, readers, retrieval, destination, self.core.forget, self._scratch)
+            reading = FarReading(plan, keys, readers, *into, on_damage, on_gone, self._scratch)
         else:
-            reading = NearReading(plan, keys, readers, retrieval, destination, self.core.forget)
+            reading = NearReading(plan, keys, readers, *into, on_damage, on_gone)
         destination.begin(cancel=reading.cancel)
         reading.start(self._executor, self._width)
         return retrieval

@@ -18,6 +18,7 @@ from objectcache.errors import (
     IntegrityError,
     KeyNotFoundError,
     ObjectCacheError,
+    ObjectChangedError,
     ObjectNotFoundError,
     RangeError,
 )
@@ -34,9 +35,9 @@ T = TypeVar("T")
 
 
 class _UnusableError(Exception):
-    """A segment is damaged or gone; `error` is what the reader of the retrieval is told."""
+    """A segment is damaged, or gone; `error` is what the reader of the retrieval is told."""
 
-    def __init__(self, segment: str, error: ObjectCacheError) -> None:
+    def __init__(self, segment: str, error: IntegrityError | KeyNotFoundError) -> None:
         super().__init__(segment)
         self.segment = segment
         self.error = error
@@ -53,15 +54,17 @@ class Reading(ABC, Generic[T]):
         retrieval: Retrieval,
         destination: Destination,
         on_damage: Callable[[str], None],
+        on_gone: Callable[[str], None],
     ) -> None:
-        """`keys` are each part's; `readers` are closed when the reading is over; `on_damage(segment)` is told of
-        segments that are damaged or gone."""
+        """`keys` are each part's; `readers` are closed when the reading is over. `on_damage(segment)` and
+        `on_gone(segment)` are told what is wrong with a segment."""
         self._plan = plan
         self._keys = keys
         self._readers = readers
         self._retrieval = retrieval
         self._destination = destination
         self._on_damage = on_damage
+        self._on_gone = on_gone
         self._missing_bytes = [plan.geometry.unit_bytes(unit) for unit in range(len(plan.geometry.units))]
         self._tasks = self._make_tasks()
         self._running = 0
@@ -114,7 +117,8 @@ class Reading(ABC, Generic[T]):
         except _UnusableError as unusable:
             self.cancel()
             self._retrieval.fail(unusable.error)
-            self._on_damage(unusable.segment)
+            tell = self._on_damage if isinstance(unusable.error, IntegrityError) else self._on_gone
+            tell(unusable.segment)
         except ObjectCacheError as error:
             self.cancel()
             self._retrieval.fail(error)
@@ -164,7 +168,7 @@ class Reading(ABC, Generic[T]):
         """The open segment. What goes wrong with it inside becomes the retrieval's error, and a miss from then on."""
         try:
             yield self._readers[segment]
-        except (IntegrityError, RangeError) as error:
+        except (IntegrityError, RangeError, ObjectChangedError) as error:
             told = IntegrityError(f"segment {segment}, layer {layer}: {error}", segment=segment)
             raise _UnusableError(segment, told) from error
         except ObjectNotFoundError as error:

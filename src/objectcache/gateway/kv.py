@@ -99,7 +99,7 @@ class KVRoutes:
         core = self._buckets.get(bucket)
         asked = MatchRequest.decode(await request.read())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
-        if not core.following.is_fresh:
+        if not core.following.use():
             await asyncio.to_thread(core.following.catch_up)
         try:
             found = core.match(asked.namespace, asked.keys, parts)
