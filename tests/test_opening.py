@@ -9,7 +9,7 @@ import pytest
 import objectcache
 from objectcache.cache.local import LocalCache
 from objectcache.client import GatewayCache
-from objectcache.errors import ConfigError
+from objectcache.errors import ConfigError, StoreError
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
 
 LAYOUT = flat_layout(2, 100)
@@ -20,7 +20,7 @@ LAYOUT = flat_layout(2, 100)
     [
         *("http://127.0.0.1:1", "http://127.0.0.1:1/", "http://127.0.0.1:1/a/b", "http:///bucket"),
         *("http://127.0.0.1:99999/bucket", "http://127.0.0.1:port/bucket", "http://[::1/bucket"),
-        *("https://127.0.0.1/bucket", "s3://bucket/prefix", "ftp://x/y", "file://data/kv"),
+        *("https://127.0.0.1/bucket", "s3://", "ftp://x/y", "file://data/kv"),
     ],
 )
 def test_urls_that_cannot_be_opened(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,14 @@ def test_memory_is_a_cache_of_its_own_each_time() -> None:
     with objectcache.open("memory://one") as cache:
         store_parts(cache, namespace, prompt(namespace, 2))
         assert retrieve_and_check(cache, namespace, prompt(namespace, 2)).tokens == 32
+
+
+def test_a_bucket_that_cannot_be_reached_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    with pytest.raises(StoreError):
+        objectcache.open("s3://bucket/kv?endpoint=http://127.0.0.1:1", state_dir=tmp_path)
 
 
 def test_a_gateway_is_not_asked_before_it_is_needed() -> None:

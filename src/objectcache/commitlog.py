@@ -17,7 +17,7 @@ from objectcache.logrecord import CommitEntry, LogRecord, Replacement, Seen
 from objectcache.logview import LogTrimmedError, LogView
 from objectcache.names import check_writer, log_name, snapshot_name
 from objectcache.snapshot import Snapshot, SnapshotWriter, still_open
-from objectcache.stores import Store
+from objectcache.stores import ExpectedObjects, Store, delete_all
 
 __all__ = ["CommitEntry", "CommitLog", "LogRecord", "LogTrimmedError", "Replacement", "Snapshot"]
 
@@ -132,11 +132,17 @@ class CommitLog(LogView):
 
     def _between(self, after: Mapping[str, int], upto: Mapping[str, int]) -> Iterator[LogRecord]:
         """Records after `after` up to `upto`, which somebody has followed: those missing now are lost."""
-        for writer, stop in sorted(upto.items()):
+        ranges = {writer: range(after.get(writer, 0) + 1, stop + 1) for writer, stop in sorted(upto.items())}
+        names = (log_name(writer, sequence) for writer, sequences in ranges.items() for sequence in sequences)
+        with ExpectedObjects(self._store, names) as ahead:
+            yield from self._present(ranges, ahead)
+
+    def _present(self, ranges: Mapping[str, range], ahead: ExpectedObjects) -> Iterator[LogRecord]:
+        for writer, sequences in ranges.items():
             missing = -1
-            for sequence in range(after.get(writer, 0) + 1, stop + 1):
+            for sequence in sequences:
                 try:
-                    yield self.read(writer, sequence)
+                    yield self.read(writer, sequence, ahead.get)
                 except ObjectNotFoundError:
                     if missing != sequence - 1:
                         self.check_trimmed(writer, sequence)
@@ -165,6 +171,7 @@ class CommitLog(LogView):
                     break
                 gone.append(log_name(writer, last))
                 last = sequence
-        for name in gone:
-            self._store.delete(name)
+        failed = delete_all(self._store, gone)
+        if failed:
+            raise next(iter(failed.values()))
         return len(gone)

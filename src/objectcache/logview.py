@@ -105,7 +105,7 @@ class LogView:
             while position < sequence:  # one by one: a listing that lags is no gap
                 position += 1
                 try:
-                    record = self._read(writer, position, get)
+                    record = self.read(writer, position, get)
                 except ObjectNotFoundError:
                     if not self._is_lost(writer, position):
                         return
@@ -137,12 +137,12 @@ class LogView:
             with suppress(InvalidObjectNameError):
                 yield parse_log_name(info.name).sequence
 
-    def read(self, writer: str, sequence: int) -> LogRecord:
-        """Raises ObjectNotFoundError and LaterFormatError; what is damaged comes back empty."""
-        return self._read(writer, sequence, self._store.get)
-
-    def _read(self, writer: str, sequence: int, get: Callable[[str], bytes]) -> LogRecord:
+    def read(self, writer: str, sequence: int, get: Callable[[str], bytes] | None = None) -> LogRecord:
+        """By `get` (default: the store's). Raises ObjectNotFoundError and LaterFormatError; what is damaged comes back
+        empty.
+        """
         name = log_name(writer, sequence)
+        get = get or self._store.get
         for last in (False, True):
             try:
                 return decode_record(get(name), writer, sequence)

@@ -17,7 +17,7 @@ from objectcache.cache.local import LocalCache, _descriptor
 from objectcache.cache.requests import plan_requests
 from objectcache.errors import IntegrityError, KeyNotFoundError, StoreUnavailableError
 from objectcache.keys import Namespace
-from objectcache.names import SEGMENT_PREFIX
+from objectcache.names import SEGMENT_PREFIX, SNAPSHOT_PREFIX
 from objectcache.stores import MemoryStore
 from objectcache.testing.caches import CacheContract
 from objectcache.testing.far import LatencyStore
@@ -119,6 +119,26 @@ def test_logs_of_more_records_than_a_page_are_listed_by_writer(
             assert retrieve_and_check(other, world.namespace, prompt(world.namespace, 1, seed=seed)).tokens == 16
 
 
+def test_a_snapshot_that_takes_long_keeps_nobody(world: World, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def hold(kind: str, name: str, offset: int) -> None:
+        if name.startswith(SNAPSHOT_PREFIX) and kind == "put":
+            go_on.wait(30)
+
+    world.store.before = hold
+    world.cache.core.snapshot_every_records = 3
+    for seed in range(8):
+        store_parts(world.cache, world.namespace, prompt(world.namespace, 1, seed=seed))
+        world.cache.core.follow()
+    assert not list(world.objects.list(SNAPSHOT_PREFIX))
+    go_on.set()
+    eventually(lambda: len(list(world.objects.list(SNAPSHOT_PREFIX))) == 1, "the snapshot is there")
+    with LocalCache(CacheCore.open(LatencyStore(world.objects), tmp_path / "other")) as other:
+        for seed in range(8):
+            assert retrieve_and_check(other, world.namespace, prompt(world.namespace, 1, seed=seed)).tokens == 16
+
+
 def test_a_segment_that_is_gone_is_a_miss_and_forgotten(world: World) -> None:
     store_parts(world.cache, world.namespace, world.chain)
     match = world.cache.match(world.namespace, world.chain)
@@ -131,12 +151,16 @@ def test_a_segment_that_is_gone_is_a_miss_and_forgotten(world: World) -> None:
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
-@pytest.mark.parametrize("in_row", [True, False])
-def test_a_damaged_byte_is_an_error_of_its_layer_and_a_miss(world: World, layer: int, in_row: bool) -> None:
+@pytest.mark.parametrize("where", ["piece digest", "slice digest that is not needed", "slice"])
+def test_a_damaged_byte_is_an_error_of_its_layer_and_a_miss(world: World, layer: int, where: str) -> None:
     (ticket,) = store_parts(world.cache, world.namespace, world.chain)
     match = world.cache.match(world.namespace, world.chain)
     geometry = ticket.header.geometry
-    at = geometry.row_offset(layer) if in_row else geometry.slice_offset(layer, CHUNKS - 1)
+    at = {
+        "piece digest": geometry.row_offset(layer),
+        "slice digest that is not needed": geometry.slice_offset(layer, 0) - 1,
+        "slice": geometry.slice_offset(layer, CHUNKS - 1),
+    }[where]
     data = bytearray(world.objects.get(world.segment()))
     data[at] ^= 1
     world.objects.put(world.segment(), data)

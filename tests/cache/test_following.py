@@ -156,10 +156,10 @@ def fall_idle(looks: Looks) -> None:
 def test_the_first_use_after_a_pause_looks_before_it_answers(following: Following, looks: Looks) -> None:
     fall_idle(looks)
     count = looks.count
-    assert not following.is_fresh
+    assert not following.use()
     following.catch_up(30.0)
     assert looks.count > count
-    assert following.is_fresh
+    assert following.use()
 
 
 def test_catching_up_ends_at_its_deadline_and_the_next_does_not_wait_again(following: Following, looks: Looks) -> None:

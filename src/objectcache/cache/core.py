@@ -16,7 +16,7 @@ from types import TracebackType
 
 from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_part
 from objectcache.cache.eviction import evict
-from objectcache.cache.following import FAR, NEAR, Following, Rhythm
+from objectcache.cache.following import FAR, NEAR, Background, Following, Rhythm
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
 from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
 from objectcache.catalog import Catalog, Follower, Run, match
@@ -38,7 +38,7 @@ from objectcache.errors import (
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import parse_segment_name
 from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
-from objectcache.stores import Store
+from objectcache.stores import Store, delete_all
 from objectcache.verifying import is_damaged
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ SNAPSHOT_EVERY_RECORDS = 1024
 FAR_SNAPSHOT_EVERY_RECORDS = 256
 """A rebuild replays at most about this many records of the log after the latest snapshot. Far away, the records that
 are kept should be one page of a listing."""
+SEGMENTS_PER_RECORD = 64
+"""Nor is a snapshot written for fewer records than one for so many segments."""
 NAMES_PER_RECORD = 1000
 
 
@@ -98,7 +100,8 @@ class CacheCore:
         self._writing = threading.RLock()  # whoever appends to the log and applies it
         self._reconciler = Reconciler(store, catalog)
         self._reconciling = threading.Lock()
-        self._snapshot_every = FAR_SNAPSHOT_EVERY_RECORDS if store.far else SNAPSHOT_EVERY_RECORDS
+        self.snapshot_every_records = FAR_SNAPSHOT_EVERY_RECORDS if store.far else SNAPSHOT_EVERY_RECORDS
+        self._snapshots = Background("snapshot", self._follow_failed)
         self.on_close: list[Callable[[], None]] = []
         self._closing = False
         self.following = Following(self.follow, self.reconcile, FAR if store.far else NEAR, self._follow_failed)
@@ -127,13 +130,18 @@ class CacheCore:
 
     def follow(self) -> int:
         """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
-        with self._writing:
-            applied = self._follower.poll()
+        applied = self._follower.poll()
+        with self._lock:
             self._records_since_snapshot += applied
-            if self._records_since_snapshot >= self._snapshot_every:
-                self._follower.snapshot()
+            due = self._records_since_snapshot >= self.snapshot_every_records
+        if due and self._is_worth_a_snapshot() and self._snapshots.begin(self._follower.snapshot):
+            with self._lock:
                 self._records_since_snapshot = 0
-            return applied
+        return applied
+
+    def _is_worth_a_snapshot(self) -> bool:
+        """Writing it takes as long as there are segments: it is put off while records are few beside them."""
+        return self._records_since_snapshot * SEGMENTS_PER_RECORD >= self.catalog.stats().segments
 
     # -- namespaces -------------------------------------------------------------------------------
 
@@ -184,7 +192,6 @@ class CacheCore:
 
         Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
         """
-        self.following.use()
         namespace = self._known(namespace_digest) if self.store.far else self.namespace(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
         found = match(self.catalog, namespace, chain, wanted)
@@ -308,7 +315,8 @@ class CacheCore:
                 sizes = (len(entry.header.encoded) + sum(map(len, entry.row_digests)) for entry in entries)
                 with self.reserve(RECORD_BYTES + sum(sizes)):
                     self._follower.append(entries)
-                self._records_since_snapshot += 1
+                with self._lock:
+                    self._records_since_snapshot += 1
                 self.counters.committed += len(entries)
         with self._lock:
             for name in names:
@@ -404,15 +412,13 @@ class CacheCore:
             self._delete(names)
 
     def _delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            try:
-                self.store.delete(name)
-            except ObjectCacheError as error:
-                log.warning("object %s could not be deleted: %s", name, error)
+        for name, error in delete_all(self.store, names).items():
+            log.warning("object %s could not be deleted: %s", name, error)
 
     def close(self) -> None:
         self._closing = True
         self.following.stop()
+        self._snapshots.wait()
         with self._writing:
             self.catalog.close()
         self.store.close()

@@ -69,6 +69,37 @@ class Schedule:
         return True
 
 
+class Background:
+    """One thing at a time, in a thread of its own. `on_failure(error)` is told of errors."""
+
+    def __init__(self, name: str, on_failure: Callable[[ObjectCacheError], None]) -> None:
+        self._name, self._on_failure = name, on_failure
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, work: Callable[[], object]) -> bool:
+        """Begin `work`, unless something is under way. Whether it was begun."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return False
+            self._thread = threading.Thread(target=self._run, args=[work], name=self._name, daemon=True)
+            self._thread.start()
+            return True
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except ObjectCacheError as error:
+            self._on_failure(error)
+
+    def wait(self) -> None:
+        """Return when nothing is under way."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+
 class Following:
     """Looks at the logs from a thread of its own; what is slow is done in another. All calls from any thread.
 
@@ -85,34 +116,29 @@ class Following:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look, self._slow, self._on_failure, self._clock = look, slow, on_failure, clock
+        self._background = Background("slow", on_failure)
         self._schedule = Schedule(rhythm, clock())
         self._condition = threading.Condition()
         self._began_s: float | None = None  # of the look that is under way
         self._looks = 0
         self._stopped = False
         self._thread: threading.Thread | None = None
-        self._slow_thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._thread.start()
 
-    def use(self) -> None:
-        """The cache is in use."""
+    def use(self) -> bool:
+        """The cache is in use. Whether what is known is new enough, so that `catch_up` would return at once."""
         with self._condition:
-            self._schedule.use(self._clock())
+            now_s = self._clock()
+            self._schedule.use(now_s)
             self._condition.notify_all()
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether `catch_up` would return at once. Counts as use."""
-        self.use()
-        with self._condition:
-            return self._thread is None or self._schedule.is_fresh(self._clock())
+            return self._thread is None or self._schedule.is_fresh(now_s)
 
     def catch_up(self, deadline_s: float = CATCH_UP_S) -> None:
         """Return when what is known is new enough, or cannot be had within `deadline_s`. Counts as use."""
-        if self.is_fresh:
+        if self.use():
             return
         with self._condition:
             looks, now_s = self._looks, self._clock()
@@ -130,7 +156,9 @@ class Following:
                 return wait_s
             self._began_s = began_s
         try:
-            self._guarded(self._look)
+            self._look()
+        except ObjectCacheError as error:
+            self._on_failure(error)
         finally:
             with self._condition:
                 self._schedule.looked(began_s, self._clock())
@@ -139,16 +167,9 @@ class Following:
                 self._condition.notify_all()
         with self._condition:
             now_s = self._clock()
-            if (self._slow_thread is None or not self._slow_thread.is_alive()) and self._schedule.take_slow(now_s):
-                self._slow_thread = threading.Thread(target=self._guarded, args=[self._slow], name="slow", daemon=True)
-                self._slow_thread.start()
+            if self._schedule.take_slow(now_s):
+                self._background.begin(self._slow)
             return self._schedule.look_in_s(now_s)
-
-    def _guarded(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except ObjectCacheError as error:
-            self._on_failure(error)
 
     def _run(self) -> None:
         while not self._stopped:
@@ -164,6 +185,6 @@ class Following:
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
-        for thread in (self._thread, self._slow_thread):
-            if thread is not None and thread is not threading.current_thread():
-                thread.join()
+        if self._thread is not None:
+            self._thread.join()
+        self._background.wait()

@@ -17,6 +17,7 @@ from objectcache.errors import (
     DeliveryError,
     IntegrityError,
     ObjectCacheError,
+    ObjectChangedError,
     ObjectNotFoundError,
     RangeError,
     SegmentGoneError,
@@ -157,7 +158,7 @@ class Reading(ABC, Generic[T]):
         """The open segment. What goes wrong with it inside names it, and is a miss from then on."""
         try:
             yield self._readers[segment]
-        except (IntegrityError, RangeError) as error:
+        except (IntegrityError, RangeError, ObjectChangedError) as error:
             raise IntegrityError(f"segment {segment}, layer {layer}: {error}", segment=segment) from error
         except ObjectNotFoundError as error:
             raise SegmentGoneError(f"segment {segment} is gone from the store", segment=segment) from error

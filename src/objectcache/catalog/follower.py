@@ -106,9 +106,10 @@ class Follower:
         record = self.log.append(commits, deletes=deletes, replaces=replaces, seen=seen)
         with self._lock:
             try:
-                if self._catalog.positions().get(record.writer, 0) == record.sequence - 1:
+                position = self._catalog.positions().get(record.writer, 0)
+                if position == record.sequence - 1:
                     self._catalog.apply([record], now_s=self._clock())
-                else:
+                elif position < record.sequence:  # otherwise a poll was faster
                     self._poll()
             except (StoreError, CatalogError) as error:
                 # It is in the log, and that is what counts: the next poll applies it.

@@ -185,6 +185,8 @@ def _explainer(url: str) -> Iterator[Explains]:
     elif parts.scheme == "s3":
         with open_store(url) as store, explain_store(store, state_folder(store.url)) as explainer:
             yield explainer
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(store.request_counts().items()))
+            Console(stderr=True).print(f"requests to the bucket: {counts}", style="dim", highlight=False)
     else:
         raise ConfigError(
             f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix and "

@@ -106,7 +106,7 @@ class KVRoutes:
         core = await self._buckets.get(call.bucket)
         asked = MatchRequest.decode(await call.body())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
-        if not core.following.is_fresh:
+        if not core.following.use():
             await asyncio.to_thread(core.following.catch_up)
         try:
             found = core.match(asked.namespace, asked.keys, parts)

@@ -1,6 +1,6 @@
 """Objects somewhere: the contract, and the stores that keep it."""
 
-from objectcache.stores.ahead import ExpectedObjects
+from objectcache.stores.ahead import ExpectedObjects, delete_all
 from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, Store, StoreUsage, check_name
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
@@ -19,5 +19,6 @@ __all__ = [
     "Store",
     "StoreUsage",
     "check_name",
+    "delete_all",
     "open_store",
 ]

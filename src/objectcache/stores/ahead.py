@@ -1,24 +1,44 @@
-"""Small objects that are wanted one after the other, from a store that is far away: several are asked for at once."""
+"""Many small requests to a store that is far away: several at once."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
 
+from objectcache.errors import StoreError
 from objectcache.stores.base import Store
 
 WIDTH = 16
 
 
+def delete_all(store: Store, names: Sequence[str]) -> dict[str, StoreError]:
+    """Delete what has one of `names`, in that order where the store is near. Those that failed, and how."""
+    failed: dict[str, StoreError] = {}
+
+    def delete(name: str) -> None:
+        try:
+            store.delete(name)
+        except StoreError as error:
+            failed[name] = error
+
+    if not store.far or len(names) < 2:
+        for name in names:
+            delete(name)
+        return failed
+    with ThreadPoolExecutor(WIDTH, thread_name_prefix="delete") as pool:
+        list(pool.map(delete, names))
+    return failed
+
+
 class ExpectedObjects(AbstractContextManager["ExpectedObjects"]):
-    """Whole objects of `store`. `names` are expected, about in this order: up to WIDTH of them are under way."""
+    """Whole objects of `store`. `names` are expected, about in this order: up to WIDTH are under way, if it is far."""
 
     def __init__(self, store: Store, names: Iterable[str]) -> None:
         self._store = store
-        self._names = iter(names)
+        self._names = iter(names if store.far else ())
         self._reads: deque[tuple[str, Future[bytes]]] = deque()
         self._pool = ThreadPoolExecutor(WIDTH, thread_name_prefix="ahead")
         self._fill()
