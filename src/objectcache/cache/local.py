@@ -94,11 +94,11 @@ class LocalCache(KVCache):
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
-        """Every segment, open: a deletion from here on does not hurt."""
+        """Every segment, open: a deletion from here on does not hurt, unless the store is far away."""
         readers: dict[str, ObjectReader] = {}
-        for name in plan.segments:
+        for name, size_bytes in plan.segment_bytes.items():
             try:
-                readers[name] = self.core.store.open(name)
+                readers[name] = self.core.store.open(name, size_bytes=size_bytes)
             except ObjectNotFoundError as error:
                 close_all(readers)
                 self.core.forget(name)
