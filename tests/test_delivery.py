@@ -71,6 +71,19 @@ def test_credit_bounds_what_is_sent_and_never_shrinks() -> None:
     assert delivery.verdict(100, 0) is Verdict.SEND
 
 
+def test_what_is_claimed_uses_up_credit_until_it_begins_or_does_not() -> None:
+    delivery = Delivery(streams=2, credit_bytes=250, deadline_s=10)
+    delivery.claim(100)
+    delivery.claim(100)
+    assert delivery.verdict(100, 0) is Verdict.WAIT
+    assert delivery.sent_bytes == 0
+    delivery.unclaim(100)
+    assert delivery.verdict(100, 0) is Verdict.SEND
+    delivery.unclaim(100)
+    delivery.begin(0, 100)
+    assert (delivery.verdict(150, 0), delivery.verdict(151, 0)) == (Verdict.SEND, Verdict.WAIT)
+
+
 def test_past_the_deadline_it_ends_with_an_error() -> None:
     delivery = Delivery(streams=1, credit_bytes=0, deadline_s=10)
     assert delivery.verdict(100, now_s=10) is Verdict.CLOSE

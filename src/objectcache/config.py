@@ -41,6 +41,12 @@ class GatewayConfig:
     """Data worker processes."""
     limit_bytes: int | None = None
     """Byte limit per bucket; default: 80 % of the free disk."""
+    store: str = ""
+    """Where objects are instead of `data`: `s3://bucket/prefix?endpoint=…`; each bucket is a prefix below it."""
+    cache_bytes: int | None = None
+    """Size of the read cache in front of such a store; default: 80 % of the free disk; 0: none."""
+    cache_dir: Path | None = None
+    """Directory of the read cache; default: `read-cache` in `data`."""
     access_keys: Path | None = None
     """TOML file of access keys and what each may do; default: `access-keys.toml` in `data`, made at the first start."""
     anonymous: Grant | None = None
@@ -93,6 +99,14 @@ def check_bucket(name: str) -> str:
     return name
 
 
+def is_bucket_name(name: str) -> bool:
+    try:
+        check_bucket(name)
+    except ConfigError:
+        return False
+    return True
+
+
 def parse_bytes(text: str | int) -> int:
     """A size such as 4096, "64 MiB" or "1.5TB". Raises ConfigError."""
     if isinstance(text, int):
@@ -132,11 +146,11 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfi
 def _convert(name: str, value: Any) -> Any:
     if name in ("buckets", "domains"):
         return tuple(value) if not isinstance(value, str) else (value,)
-    if name in ("access_keys", "tls_cert", "tls_key"):
+    if name in ("access_keys", "cache_dir", "tls_cert", "tls_key"):
         return Path(value).expanduser().absolute()
     if name == "anonymous":
         return _grant(value)
-    if name == "limit_bytes":
+    if name in ("limit_bytes", "cache_bytes"):
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s"):
         return float(value)

@@ -60,6 +60,7 @@ class Received:
 
     layers: dict[int, bytearray] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
+    wire_bytes: int = 0
     last_words: list[FrameType] = field(default_factory=list)
     errors: list[ObjectCacheError] = field(default_factory=list)
 
@@ -76,6 +77,7 @@ class Session:
         self.lost = threading.Event()
         self.received: dict[int, Received] = {}
         self.outcomes: dict[int, ObjectCacheError | None] = {}
+        self.actives: list[ActiveDelivery] = []
         self._lock = threading.Lock()
         self._numbers = iter(range(1, 1000))
         self._threads = []
@@ -89,12 +91,15 @@ class Session:
     def _lost(self) -> None:
         self.lost.set()
 
-    def deliver(self, store: Store, prefix: StoredPrefix, *, deadline_s: float = PATIENCE_S) -> int:
+    def deliver(
+        self, store: Store, prefix: StoredPrefix, *, deadline_s: float = PATIENCE_S, credit_bytes: int = 0
+    ) -> int:
         """Start a delivery; its number."""
         number = next(self._numbers)
         self._plans[number] = prefix.plan
         self.received[number] = Received()
-        state = Delivery(streams=self.sender.streams, credit_bytes=0, deadline_s=time.monotonic() + deadline_s)
+        until_s = time.monotonic() + deadline_s
+        state = Delivery(streams=self.sender.streams, credit_bytes=credit_bytes, deadline_s=until_s)
         held = self.objects.hold(store, prefix.plan.segment_bytes)
         ahead = Announcements(prefix.plan, held.readers) if store.far else None
         spans = spans_of(prefix.plan, held.readers, number, 0, ahead)
@@ -103,7 +108,8 @@ class Session:
             held.release()
             self.outcomes[number] = error
 
-        self.sender.add(ActiveDelivery(number, 0, state, spans, over, far=store.far))
+        self.actives.append(ActiveDelivery(number, 0, state, spans, over, far=store.far))
+        self.sender.add(self.actives[-1])
         return number
 
     def wait(self, number: int) -> ObjectCacheError | None:
@@ -139,6 +145,7 @@ class Session:
                     at = frame.first_chunk * size + frame.span_offset
                     layer[at : at + len(data)] = data
                     received.order.append(frame.layer)
+                    received.wire_bytes += FRAME_HEADER_BYTES + len(body)
 
     def close(self) -> None:
         self.sender.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -93,6 +94,28 @@ def test_nothing_is_asked_of_a_far_store_but_ranges() -> None:
     with open_session(2) as session:
         assert session.wait(session.deliver(store, prefix)) is None
     assert sorted(store.opens) == prefix.plan.segments
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_credit_is_used_up_and_never_passed(far: bool, streams: int) -> None:
+    origin = MemoryStore()
+    prefix = stored(origin)
+    frame_bytes = 1_000_000
+    with open_session(streams) as session:
+        credit_bytes = 0
+        store = CountingStore(origin, latency_s=0.001) if far else NearStore(origin, latency_s=0.001)
+        number = session.deliver(store, prefix, credit_bytes=1)
+        received = session.received[number]
+        for more_bytes in (4_000_000, 1_500_000, 6_000_000):
+            credit_bytes += more_bytes
+            session.sender.grant(number, 0, credit_bytes)
+            eventually(lambda: received.wire_bytes > credit_bytes - frame_bytes)  # noqa: B023
+            time.sleep(0.02)
+            assert received.wire_bytes <= credit_bytes
+        session.sender.grant(number, 0, 1 << 40)
+        assert session.wait(number) is None
+        assert received.whole(prefix)
 
 
 # -- stores that fail ---------------------------------------------------------------------------------
@@ -192,6 +215,28 @@ def test_a_delivery_that_waits_for_a_far_store_is_cancelled_at_once() -> None:
         assert session.sender.cancel(number, 0, 1.0)
         assert isinstance(session.wait(number), DeliveryCancelledError)
         hanging.gate.set()
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_frame_that_comes_to_hand_after_a_cancel_is_not_sent(streams: int) -> None:
+    origin = MemoryStore()
+    prefix = stored(origin)
+    store = NearStore(origin)
+    slices, waiting, go_on = prefix.plan.parts[0].runs[0].geometry.slice_offset(0, 0), Event(), Event()
+
+    def stall(name: str, offset: int) -> None:
+        if offset >= slices:
+            waiting.set()
+            go_on.wait(PATIENCE_S)
+
+    store.fault = stall
+    with open_session(streams) as session:
+        number = session.deliver(store, prefix)
+        assert waiting.wait(PATIENCE_S)
+        assert session.sender.cancel(number, 0, 1.0), "nothing is being written"
+        go_on.set()
+        assert isinstance(session.wait(number), DeliveryCancelledError)
+        assert session.received[number].order == []
 
 
 def test_a_far_store_that_hangs_past_the_deadline() -> None:

@@ -5,7 +5,7 @@ from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectU
 from objectcache.stores.file import FileStore
 from objectcache.stores.memory import MemoryStore
 from objectcache.stores.read_cache import ReadCache
-from objectcache.stores.urls import open_store
+from objectcache.stores.urls import child_url, open_store
 
 __all__ = [
     "ExpectedObjects",
@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "StoreUsage",
     "check_name",
+    "child_url",
     "delete_all",
     "open_store",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from urllib.parse import unquote_to_bytes
+from dataclasses import replace
+from urllib.parse import quote, unquote_to_bytes
 
 from objectcache.errors import ConfigError
 from objectcache.stores.base import Store
@@ -34,6 +35,19 @@ def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
         known = ", ".join(f"{name}://" for name in _OPENERS)
         raise ConfigError(f"{url!r} is not a store: known are {known} and paths (written ./{url}, if it is one)")
     return opener(rest[2:], limit_bytes)
+
+
+def child_url(url: str, name: str) -> str:
+    """Of the store that has its objects below `name`/ in the store at `url` (file, s3). Raises ConfigError."""
+    scheme = url.partition("://")[0]
+    if scheme == "s3":
+        from objectcache.stores.s3.options import parse_s3_url
+
+        options = parse_s3_url(url, os.environ)
+        return replace(options, prefix="/".join(filter(None, (options.prefix, name)))).url
+    if scheme == "file":
+        return f"{url.rstrip('/')}/{quote(name)}"
+    raise ConfigError(f"{scheme}:// stores have no parts that are stores")
 
 
 def _open_file(rest: str, limit_bytes: int | None) -> Store:

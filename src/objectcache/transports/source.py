@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from objectcache.announcing import Announcements
-from objectcache.errors import IntegrityError, ObjectNotFoundError, RangeError, SegmentGoneError
+from objectcache.errors import IntegrityError, ObjectChangedError, ObjectNotFoundError, RangeError, SegmentGoneError
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PIECE, Frame, FrameType
 from objectcache.integrity import LayerBinding
 from objectcache.layout import DIGEST_BYTES, LayerRow
@@ -43,7 +43,7 @@ def _reading(segment: str) -> Iterator[None]:
         yield
     except ObjectNotFoundError as error:
         raise SegmentGoneError(f"segment {segment} is gone from the store", segment=segment) from error
-    except (IntegrityError, RangeError) as error:
+    except (IntegrityError, RangeError, ObjectChangedError) as error:
         raise IntegrityError(f"segment {segment} is damaged: {error}", segment=segment) from error
 
 
