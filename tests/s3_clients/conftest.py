@@ -63,9 +63,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def tls_gateway(
-    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
-) -> Iterator[GatewayProcess]:
+def tls_gateway(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> Iterator[GatewayProcess]:
     folder = tmp_path_factory.mktemp("tls-gateway")
     cert, key = certificate
     settings = {"access_keys": str(write_keys(folder)), "anonymous": "none", "tls_cert": str(cert), "tls_key": str(key)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
 from tests.s3_clients.tools import Tool
 
@@ -52,12 +53,14 @@ def test_folders(tool: Tool, tmp_path: Path) -> None:
     assert tool.list(prefix) == sorted(prefix + name for name in names if not name.startswith("many/"))
 
 
-def test_a_large_object_goes_in_parts(tool: Tool, tmp_path: Path) -> None:
+def test_a_large_object_goes_in_parts(tool: Tool, s3: Any, tmp_path: Path) -> None:
     key = f"{tool.name}/large"
     content = random.Random(2).randbytes(1 << 20) * (LARGE_BYTES >> 20)
     tool.put(write(tmp_path / "large", content), key)
     tool.get(key, tmp_path / "back")
     with (tmp_path / "back").open("rb") as file:
         assert hashlib.file_digest(file, "sha256").digest() == hashlib.sha256(content).digest()
+    etag = s3.head_object(Bucket=tool.bucket, Key=key)["ETag"].strip('"')
+    assert int(etag.partition("-")[2]) > 5  # so many parts
     tool.delete(key)
     assert tool.list(key) == []

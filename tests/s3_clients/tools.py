@@ -222,6 +222,7 @@ class Rclone(CommandLineTool):
             "REGION": REGION,
             "ACCESS_KEY_ID": self.keys.access_key,
             "SECRET_ACCESS_KEY": self.keys.secret_key,
+            "UPLOAD_CUTOFF": "16Mi",  # what is larger goes in parts; the default is 200 MiB
         }
         config = self.home / "rclone.conf"
         config.touch()
