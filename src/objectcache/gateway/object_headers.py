@@ -20,7 +20,6 @@ STANDARD_HEADERS = (
 )
 USER_PREFIX = "x-amz-meta-"
 CHECKSUM_PREFIX = "x-amz-checksum-"
-CHECKSUM_TYPE = "x-amz-checksum-type"
 DEFAULT_TYPE = "binary/octet-stream"
 _UNSERVED = {
     "x-amz-tagging": "tags",

@@ -25,7 +25,6 @@ from objectcache.gateway.chunks import ChunkRoutes
 from objectcache.gateway.handoff import HandedOffResponse, body_socket, response_head, response_socket
 from objectcache.gateway.object_headers import (
     CHECKSUM_PREFIX,
-    CHECKSUM_TYPE,
     STANDARD_HEADERS,
     NotModified,
     byte_range,
@@ -38,7 +37,7 @@ from objectcache.gateway.object_headers import (
 from objectcache.gateway.object_keys import CHUNK_PREFIX, is_kept_for_kv, name_of_key
 from objectcache.gateway.object_parts import part_of
 from objectcache.s3 import Grant
-from objectcache.s3.part_checksums import FULL_OBJECT
+from objectcache.s3.part_checksums import CHECKSUM_TYPE, FULL_OBJECT
 from objectcache.s3.results import acl_body, copied_body, tagging_body
 from objectcache.stores import ObjectInfo, Store
 from objectcache.workers.bodies import MAX_OBJECT_BYTES

@@ -85,6 +85,7 @@ _SUBRESOURCES = {query for _, query in (*_ON_BUCKET, *_ON_OBJECT) if query}
 _UNSERVED = frozenset(
     [
         "accelerate",
+        "acl",
         "analytics",
         "attributes",
         "cors",
@@ -108,6 +109,7 @@ _UNSERVED = frozenset(
         "select",
         "tagging",
         "torrent",
+        "versioning",
         "website",
     ]
 )

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import msgpack
 
 from objectcache.errors import EntityTooSmallError, InvalidPartError, ObjectNotFoundError, UploadNotFoundError
-from objectcache.gateway.object_headers import CHECKSUM_PREFIX, CHECKSUM_TYPE
+from objectcache.gateway.object_headers import CHECKSUM_PREFIX
 from objectcache.names import MULTIPART_PREFIX
 from objectcache.s3.multipart import CompletedPart
-from objectcache.s3.part_checksums import whole_checksum
+from objectcache.s3.part_checksums import CHECKSUM_TYPE, whole_checksum
 from objectcache.stores import ObjectInfo, Store
 
 MIN_PART_BYTES = 5 << 20

@@ -20,7 +20,6 @@ from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.object_headers import (
     CHECKSUM_PREFIX,
-    CHECKSUM_TYPE,
     byte_range,
     metadata_of,
     write_conditions,
@@ -52,7 +51,7 @@ from objectcache.s3.multipart import (
     parts_body,
     uploads_body,
 )
-from objectcache.s3.part_checksums import check_kind
+from objectcache.s3.part_checksums import CHECKSUM_TYPE, check_kind
 from objectcache.s3.results import copied_body
 from objectcache.workers.pool import WorkerPool
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from objectcache.errors import InvalidArgumentError
 from objectcache.s3.checksums import ALGORITHMS, AnnouncedChecksums, Checksums
 
+CHECKSUM_TYPE = "x-amz-checksum-type"
 COMPOSITE, FULL_OBJECT = "COMPOSITE", "FULL_OBJECT"
 _COMBINABLE = {"crc32": "combine_crc32", "crc32c": "combine_crc32c", "crc64nvme": "combine_crc64nvme"}
 

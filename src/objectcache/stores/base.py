@@ -153,6 +153,12 @@ class ObjectUpload(AbstractContextManager["ObjectUpload"], ABC):
         for at in range(offset, offset + length, COPY_BYTES):
             self.write(source.read(at, min(COPY_BYTES, offset + length - at)))
 
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """More to keep with the object, known only now. Raises MetadataError.
+
+        Best effort: stores that have sent the metadata ahead of the bytes keep none of it.
+        """
+
     @abstractmethod
     def publish(self, *, etag: str = "") -> ObjectInfo:
         """Make it visible, whole, at once. `etag` becomes the object's, in stores that do not make their own.

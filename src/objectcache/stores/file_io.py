@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from objectcache.errors import (
@@ -19,7 +19,7 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.integrity import Buffer
-from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, check_range
+from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, check_metadata, check_range
 from objectcache.stores.file_attributes import info_of_descriptor, info_of_path, write_attributes
 from objectcache.stores.file_space import FileSpace
 from objectcache.stores.file_temporaries import Temporaries
@@ -178,6 +178,9 @@ class FileUpload(ObjectUpload):
                 self.abort()
                 raise store_error(error, f"copying to {self._name!r}") from error
         return copied_bytes
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        self._how = replace(self._how, metadata=check_metadata({**self._how.metadata, **metadata}))
 
     def publish(self, *, etag: str = "") -> ObjectInfo:
         self._check_running()

@@ -192,6 +192,9 @@ class _MemoryUpload(ObjectUpload):
             self._reserved_bytes += more_bytes
         written += data
 
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        self._how = replace(self._how, metadata=dict(check_metadata({**self._how.metadata, **metadata})))
+
     def publish(self, *, etag: str = "") -> ObjectInfo:
         data = self._running()
         try:

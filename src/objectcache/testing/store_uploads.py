@@ -158,6 +158,16 @@ class UploadContract:
         store.put("b", b"1", metadata={"x-amz-meta-long": "x" * 2000})
         assert store.head("b").metadata["x-amz-meta-long"] == "x" * 2000
 
+    def test_metadata_that_is_known_at_the_end(self, store: Store) -> None:
+        """Kept with the rest, or not at all."""
+        with store.upload("a", metadata={"content-type": "text/plain"}) as upload:
+            upload.write(b"1")
+            upload.add_metadata({"x-amz-meta-late": "kept"})
+            upload.publish()
+        found = store.head("a").metadata
+        assert found["content-type"] == "text/plain"
+        assert found.get("x-amz-meta-late", "kept") == "kept"
+
     @pytest.mark.parametrize(
         "metadata", [{"x": "y" * 4000}, {"Upper": ""}, {"": ""}, {"a b": ""}, {"x": "a\nb"}, {"x": "\ud800"}], ids=str
     )

@@ -17,6 +17,7 @@ from objectcache.errors import (
 from objectcache.integrity import span_matches
 from objectcache.keys import KEY_BYTES
 from objectcache.layout import SegmentGeometry
+from objectcache.s3.part_checksums import CHECKSUM_TYPE, FULL_OBJECT
 from objectcache.segment import (
     HEADER_PREFIX_BYTES,
     MAX_NAME_BYTES,
@@ -78,6 +79,8 @@ def receive_object(
             for piece in body.take(arrived):
                 upload.write(piece)
         body.finish()
+        for name in spec.announced.trailers:
+            upload.add_metadata({name: body.checksum[1], CHECKSUM_TYPE: FULL_OBJECT})
         return upload.publish(etag=body.md5_hex), body.checksum
 
 
