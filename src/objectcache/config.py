@@ -89,22 +89,19 @@ class GatewayConfig:
         return self.tls_cert is None if self.plain_data is None else self.plain_data
 
 
+def is_bucket(name: str) -> bool:
+    """Whether a bucket can have that name, which then is one component of a path as well."""
+    return bool(_BUCKET.fullmatch(name)) and not _NO_BUCKET.search(name) and name not in RESERVED_BUCKETS
+
+
 def check_bucket(name: str) -> str:
     """`name` itself. Raises ConfigError with S3's rule for bucket names."""
-    if not _BUCKET.fullmatch(name) or _NO_BUCKET.search(name) or name in RESERVED_BUCKETS:
+    if not is_bucket(name):
         raise ConfigError(
             f"{name!r} is not a bucket name: 3 to 63 of a-z, 0-9, '.' and '-', beginning and ending with a letter or "
             "digit, no '..', '.-' or '-.', no IPv4 address, and none of " + ", ".join(sorted(RESERVED_BUCKETS))
         )
     return name
-
-
-def is_bucket_name(name: str) -> bool:
-    try:
-        check_bucket(name)
-    except ConfigError:
-        return False
-    return True
 
 
 def parse_bytes(text: str | int) -> int:
@@ -150,6 +147,8 @@ def _convert(name: str, value: Any) -> Any:
         return Path(value).expanduser().absolute()
     if name == "anonymous":
         return _grant(value)
+    if name == "plain_data" and not isinstance(value, bool):
+        raise ConfigError(f"plain_data must be true or false, got {value!r}")
     if name in ("limit_bytes", "cache_bytes"):
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s"):

@@ -204,11 +204,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway that holds a prompt of six chunks in three segments, and two chunks of it under a salt."""
     data = tmp_path_factory.mktemp("gateway")
     command = [sys.executable, "-m", "objectcache", "serve", "--data", str(data), "--port", "0", "--ready-json"]
-    config = tmp_path_factory.mktemp("config") / "gateway.toml"
-    config.write_text('anonymous = "admin"\n')
-    with subprocess.Popen(
-        [*command, "--workers", "1", "--config", str(config)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command += ["--anonymous", "admin"]
+    with subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from objectcache.config import load_config
+from objectcache.config import GatewayConfig, load_config
 from objectcache.errors import ConfigError
 from objectcache.gateway import Gateway, serve
 
@@ -33,6 +33,27 @@ def run(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
+    access_keys: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of access keys (default: access-keys.toml in DATA, made at the first start)."),
+    ] = None,
+    anonymous: Annotated[
+        str | None, typer.Option(help="What unsigned requests may do: none, read, write or admin (default: none).")
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name below which buckets are host names, as in kvcache.DOMAIN; may be repeated."),
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Region that clients are told (default: us-east-1).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM, with its chain): HTTP is TLS then.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    plain_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--plain-data/--no-plain-data",
+            help="Whether KV may travel over data connections, which have no TLS (default: yes, unless HTTP is TLS).",
+        ),
+    ] = None,
     drain_s: Annotated[float | None, typer.Option(help="Seconds that SIGTERM waits for deliveries.")] = None,
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,
@@ -44,6 +65,8 @@ def run(
       objectcache serve --data /var/lib/objectcache
 
       objectcache serve --config gateway.toml --port 9100
+
+      objectcache serve --data /srv/kv --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -57,28 +80,61 @@ def run(
         "buckets": tuple(bucket) if bucket else None,
         "workers": workers,
         "limit_bytes": limit,
+        "access_keys": access_keys,
+        "anonymous": anonymous,
+        "domains": tuple(domain) if domain else None,
+        "region": region,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "plain_data": plain_data,
         "drain_s": drain_s,
     }
     settings = load_config(config, overrides)
-    console = Console()
+    console = Console(soft_wrap=True)
+    scheme = "https" if settings.tls_cert else "http"
 
     def ready(gateway: Gateway) -> None:
         if ready_json:
             # One line for programs that start a gateway and want to know where it listens.
             addresses = {
+                "scheme": scheme,
                 "host": settings.host,
                 "port": gateway.port,
                 "data_port": gateway.data_port,
                 "worker_pids": gateway.worker_pids,
+                "access_keys": None if gateway.keys_file is None else str(gateway.keys_file),
             }
             print(json.dumps(addresses), flush=True)
             return
         console.print(f"[bold]ObjectCache gateway[/bold] on {settings.data}")
         for name in settings.buckets:
-            console.print(f'  objectcache.open("http://{settings.host}:{gateway.port}/{name}")', highlight=False)
-        console.print(f"  data connections on port {gateway.data_port}; Ctrl-C drains and stops", highlight=False)
+            console.print(f'  objectcache.open("{scheme}://{settings.host}:{gateway.port}/{name}")', highlight=False)
+        for line in _about_access(settings, gateway):
+            console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {_about_data(settings, gateway)}; Ctrl-C drains and stops", highlight=False)
 
     try:
         serve(settings, ready)
     except OSError as error:
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+
+
+def _about_access(settings: GatewayConfig, gateway: Gateway) -> list[str]:
+    """Who may do what, and how clients say who they are."""
+    if gateway.keys_file is None:
+        return ["nobody signs: whoever reaches this gateway may do everything"]
+    made = "one access key was made, which may do everything: it is" if gateway.keys_made else "access keys are"
+    told = [
+        f"{made} in {gateway.keys_file}",
+        "  clients find a key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: its id and secret there;",
+        "  edit the file to add keys, each with what it may do in which bucket: it is read anew as it changes",
+    ]
+    if settings.anonymous is not None:
+        told.append(f"  requests that are not signed have {settings.anonymous.name.lower()} access to all buckets")
+    return told
+
+
+def _about_data(settings: GatewayConfig, gateway: Gateway) -> str:
+    if settings.serves_data_connections:
+        return f"data connections on port {gateway.data_port}, not encrypted"
+    return "KV comes in HTTP responses: no data connections beside TLS without --plain-data"

@@ -20,11 +20,14 @@ from objectcache.errors import (
 )
 from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
-from objectcache.gateway.call import Call
+from objectcache.gateway.call import Call, Handler
+from objectcache.gateway.draining import Drain
 from objectcache.gateway.guard import Guard, open_keys
 from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
+from objectcache.gateway.kv_storing import StoringRoutes
 from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.object_reading import ReadingRoutes
 from objectcache.gateway.objects import ObjectRoutes
 from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
@@ -40,29 +43,42 @@ DRAIN_POLL_S = 0.05
 
 
 class Gateway:
-    """One gateway. `start`, then `port` and `data_port` tell where it listens; `drain`, `close`."""
+    """One gateway. `start`, then `port` and `data_port` tell where it listens; `drain`, `close`.
+
+    `keys_file` has the access keys (None: nobody signs); `keys_made` says that it is new.
+    """
 
     def __init__(self, config: GatewayConfig) -> None:
+        """Raises ConfigError."""
         self.config = config
         self.metrics = GatewayMetrics()
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost)
-        self._kv = KVRoutes(
-            self._buckets,
-            self._pool,
-            self._sessions,
-            self.metrics,
-            self._endpoints,
-            serves_data_connections=config.serves_data_connections,
-        )
-        objects, of_buckets = (
-            ObjectRoutes(self._buckets, self._pool),
+        self._drain = Drain()
+        objects = ObjectRoutes(self._buckets, self._pool)
+        routes = (
+            KVRoutes(
+                self._buckets,
+                self._pool,
+                self._sessions,
+                self.metrics,
+                self._drain,
+                self._endpoints,
+                serves_data_connections=config.serves_data_connections,
+            ),
+            StoringRoutes(self._buckets, self._pool, self.metrics, self._drain),
+            ReadingRoutes(self._buckets, self._pool),
+            objects,
+            UploadRoutes(self._buckets, self._pool, objects),
             BucketRoutes(self._buckets, self._pool, config.region),
         )
-        uploads = UploadRoutes(self._buckets, self._pool, objects)
-        self._handlers = self._kv.handlers | objects.handlers | of_buckets.handlers | uploads.handlers
-        self._guard = Guard(open_keys(config), config.anonymous)
+        self._handlers: dict[str, Handler] = {}
+        for some in routes:
+            self._handlers |= some.handlers
+        found = open_keys(config)
+        self.keys_file, self.keys_made = found.path, found.made
+        self._guard = Guard(found.keys, config.anonymous)
         self._runner: web.AppRunner | None = None
         self._listener: DataListener | None = None
         self._ready = False
@@ -101,7 +117,7 @@ class Gateway:
     async def drain(self) -> None:
         """Refuse new deliveries, and let those under way end: `drain_s` at most. May be cancelled."""
         self._ready = False
-        self._kv.draining = True
+        self._drain.begin()
         until = time.monotonic() + self.config.drain_s
         while any(worker.load for worker in self._pool.workers) and time.monotonic() < until:
             await asyncio.sleep(DRAIN_POLL_S)
@@ -134,7 +150,7 @@ class Gateway:
         operation = "unknown"
         try:
             operation, response = await self._answer(request, request_id)
-        except (ObjectCacheError, web.HTTPRequestEntityTooLarge, web.RequestPayloadError, ConnectionError) as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever went wrong, the client gets an S3 error
             error = _typed(problem, request)
             body = error_body(error, request.path, request_id)
             if request.method == "HEAD":
@@ -153,10 +169,10 @@ class Gateway:
     async def _answer(self, request: web.Request, request_id: str) -> tuple[str, web.StreamResponse]:
         """The operation's name, and its response."""
         path = request.raw_path.partition("?")[0]
-        health = {"/healthz": self._health, "/readyz": self._readiness, "/metrics": self._metrics}.get(path)
-        if health is not None and request.method == "GET":
-            return path[1:], health()
         bucket, key = split_target(path, request.headers.get(hdrs.HOST, ""), self.config.domains)
+        health = {"healthz": self._health, "readyz": self._readiness, "metrics": self._metrics}.get(bucket)
+        if health is not None and request.method == "GET" and not key:
+            return bucket, health()
         query = request.query
         asked = route(request.method, bucket, key, query.keys())
         caller = self._guard.admit(request)
@@ -187,13 +203,16 @@ class Gateway:
 
 
 def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:
-    """What is answered for what went wrong with reading a request. Raises what is not the client's affair."""
+    """What is answered for what went wrong."""
     if isinstance(problem, ObjectNotFoundError):
         return KeyNotFoundError(str(problem))  # as S3 calls it
     if isinstance(problem, ObjectCacheError):
         return problem
     if isinstance(problem, web.HTTPRequestEntityTooLarge):
         return EntityTooLargeError(problem.text or "the body is too large")
-    if isinstance(problem, ConnectionError) and request.transport is not None:
-        raise problem
-    return TruncatedBodyError(f"the body broke off: {problem}")
+    if isinstance(problem, web.RequestPayloadError) or (
+        isinstance(problem, ConnectionError) and request.transport is None
+    ):
+        return TruncatedBodyError(f"the body broke off: {problem}")
+    log.error("%s %s failed", request.method, request.path, exc_info=problem)
+    return ObjectCacheError("the gateway failed: its log says why")

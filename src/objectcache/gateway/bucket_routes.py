@@ -6,16 +6,17 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from objectcache.errors import InvalidArgumentError, MalformedXMLError, ObjectCacheError, RequestError
+from objectcache.errors import AccessDeniedError, InvalidArgumentError, MalformedXMLError, ObjectCacheError
+from objectcache.gateway.answers import xml_response
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.listing import list_page
-from objectcache.gateway.object_keys import is_kept_for_kv, name_of_key
-from objectcache.gateway.objects import xml_response
+from objectcache.gateway.object_keys import writable_name
+from objectcache.gateway.object_reading import check_version
 from objectcache.s3 import Grant
 from objectcache.s3.listings import (
     ListedPage,
@@ -55,6 +56,8 @@ class BucketRoutes:
         }
 
     async def list_buckets(self, call: Call) -> web.StreamResponse:
+        if call.caller.is_stranger:
+            raise AccessDeniedError("a request that is not signed has no access to anything here")
         buckets = await self._buckets.listing()
         return xml_response(buckets_body(item for item in buckets if call.caller.may(item[0], Grant.READ)))
 
@@ -132,7 +135,7 @@ class BucketRoutes:
         if not body:
             raise MalformedXMLError("the body of a DeleteObjects is empty")
         asked = parse_delete(body)
-        deleted, failed = await asyncio.to_thread(_delete_all, store, [key for key, _ in asked.keys])
+        deleted, failed = await asyncio.to_thread(_delete_all, store, asked.keys)
         return xml_response(deleted_body([] if asked.quiet else deleted, failed))
 
 
@@ -159,14 +162,12 @@ def _untokened(token: str) -> str:
         raise InvalidArgumentError("the continuation-token is not one that was given out here") from error
 
 
-def _delete_all(store: Store, keys: list[str]) -> tuple[list[str], list[tuple[str, ObjectCacheError]]]:
+def _delete_all(store: Store, keys: Sequence[tuple[str, str]]) -> tuple[list[str], list[tuple[str, ObjectCacheError]]]:
     deleted, failed = [], []
-    for key in keys:
+    for key, version in keys:
         try:
-            name = name_of_key(key)
-            if is_kept_for_kv(name):
-                raise RequestError(f"keys that begin with {name.split('/')[0]}/ are kept for KV")
-            store.delete(name)
+            check_version(key, version)
+            store.delete(writable_name(key))
         except ObjectCacheError as error:
             failed.append((key, error))
         else:

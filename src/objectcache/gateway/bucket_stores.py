@@ -5,15 +5,18 @@ Over another store, `data` holds each bucket's catalog, and a read cache that al
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from pathlib import Path
 
 from objectcache.cache.core import CacheCore
 from objectcache.cache.directory import OBJECTS, open_beside, open_directory
-from objectcache.config import GatewayConfig, is_bucket_name
+from objectcache.config import GatewayConfig, is_bucket
+from objectcache.errors import StoreUnavailableError
 from objectcache.stores import ReadCache, Store, child_url, delete_all, open_store
 
 READ_CACHE = "read-cache"
+_REMOVED = ".removed-"
 
 
 class BucketStores:
@@ -24,7 +27,10 @@ class BucketStores:
         self._root: Store | None = None
 
     def prepare(self) -> None:
+        """Raises OSError."""
         self._config.data.mkdir(parents=True, exist_ok=True)
+        for removed in self._config.data.glob(f"{_REMOVED}*"):
+            shutil.rmtree(removed, ignore_errors=True)  # a removal that broke off
         if self._config.store:
             self._root = open_store(self._config.store)
 
@@ -34,12 +40,12 @@ class BucketStores:
             found = [prefix.removesuffix("/") for prefix in self._root.list_prefixes()]
         else:
             found = [path.name for path in self._config.data.iterdir() if (path / OBJECTS).is_dir()]
-        return sorted(filter(is_bucket_name, found))
+        return sorted(filter(is_bucket, found))
 
     def has(self, name: str) -> bool:
         if self._root is not None:
-            return is_bucket_name(name) and next(iter(self._root.list(f"{name}/")), None) is not None
-        return is_bucket_name(name) and (self._config.data / name / OBJECTS).is_dir()
+            return is_bucket(name) and next(iter(self._root.list(f"{name}/")), None) is not None
+        return is_bucket(name) and (self._config.data / name / OBJECTS).is_dir()
 
     def open(self, name: str) -> CacheCore:
         """Its core; the store is made when it is not there."""
@@ -59,12 +65,23 @@ class BucketStores:
         """All of the bucket, which `core` is of and is closed."""
         core.close()
         if self._root is None:
-            shutil.rmtree(self._config.data / name, ignore_errors=True)
+            self._remove_directory(name)
             return
         failed = delete_all(self._root, [info.name for info in self._root.list(f"{name}/")])
         shutil.rmtree(self._catalogs(name), ignore_errors=True)
         if failed:
             raise next(iter(failed.values()))
+
+    def _remove_directory(self, name: str) -> None:
+        removed = self._config.data / f"{_REMOVED}{secrets.token_hex(8)}"
+        try:
+            # At once and whole: whoever is writing into it has nothing left to write to.
+            (self._config.data / name).rename(removed)
+        except FileNotFoundError:
+            return  # another gateway was faster
+        except OSError as error:
+            raise StoreUnavailableError(f"bucket {name!r} cannot be removed: {error.strerror}") from error
+        shutil.rmtree(removed, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of what is shared by the buckets."""

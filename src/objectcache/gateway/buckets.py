@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from objectcache.cache.core import CacheCore
-from objectcache.config import GatewayConfig, check_bucket
+from objectcache.config import GatewayConfig, check_bucket, is_bucket
 from objectcache.errors import (
     BucketNotEmptyError,
     BucketNotFoundError,
@@ -72,6 +73,8 @@ class BucketTable:
 
     async def _find(self, name: str) -> CacheCore:
         """One that another gateway may have made."""
+        if not is_bucket(name):  # it would be a path to anywhere
+            raise BucketNotFoundError(f"there is no bucket {name[:80]!r} here")
         if time.monotonic() >= self._absent_until_s.get(name, 0.0):
             async with self._changing:
                 if name not in self._buckets and await asyncio.to_thread(self._stores.has, name):
@@ -87,8 +90,10 @@ class BucketTable:
         """Names, and when each was made (Unix time), in order."""
         for name in await asyncio.to_thread(self._stores.names):
             if name not in self._buckets:
-                await self._find(name)
-        return [(name, await asyncio.to_thread(_made_s, self._buckets[name])) for name in sorted(self._buckets)]
+                with suppress(BucketNotFoundError):  # removed since
+                    await self._find(name)
+        cores = sorted(self._buckets.items())
+        return await asyncio.to_thread(lambda: [(name, _made_s(core)) for name, core in cores])
 
     async def delete(self, name: str) -> None:
         """With the KV in it. Raises BucketNotFoundError, BucketNotEmptyError where there are plain objects."""

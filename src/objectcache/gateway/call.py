@@ -9,7 +9,8 @@ from aiohttp import web
 
 from objectcache.errors import InvalidArgumentError
 from objectcache.gateway.guard import Caller
-from objectcache.gateway.object_keys import name_of_key
+from objectcache.gateway.handoff import say_continue
+from objectcache.gateway.object_keys import name_of_key, writable_name
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,11 +29,18 @@ class Call:
         """The store's name of `key`. Raises KeyTooLongError, InvalidArgumentError."""
         return name_of_key(self.key)
 
+    @property
+    def writable_name(self) -> str:
+        """As `name`. Raises RequestError for one that is kept for KV."""
+        return writable_name(self.key)
+
     async def body(self, *, checksums: bool = True) -> bytes:
         """A small body, whole and checked; without `checksums`, headers that name any are about something else.
 
         Raises EntityTooLargeError, TruncatedBodyError, BadDigestError, …
         """
+        if not self.request.content.total_bytes:
+            say_continue(self.request)
         return await self.caller.checked_body(self.request, checksums=checksums)
 
     def header(self, name: str) -> str:

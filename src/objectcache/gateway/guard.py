@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
 from objectcache.config import DEFAULT_KEYS_FILE, GatewayConfig
-from objectcache.errors import AccessDeniedError, MissingContentLengthError
+from objectcache.errors import AccessDeniedError, ConfigError, MissingContentLengthError
 from objectcache.s3 import (
     AccessKeys,
     AnnouncedChecksums,
@@ -38,6 +40,11 @@ class Caller:
     def may(self, bucket: str, wanted: Grant) -> bool:
         grant = self.guard.grant(self.access_key, bucket)
         return grant is not None and grant >= wanted
+
+    @property
+    def is_stranger(self) -> bool:
+        """Not signed, where that gives no access to anything."""
+        return not self.access_key and self.guard.grant("", "") is None
 
     def require(self, bucket: str, wanted: Grant) -> None:
         """Raises AccessDeniedError."""
@@ -103,24 +110,31 @@ class Guard:
         signed = parse_authorization(request.method, path, query, request.headers)
         if signed is None:
             return Caller("", self, unsigned_payload_kind(request.headers))
-        verify(signed, self._keys.secret(signed.access_key) if self._keys else None, time.time())
-        signing = None
-        if signed.payload.is_signed and self._keys is not None:
-            secret = self._keys.secret(signed.access_key)
-            signing = signed.chunk_signing(secret) if secret else None
+        secret = self._keys.secret(signed.access_key) if self._keys else None
+        verify(signed, secret, time.time())
+        signing = signed.chunk_signing(secret) if signed.payload.is_signed and secret else None
         return Caller(signed.access_key, self, signed.payload, signed.content_sha256, signing)
 
 
-def open_keys(config: GatewayConfig) -> AccessKeys | None:
+class FoundKeys(NamedTuple):
+    """`keys` are those of `path`; both None: nobody signs. `made`: there were none, and one was made."""
+
+    keys: AccessKeys | None
+    path: Path | None
+    made: bool = False
+
+
+def open_keys(config: GatewayConfig) -> FoundKeys:
     """The configured access keys. Where none are, and strangers may not do everything, a key is made on the first
     start, in `access-keys.toml` in the data directory. Raises ConfigError.
     """
-    if config.access_keys is not None:
-        return AccessKeys.load(config.access_keys)
-    path = config.data / DEFAULT_KEYS_FILE
-    if path.exists():
-        return AccessKeys.load(path)
+    path = config.access_keys or config.data / DEFAULT_KEYS_FILE
+    if config.access_keys is not None or path.exists():
+        return FoundKeys(AccessKeys.load(path), path)
     if config.anonymous is Grant.ADMIN:
-        return None
-    config.data.mkdir(parents=True, exist_ok=True)
-    return AccessKeys.create(path)
+        return FoundKeys(None, None)
+    try:
+        config.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{config.data} cannot be made: {error.strerror}") from error
+    return FoundKeys(AccessKeys.create(path), path, made=True)

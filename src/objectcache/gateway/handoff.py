@@ -1,9 +1,9 @@
 """Handing an HTTP connection to a data worker for a body, so that no megabyte passes through the event loop.
 
 A response: the worker gets a duplicate of the socket and writes head and body itself (under TLS: one end of a socket
-pair, whose other end the event loop encrypts). A request's body: a client that
-waits for 100-continue has sent nothing yet, so the worker gets the socket, says "continue" and reads; any other body is
-pumped to the worker through a socket pair.
+pair, whose other end the event loop encrypts). A request's body: a client that waits for 100-continue has sent nothing
+yet, so the worker gets the socket, says "continue" and reads; any other body is pumped to the worker through a socket
+pair.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 
-from objectcache.errors import MissingContentLengthError, RequestError
+from objectcache.errors import InvalidArgumentError, MissingContentLengthError, RequestError
+from objectcache.gateway.object_headers import is_header_value
+from objectcache.workers.bodies import BODY_FRAME
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PUMP_BYTES = 256 << 10
+STALL_S = 60.0
+"""How long a client may take nothing of a response that is pumped to it."""
 
 
 class HandedOffResponse(web.StreamResponse):
@@ -43,10 +47,13 @@ class HandedOffResponse(web.StreamResponse):
 
 
 def response_head(request: web.Request, length: int, headers: dict[str, str], *, status: str = "200 OK") -> bytes:
-    """The head of a response whose body a worker sends."""
+    """The head of a response whose body a worker sends. Raises InvalidArgumentError for a value that is no header's."""
     fields = {"Content-Length": str(length)} | headers
     if not request.keep_alive:
         fields["Connection"] = "close"
+    for name, value in fields.items():
+        if not is_header_value(value):
+            raise InvalidArgumentError(f"the header {name} cannot have control characters in it")
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
@@ -72,7 +79,7 @@ async def response_socket(request: web.Request) -> AsyncIterator[int]:
 
     Raises RequestError when the client is gone.
     """
-    if not is_encrypted(request):
+    if not is_encrypted(request) and not _has_more_to_write(request):
         yield _request_socket(request).fileno()
         return
     mine, theirs = socket.socketpair()
@@ -100,6 +107,12 @@ def awaits_continue(request: web.Request) -> bool:
     return request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
 
 
+def say_continue(request: web.Request) -> None:
+    """Ask for the body, of a client that waits to be asked."""
+    if awaits_continue(request) and request.transport is not None:
+        request.transport.write(CONTINUE)
+
+
 async def expect_later(request: web.Request) -> web.StreamResponse | None:
     """aiohttp's hook for Expect: say nothing yet. The go-ahead comes when the request has been accepted."""
     return None
@@ -109,7 +122,7 @@ async def expect_later(request: web.Request) -> web.StreamResponse | None:
 async def body_socket(request: web.Request, *, raw: bool = True) -> AsyncIterator[tuple[int, bool]]:
     """A descriptor to read the body from, and whether the reader must say 100-continue first.
 
-    Without `raw`, what comes is in HTTP's own chunks, which the event loop decodes.
+    Without `raw`, what comes is in HTTP's own chunks, which the event loop decodes; it goes on in frames.
     """
     if raw and awaits_continue(request) and not is_encrypted(request) and _nothing_came(request):
         try:
@@ -120,11 +133,10 @@ async def body_socket(request: web.Request, *, raw: bool = True) -> AsyncIterato
             if request.transport is not None:
                 request.transport.resume_reading()
         return
-    if awaits_continue(request) and request.transport is not None:
-        request.transport.write(CONTINUE)
+    say_continue(request)
     mine, theirs = socket.socketpair()
     mine.setblocking(False)
-    pump = asyncio.create_task(_pump(request, mine))
+    pump = asyncio.create_task(_pump(request, mine, framed=not raw))
     try:
         yield theirs.fileno(), False
     finally:
@@ -146,20 +158,43 @@ def _nothing_came(request: web.Request) -> bool:
     return False
 
 
+def _has_more_to_write(request: web.Request) -> bool:
+    """Whether an earlier answer is still on its way to a client that did not wait for it."""
+    transport = request.transport
+    return isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() > 0
+
+
 async def _pump_out(source: socket.socket, request: web.Request) -> None:
-    """What comes from `source` goes to the client as it is."""
+    """What comes from `source` goes to the client as it is. Whoever writes at its other end learns of a client that is
+    gone, or takes nothing."""
     loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, _PUMP_BYTES):
-        if request.transport is None or request.transport.is_closing():
-            return
-        request.transport.write(data)
-        await StreamWriter(request.protocol, loop).drain()
+    client = StreamWriter(request.protocol, loop)
+    try:
+        while data := await loop.sock_recv(source, _PUMP_BYTES):
+            if request.transport is None or request.transport.is_closing():
+                return
+            request.transport.write(data)
+            async with asyncio.timeout(STALL_S):
+                await client.drain()
+    except (OSError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        with suppress(OSError):
+            source.shutdown(socket.SHUT_RDWR)
 
 
-async def _pump(request: web.Request, into: socket.socket) -> None:
+async def _pump(request: web.Request, into: socket.socket, *, framed: bool) -> None:
+    """The body goes `into` a socket. `framed`: as it has no length, each piece comes behind its own, and the end is a
+    piece of nothing; without that, a body that broke off would look like one that is over."""
     loop = asyncio.get_running_loop()
     try:
         async for data in request.content.iter_any():
+            if framed and data:
+                await loop.sock_sendall(into, BODY_FRAME.pack(len(data)))
             await loop.sock_sendall(into, data)
+        if framed:
+            await loop.sock_sendall(into, BODY_FRAME.pack(0))
     finally:
-        into.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            into.shutdown(socket.SHUT_WR)

@@ -1,63 +1,51 @@
-"""The KV sub-resources: match, retrieve, store, commit, and what belongs to them."""
+"""The KV sub-resources that read: match, retrieve, and what belongs to them."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict
 
 from aiohttp import web
 
-from objectcache.cache.base import PartId, UploadTicket
+from objectcache.cache.base import PartId
 from objectcache.cache.core import CacheCore
 from objectcache.descriptor import Descriptor, TargetKind, decode_descriptor
 from objectcache.errors import (
     DataConnectionsRefusedError,
     DeliveryCancelledError,
     DeliveryTimeoutError,
-    DrainingError,
     IntegrityError,
     KeyNotFoundError,
     NamespaceMismatchError,
-    ObjectCacheError,
-    RequestError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.damage import DamageRoute
+from objectcache.gateway.draining import Drain
 from objectcache.gateway.explain import ExplainRoute
 from objectcache.gateway.handoff import (
     HandedOffResponse,
-    awaits_continue,
-    body_socket,
-    content_length,
     response_head,
     response_socket,
 )
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.sessions import SessionTable
-from objectcache.keys import Namespace
 from objectcache.messages import (
     CancelAnswer,
     CancelRequest,
-    CommitRequest,
     MatchAnswer,
     MatchRequest,
     ReleaseRequest,
     RetrieveAnswer,
     SessionAnswer,
     SessionRequest,
-    StoreRequest,
 )
 from objectcache.plan import Plan
-from objectcache.segment import decode_header
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
-from objectcache.workers.uploads import ExpectedSegment
 
 UPLOAD_TIMEOUT_S = 60.0
 CANCEL_GRACE_S = 0.2
@@ -67,7 +55,7 @@ MSGPACK = "application/msgpack"
 
 
 class KVRoutes:
-    """Handlers by (method, sub-resource)."""
+    """Handlers by operation."""
 
     def __init__(
         self,
@@ -75,6 +63,7 @@ class KVRoutes:
         pool: WorkerPool,
         sessions: SessionTable,
         metrics: GatewayMetrics,
+        drain: Drain,
         data_endpoint: Callable[[web.Request], tuple[str, int, str, int]],
         *,
         serves_data_connections: bool = True,
@@ -85,24 +74,21 @@ class KVRoutes:
         self._pool = pool
         self._sessions = sessions
         self._metrics = metrics
+        self._drain = drain
         self._data_endpoint = data_endpoint
         self._damage = DamageRoute(buckets, pool)
-        self.draining = False
         self.handlers: dict[str, Handler] = {
             "kv-match": self.match,
             "kv-release": self.release,
             "kv-session": self.session,
             "kv-retrieve": self.retrieve,
             "kv-delivery": self.cancel,
-            "kv-namespace": self.namespace,
-            "kv-store": self.store,
-            "kv-commit": self.commit,
             "kv-damage": self._damage.report,
             "kv-explain": ExplainRoute(buckets).explain,
         }
 
     async def match(self, call: Call) -> web.StreamResponse:
-        self._refuse_when_draining()
+        self._drain.check()
         core = await self._buckets.get(call.bucket)
         asked = MatchRequest.decode(await call.body())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
@@ -130,7 +116,7 @@ class KVRoutes:
         return web.Response(status=204)
 
     async def session(self, call: Call) -> web.StreamResponse:
-        self._refuse_when_draining()
+        self._drain.check()
         await self._buckets.get(call.bucket)
         asked = SessionRequest.decode(await call.body())
         if not self._serves_data_connections:
@@ -144,7 +130,7 @@ class KVRoutes:
     # -- deliveries -------------------------------------------------------------------------------
 
     async def retrieve(self, call: Call) -> web.StreamResponse:
-        self._refuse_when_draining()
+        self._drain.check()
         core = await self._buckets.get(call.bucket)
         descriptor = decode_descriptor(await call.body())
         if descriptor.target.kind is TargetKind.TCP:
@@ -224,86 +210,6 @@ class KVRoutes:
         except TimeoutError:  # the worker hangs: whatever it had begun may still be written
             return _answer(CancelAnswer(False).encode())
         return _answer(CancelAnswer(bool(answer["quiet"])).encode())
-
-    # -- storing ----------------------------------------------------------------------------------
-
-    async def namespace(self, call: Call) -> web.StreamResponse:
-        core = await self._buckets.get(call.bucket)
-        await asyncio.to_thread(core.register, Namespace.from_json(await call.body()))
-        return web.Response(status=204)
-
-    async def store(self, call: Call) -> web.StreamResponse:
-        """Accept or refuse by what the request says of itself; only then is the body asked for."""
-        self._refuse_when_draining()
-        core = await self._buckets.get(call.bucket)
-        request = call.request
-        asked = _store_request(request)
-        length = content_length(request)
-        namespace = await asyncio.to_thread(core.namespace, asked.namespace)
-        part = PartId(asked.group, asked.shard)
-        shard = namespace.layout.shard(asked.group, asked.shard)
-        if core.covers(asked.namespace, part, asked.leaf, asked.first, asked.stop):
-            self._metrics.uploads.labels("covered").inc()
-            response = web.Response(status=200, headers={"x-kv-covered": "true"})
-            if awaits_continue(request):
-                response.force_close()  # the body that was announced will not come
-            return response
-        expected = ExpectedSegment(
-            name=core.check_upload_name(asked.segment),
-            namespace=asked.namespace,
-            group=asked.group,
-            shard=asked.shard,
-            chunk_tokens=namespace.layout.group(asked.group).chunk_tokens,
-            layers=shard.layers,
-            slice_bytes=shard.slice_bytes,
-            leaf=asked.leaf,
-            depth=asked.first,
-            num_chunks=asked.stop - asked.first,
-        )
-        expected.check_length(length)
-        with await asyncio.to_thread(core.reserve, length):
-            worker = await self._pool.living()  # before the socket's number is taken, which may become another's
-            async with body_socket(request) as (fd, go_ahead):
-                try:
-                    answer = await worker.ask(
-                        "receive",
-                        fds=[fd],
-                        store=core.store.url,
-                        segment=asdict(expected),
-                        length=length,
-                        go_ahead=go_ahead,
-                        timeout_s=UPLOAD_TIMEOUT_S,
-                    )
-                except ObjectCacheError:
-                    self._metrics.uploads.labels("failed").inc()
-                    raise
-        header = decode_header(answer["header"])
-        core.store.account(header.total_bytes)
-        core.finished(UploadTicket(header, header.total_bytes, tuple(answer["row_digests"])))
-        self._metrics.uploads.labels("finished").inc()
-        response = web.Response(status=201)
-        if go_ahead:
-            response.force_close()
-        return response
-
-    async def commit(self, call: Call) -> web.StreamResponse:
-        core = await self._buckets.get(call.bucket)
-        asked = CommitRequest.decode(await call.body())
-        await asyncio.to_thread(core.commit, asked.commit, asked.discard)
-        self._metrics.uploads.labels("committed").inc(len(asked.commit))
-        return web.Response(status=204)
-
-    def _refuse_when_draining(self) -> None:
-        if self.draining:
-            raise DrainingError("this gateway is shutting down: ask another")
-
-
-def _store_request(request: web.Request) -> StoreRequest:
-    encoded = request.headers.get(STORE_HEADER, "")
-    try:
-        return StoreRequest.decode(base64.b64decode(encoded, validate=True))
-    except ValueError as error:  # also for text that is not ASCII
-        raise RequestError(f"the {STORE_HEADER} header must be base64: {error}") from error
 
 
 def _outcome(problem: BaseException | None) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
+from typing import Any
 from urllib.parse import unquote
 
 from objectcache.errors import InvalidArgumentError, NotSupportedError, PreconditionFailedError, RangeError
@@ -30,11 +33,51 @@ _UNSERVED = {
     "x-amz-server-side-encryption": "encryption",
     "x-amz-server-side-encryption-customer-algorithm": "encryption",
 }
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+OWN_PREFIX = "x-kv-"
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_NOT_IN_VALUES = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_MOST_DIGITS = 18
+"""Positions with more are behind the end of anything."""
 
 
 class NotModified(Exception):  # noqa: N818 - not an error: the client has it already
-    """The answer is 304."""
+    """The answer is 304, about the object `info`."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        super().__init__()
+        self.info = info
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConditions:
+    """What must hold for a write: that nothing is there (`if_absent`), or the object with an ETag ("*": any)."""
+
+    if_absent: bool = False
+    if_match: str = ""
+
+    def __bool__(self) -> bool:
+        return self.if_absent or bool(self.if_match)
+
+    def how(self) -> dict[str, Any]:
+        """As arguments of `Store.upload`."""
+        return {"if_absent": self.if_absent, "if_match": self.if_match}
+
+    def check(self, info: ObjectInfo) -> None:
+        """Against what is there. Raises PreconditionFailedError."""
+        if self.if_absent:
+            raise PreconditionFailedError("the object is there already")
+        if self.if_match not in ("", "*", info.etag):
+            raise PreconditionFailedError(f"the object's ETag is {info.etag}")
+
+
+def is_header_value(text: str) -> bool:
+    """Whether it can be sent as a header, and only as that."""
+    return not _NOT_IN_VALUES.search(text)
+
+
+def title_case(name: str) -> str:
+    """`content-type` as HTTP writes it: `Content-Type`."""
+    return "-".join(map(str.capitalize, name.split("-")))
 
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
@@ -51,6 +94,11 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+def own_metadata(info: ObjectInfo) -> dict[str, str]:
+    """What an object's metadata says of its bytes, and not at a client's wish: it goes with them."""
+    return {name: value for name, value in info.metadata.items() if name.startswith((OWN_PREFIX, CHECKSUM_PREFIX))}
+
+
 def told_of(info: ObjectInfo, *, checksums: bool) -> dict[str, str]:
     """Headers of a response about an object; with its `checksums`, if the whole of it is asked for."""
     told = {
@@ -60,10 +108,10 @@ def told_of(info: ObjectInfo, *, checksums: bool) -> dict[str, str]:
         "Content-Type": DEFAULT_TYPE,
     }
     for name, value in info.metadata.items():
-        if name.startswith("x-kv-"):
+        if name.startswith(OWN_PREFIX):
             continue
         if checksums or not name.startswith(CHECKSUM_PREFIX):
-            told["-".join(map(str.capitalize, name.split("-"))) if name in STANDARD_HEADERS else name] = value
+            told[title_case(name) if name in STANDARD_HEADERS else name] = value
     return told
 
 
@@ -78,14 +126,43 @@ def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:
-        first, stop = max(0, size_bytes - int(found[2])), size_bytes
+        first, stop = max(0, size_bytes - _position(found[2])), size_bytes
     else:
-        first, stop = int(found[1]), min(size_bytes, int(found[2]) + 1 if found[2] else size_bytes)
-        if found[2] and int(found[2]) < first:
+        first, stop = _position(found[1]), min(size_bytes, _position(found[2]) + 1 if found[2] else size_bytes)
+        if found[2] and _position(found[2]) < first:
             return None
     if first >= stop:
         raise RangeError(f"the range {header!r} lies outside the object's {size_bytes} bytes")
     return first, stop
+
+
+def copied_range(header: str, size_bytes: int) -> tuple[int, int]:
+    """[first, stop) of an x-amz-copy-source-range: both ends are given. Raises InvalidArgumentError, RangeError."""
+    found = _RANGE.fullmatch(header.strip())
+    if found is None or not found[1] or not found[2]:
+        raise InvalidArgumentError("x-amz-copy-source-range must read bytes=first-last")
+    first, last = _position(found[1]), _position(found[2])
+    if not first <= last:
+        raise InvalidArgumentError("x-amz-copy-source-range must read bytes=first-last, first not after last")
+    if last >= size_bytes:
+        raise RangeError(f"x-amz-copy-source-range must lie within the source's {size_bytes} bytes")
+    return first, last + 1
+
+
+def _position(digits: str) -> int:
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def if_range_holds(headers: Mapping[str, str], info: ObjectInfo) -> bool:
+    """Whether a Range counts: not, if If-Range names another object than this, which the client has a part of."""
+    wanted = headers.get("If-Range")
+    if wanted is None:
+        return True
+    if wanted.strip().startswith(('"', "W/")) or names_etag(wanted, info.etag):
+        return names_etag(wanted, info.etag, weakly=False)
+    since_s = _http_date_s(wanted)
+    return since_s is not None and int(info.modified_s) == since_s
 
 
 def check_read(headers: Mapping[str, str], info: ObjectInfo, *, prefix: str = "") -> None:
@@ -96,7 +173,7 @@ def check_read(headers: Mapping[str, str], info: ObjectInfo, *, prefix: str = ""
     match, none_match = headers.get(f"{prefix}If-Match"), headers.get(f"{prefix}If-None-Match")
     modified, unmodified = headers.get(f"{prefix}If-Modified-Since"), headers.get(f"{prefix}If-Unmodified-Since")
     if match is not None:
-        if not names_etag(match, info.etag):
+        if not names_etag(match, info.etag, weakly=False):
             raise PreconditionFailedError(f"the object's ETag is {info.etag}")
     elif unmodified is not None and _is_later(info, unmodified):
         raise PreconditionFailedError("the object was modified since")
@@ -107,22 +184,25 @@ def check_read(headers: Mapping[str, str], info: ObjectInfo, *, prefix: str = ""
         return
     if prefix:
         raise PreconditionFailedError("the source is as it was")
-    raise NotModified
+    raise NotModified(info)
 
 
-def write_conditions(headers: Mapping[str, str]) -> tuple[bool, str]:
-    """`if_absent` and `if_match` of a write. Raises NotSupportedError."""
+def write_conditions(headers: Mapping[str, str]) -> WriteConditions:
+    """Those of a write. Raises NotSupportedError."""
     none_match, match = headers.get("If-None-Match"), headers.get("If-Match")
     if none_match is not None and none_match.strip() != "*":
         raise NotSupportedError("a write can be conditional on If-None-Match: * and on If-Match: ETAG")
     if match is not None and ("," in match or none_match is not None):
         raise NotSupportedError("a write can be conditional on one ETag: If-Match: ETAG")
-    return none_match is not None, "" if match is None else plain_etag(match)
+    return WriteConditions(none_match is not None, "" if match is None else plain_etag(match))
 
 
-def names_etag(header: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match header means an object with `etag`."""
-    return header.strip() == "*" or etag in map(plain_etag, header.split(","))
+def names_etag(header: str, etag: str, *, weakly: bool = True) -> bool:
+    """Whether an If-Match or If-None-Match header means an object with `etag`; W/"…" does so only `weakly`."""
+    if header.strip() == "*":
+        return True
+    tags = [tag.strip() for tag in header.split(",")]
+    return any(plain_etag(tag) == etag for tag in tags if weakly or not tag.startswith("W/"))
 
 
 def plain_etag(text: str) -> str:
@@ -131,11 +211,17 @@ def plain_etag(text: str) -> str:
 
 def _is_later(info: ObjectInfo, header: str) -> bool:
     """Whether the object is younger than an HTTP date, which has whole seconds. Not, for what is no date."""
+    since_s = _http_date_s(header)
+    return since_s is not None and int(info.modified_s) > since_s
+
+
+def _http_date_s(text: str) -> float | None:
+    """Unix time; None for what is no date."""
     try:
-        since_s = parsedate_to_datetime(header).timestamp()
-    except (ValueError, TypeError):
-        return False
-    return int(info.modified_s) > since_s
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def copy_source(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from objectcache.errors import InvalidArgumentError, KeyTooLongError
+from objectcache.errors import InvalidArgumentError, KeyTooLongError, RequestError
 from objectcache.names import is_reserved
 from objectcache.stores.base import MAX_NAME_BYTES
 
@@ -27,6 +27,14 @@ def name_of_key(key: str) -> str:
     name = place_of_key(key)
     if len(name.encode()) > MAX_NAME_BYTES:
         raise KeyTooLongError(f"this key has components that take more than {MAX_NAME_BYTES} bytes to write")
+    return name
+
+
+def writable_name(key: str) -> str:
+    """The name of an object that S3 clients may write. Raises as `name_of_key`, and RequestError for what is KV's."""
+    name = name_of_key(key)
+    if is_kept_for_kv(name):
+        raise RequestError(f"keys that begin with {name.split('/')[0]}/ are kept for KV")
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -12,6 +13,8 @@ from objectcache.stores import ObjectInfo
 PART_SIZES = "x-kv-part-sizes"
 _MOST_CHARACTERS = 512
 """Parts are mostly alike; where they are not, and many, they cannot be read by number."""
+ROOM_FOR_OWN = {PART_SIZES: "0" * _MOST_CHARACTERS, "x-amz-checksum-sha256": "0" * 64, "x-amz-checksum-type": "0" * 16}
+"""What a completed upload's metadata has besides the client's, at its longest."""
 
 
 def with_part_sizes(metadata: Mapping[str, str], sizes: Sequence[int]) -> dict[str, str]:
@@ -24,7 +27,7 @@ def part_of(info: ObjectInfo, number: str) -> tuple[tuple[int, int], int]:
     """The range [first, stop) of part `number`, and how many parts there are. An object that was put whole is its only
     part. Raises InvalidArgumentError, InvalidPartError.
     """
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:8]) <= MAX_PARTS:
+    if not re.fullmatch("[0-9]{1,5}", number) or not 1 <= int(number) <= MAX_PARTS:
         raise InvalidArgumentError(f"partNumber must lie in 1..{MAX_PARTS}")
     sizes = _part_sizes(info)
     index = int(number) - 1

@@ -123,23 +123,29 @@ def split_target(raw_path: str, host: str, domains: Collection[str]) -> tuple[st
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     bucket, key = "", raw_path.removeprefix("/")
     for domain in domains:
-        if name.lower().endswith(f".{domain}"):
+        if name.lower().endswith(f".{domain.lower()}"):
             bucket = name[: -len(domain) - 1].lower()
             break
     else:
         bucket, _, key = key.partition("/")
     try:
+        # What decodes to a "/" is no bucket's name, which is looked at where buckets are.
         return unquote(bucket, errors="strict"), unquote(key, errors="strict")
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(f"bucket and key are UTF-8, percent-encoded: {error}") from error
 
 
 def route(method: str, bucket: str, key: str, query: Collection[str]) -> Route:
-    """What is asked, by method and sub-resource. Raises MethodNotAllowedError, NotSupportedError."""
+    """What is asked, by method and sub-resource.
+
+    Raises MethodNotAllowedError, NotSupportedError, InvalidArgumentError.
+    """
     table = _ON_OBJECT if key else _ON_BUCKET if bucket else _ON_SERVICE
     wanted = [name for name in query if name in _SUBRESOURCES and (method, name) in table]
     operation = table.get((method, wanted[0] if wanted else ""))
     if not wanted:
+        if key and method == "PUT" and "partNumber" in query:
+            raise InvalidArgumentError("a part needs the uploadId that it is for")
         unserved = [name for name in query if name in _UNSERVED]
         if unserved:
             raise NotSupportedError(f"?{unserved[0]} is not served here")

@@ -2,7 +2,7 @@
 
     .kv/mp/<upload id>/begun          key, metadata, and what checksum it is to have
     .kv/mp/<upload id>/part/<number>  the parts
-    .kv/mp/<upload id>/sum/<number>   their checksums, in base64, where they came with one of that kind
+    .kv/mp/<upload id>/sum/<number>   the etag of a part that came with a checksum of that kind, and that, in base64
 
 So any gateway on the same store can go on with what another has begun.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from dataclasses import dataclass
 
 import msgpack
@@ -40,7 +41,7 @@ class BegunUpload:
 
 
 def running_uploads(store: Store) -> list[BegunUpload]:
-    """All that are under way, by key and then by age. Raises StoreError."""
+    """All that are under way, by key and then by id, which is by age. Raises StoreError."""
     found = []
     for prefix in store.list_prefixes(MULTIPART_PREFIX):
         id = prefix.removeprefix(MULTIPART_PREFIX).removesuffix("/")
@@ -48,7 +49,12 @@ def running_uploads(store: Store) -> list[BegunUpload]:
             found.append(_read_begun(store, id))
         except ObjectNotFoundError:
             continue  # just completed or aborted
-    return sorted(found, key=lambda begun: (begun.key, begun.begun_s, begun.id))
+    return sorted(found, key=lambda begun: (begun.key, begun.id))
+
+
+def new_upload_id(now_ns: int) -> str:
+    """Never given out twice; of two, the later sorts behind."""
+    return f"{now_ns:016x}{secrets.token_hex(8)}"
 
 
 def remove_upload(store: Store, id: str) -> None:
@@ -68,6 +74,20 @@ def find_upload(store: Store, id: str, key: str) -> BegunUpload:
     if begun is None or begun.key != key:
         raise UploadNotFoundError("there is no such upload of this key: it was completed, aborted or never begun")
     return begun
+
+
+def keep_part(store: Store, begun: BegunUpload, number: int, etag: str, checksum: str) -> None:
+    """A part is whole; with the `checksum` it came with, or "". Raises UploadNotFoundError, StoreError.
+
+    Where the upload was completed or aborted meanwhile, nothing may stay that nobody would ever remove.
+    """
+    if checksum:
+        store.put(_sum_name(begun.id, number), f"{etag} {checksum}".encode())
+    try:
+        store.head(begun_name(begun.id))
+    except ObjectNotFoundError:
+        remove_upload(store, begun.id)
+        raise UploadNotFoundError("the upload was completed or aborted while this part was on its way") from None
 
 
 def _read_begun(store: Store, id: str) -> BegunUpload:
@@ -96,9 +116,11 @@ def checksum_of(store: Store, begun: BegunUpload, asked: list[CompletedPart], pa
     sums: list[tuple[str, int]] = []
     for item, info in zip(asked, parts, strict=True):
         try:
-            value = store.get(sum_name(begun.id, item.number)).decode()
+            etag, _, value = store.get(_sum_name(begun.id, item.number)).decode().partition(" ")
         except ObjectNotFoundError:
             return ""
+        if etag != info.etag:
+            return ""  # of the part that was there before this one
         if item.checksums.get(begun.algorithm, value) != value:
             raise InvalidPartError(f"the checksum of part {item.number} is {value}")
         sums.append((value, info.size_bytes))
@@ -132,7 +154,7 @@ def begun_name(id: str) -> str:
     return f"{MULTIPART_PREFIX}{id}/begun"
 
 
-def sum_name(id: str, number: int) -> str:
+def _sum_name(id: str, number: int) -> str:
     return f"{MULTIPART_PREFIX}{id}/sum/{number:05d}"
 
 

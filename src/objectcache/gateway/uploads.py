@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from itertools import islice
 
 import msgpack
@@ -12,20 +12,23 @@ from aiohttp import web
 from objectcache.cache.core import CacheCore
 from objectcache.errors import (
     BadDigestError,
+    EntityTooLargeError,
     InvalidArgumentError,
-    RangeError,
+    InvalidPartError,
     UploadNotFoundError,
 )
+from objectcache.gateway.answers import put_response, xml_response
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.object_headers import (
     CHECKSUM_PREFIX,
-    byte_range,
+    WriteConditions,
+    copied_range,
     metadata_of,
     write_conditions,
 )
-from objectcache.gateway.object_parts import with_part_sizes
-from objectcache.gateway.objects import COPY_SOURCE, ObjectRoutes, put_response, writable_name, xml_response
+from objectcache.gateway.object_parts import ROOM_FOR_OWN, with_part_sizes
+from objectcache.gateway.objects import COPY_SOURCE, ObjectRoutes
 from objectcache.gateway.upload_state import (
     BegunUpload,
     begun_name,
@@ -35,12 +38,13 @@ from objectcache.gateway.upload_state import (
     completed_before,
     etag_of,
     find_upload,
+    keep_part,
+    new_upload_id,
     number_of,
     part_name,
     part_prefix,
     remove_upload,
     running_uploads,
-    sum_name,
 )
 from objectcache.s3.listings import ListRequest
 from objectcache.s3.multipart import (
@@ -53,6 +57,8 @@ from objectcache.s3.multipart import (
 )
 from objectcache.s3.part_checksums import CHECKSUM_TYPE, check_kind
 from objectcache.s3.results import copied_body
+from objectcache.stores.base import check_metadata
+from objectcache.workers.bodies import MAX_OBJECT_BYTES
 from objectcache.workers.pool import WorkerPool
 
 
@@ -74,11 +80,12 @@ class UploadRoutes:
 
     async def create(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
-        writable_name(call)
+        call.writable_name  # noqa: B018 - refused now, not when all parts are there
         metadata = metadata_of(call.request.headers)
         algorithm = call.header("x-amz-checksum-algorithm").lower()
         kind = check_kind(algorithm, call.header(CHECKSUM_TYPE)) if algorithm else ""
-        id = secrets.token_hex(16)
+        check_metadata(metadata | ROOM_FOR_OWN)
+        id = new_upload_id(time.time_ns())
         content = msgpack.packb([call.key, metadata, algorithm, kind])
         with await asyncio.to_thread(core.reserve, len(content)):
             await asyncio.to_thread(core.store.put, begun_name(id), content)
@@ -94,33 +101,31 @@ class UploadRoutes:
         number = _part_number(call)
         name = part_name(begun.id, number)
         if COPY_SOURCE in call.request.headers:
-            return await self._copy_part(call, core, name)
-        answer, go_ahead = await self._objects.receive(call, core, name, {}, if_absent=False, if_match="")
+            return await self._copy_part(call, core, begun, number)
+        answer, go_ahead = await self._objects.receive(call, core, name, {}, WriteConditions())
         algorithm, value = answer["checksum"]
-        if algorithm and algorithm == begun.algorithm:
-            await asyncio.to_thread(core.store.put, sum_name(begun.id, number), value.encode())
+        kept = value if algorithm == begun.algorithm else ""
+        await asyncio.to_thread(keep_part, core.store, begun, number, answer["etag"], kept)
         return put_response(answer["etag"], answer["checksum"], closes=go_ahead)
 
-    async def _copy_part(self, call: Call, core: CacheCore, name: str) -> web.StreamResponse:
+    async def _copy_part(self, call: Call, core: CacheCore, begun: BegunUpload, number: int) -> web.StreamResponse:
         source, info = await self._objects.find_source(call)
         header = call.request.headers.get("x-amz-copy-source-range")
-        part = byte_range(header, info.size_bytes)
-        if header is not None and part is None:
-            raise InvalidArgumentError("x-amz-copy-source-range must read bytes=first-last")
-        if header is not None and part is not None and part[1] - part[0] != _asked_bytes(header):
-            raise RangeError(f"x-amz-copy-source-range must lie within the source's {info.size_bytes} bytes")
-        first, stop = part or (0, info.size_bytes)
+        first, stop = (0, info.size_bytes) if header is None else copied_range(header, info.size_bytes)
+        if stop - first > MAX_OBJECT_BYTES:
+            raise EntityTooLargeError(f"one part has at most {MAX_OBJECT_BYTES} bytes")
         with await asyncio.to_thread(core.reserve, stop - first):
             answer = await (await self._pool.living()).ask(
                 "copy",
                 of=[{"store": source.url, "name": info.name, "etag": info.etag, "range": [first, stop - first]}],
                 store=core.store.url,
-                name=name,
+                name=part_name(begun.id, number),
                 etag="",
                 digest=True,
                 how={},
             )
         core.store.account(stop - first)
+        await asyncio.to_thread(keep_part, core.store, begun, number, answer["etag"], "")
         return xml_response(copied_body(answer["etag"], answer["modified_s"], part=True))
 
     async def complete(self, call: Call) -> web.StreamResponse:
@@ -128,12 +133,12 @@ class UploadRoutes:
         asked = parse_complete(await call.body(checksums=False))
         try:
             begun = await asyncio.to_thread(find_upload, core.store, call.query["uploadId"], call.key)
-        except UploadNotFoundError:
+            parts = await asyncio.to_thread(chosen_parts, core.store, begun, asked)
+        except (UploadNotFoundError, InvalidPartError):
             before = await asyncio.to_thread(completed_before, core.store, call.name, asked)
             if before is None:
                 raise
             return self._completed(call, before.etag, *checksum_kept(before))
-        parts = await asyncio.to_thread(chosen_parts, core.store, begun, asked)
         metadata = with_part_sizes(begun.metadata, [part.size_bytes for part in parts])
         checksum = await asyncio.to_thread(checksum_of, core.store, begun, asked, parts)
         if checksum:
@@ -141,7 +146,7 @@ class UploadRoutes:
             if said not in ("", checksum):
                 raise BadDigestError(f"the checksum of all parts is {checksum}, not {said[:200]}")
             metadata |= {CHECKSUM_PREFIX + begun.algorithm: checksum, CHECKSUM_TYPE: begun.checksum_type}
-        if_absent, if_match = write_conditions(call.request.headers)
+        conditions = write_conditions(call.request.headers)
         total_bytes = sum(part.size_bytes for part in parts)
         with await asyncio.to_thread(core.reserve, total_bytes):
             answer = await (await self._pool.living()).ask(
@@ -151,10 +156,10 @@ class UploadRoutes:
                     for part in parts
                 ],
                 store=core.store.url,
-                name=writable_name(call),
+                name=call.writable_name,
                 etag=etag_of([part.etag for part in parts]),
                 digest=False,
-                how={"if_absent": if_absent, "if_match": if_match, "metadata": metadata},
+                how=conditions.how() | {"metadata": metadata},
             )
         core.store.account(total_bytes)
         await asyncio.to_thread(remove_upload, core.store, begun.id)
@@ -187,7 +192,7 @@ class UploadRoutes:
             parts[:most],
             after=after,
             max_parts=most,
-            truncated=len(parts) > most,
+            truncated=0 < most < len(parts),
         )
         return xml_response(body)
 
@@ -243,8 +248,3 @@ def _part_number(call: Call) -> int:
     if not 1 <= number <= MAX_PARTS:
         raise InvalidArgumentError(f"partNumber must lie in 1..{MAX_PARTS}")
     return number
-
-
-def _asked_bytes(header: str) -> int:
-    first, _, last = header.strip().removeprefix("bytes=").partition("-")
-    return int(last) - int(first) + 1 if first.isdigit() and last.isdigit() else -1

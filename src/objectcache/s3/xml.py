@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from xml.etree import ElementTree
+from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from objectcache.errors import MalformedXMLError, ObjectCacheError, error_from_code
@@ -38,15 +39,35 @@ def timestamp(time_s: float) -> str:
 
 def parse(body: bytes, tag: str) -> ElementTree.Element:
     """The root of a request's body, tags without their namespace. Raises MalformedXMLError unless it is a `tag`."""
-    try:
-        root = ElementTree.fromstring(body)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise MalformedXMLError(f"the body is not XML: {error}") from error
-    for item in root.iter():
-        item.tag = item.tag.rpartition("}")[2]
+    root = _read(body)
     if root.tag != tag:
         raise MalformedXMLError(f"the body should be a {tag}, not a {root.tag[:80]}")
     return root
+
+
+def _read(body: bytes) -> ElementTree.Element:
+    """Without document types, and so without entities that are longer than their names."""
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate("utf-8", "}")
+    parser.buffer_text = True
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        builder.start(tag.rpartition("}")[2], attributes)
+
+    def end(tag: str) -> None:
+        builder.end(tag.rpartition("}")[2])
+
+    def refuse(*_: object) -> None:
+        raise MalformedXMLError("the body has a document type, which S3's XML never has")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(body, True)
+    except expat.ExpatError as error:
+        raise MalformedXMLError(f"the body is not XML: {error}") from error
+    return builder.close()
 
 
 def error_body(error: ObjectCacheError, resource: str, request_id: str) -> bytes:
@@ -57,9 +78,9 @@ def error_body(error: ObjectCacheError, resource: str, request_id: str) -> bytes
 def parse_error(status: int, body: bytes) -> ObjectCacheError:
     """The error in a response; where the body is none, what the status says."""
     try:
-        root = ElementTree.fromstring(body)
+        root = _read(body)
         code, message = root.findtext("Code"), root.findtext("Message")
-    except ElementTree.ParseError:
+    except MalformedXMLError:
         code = message = None
     if code is None:
         return ObjectCacheError(f"HTTP {status} without an S3 error body")

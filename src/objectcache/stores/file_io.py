@@ -238,6 +238,8 @@ class FileUpload(ObjectUpload):
                     self._reserved_bytes = 0  # an interrupt after this must not give them back again
                 return
             except FileNotFoundError:
+                if not os.path.exists(self._temporary):
+                    break  # the whole store was removed, and must not come back as empty directories
                 with suppress(FileNotFoundError, FileExistsError):  # others make and remove it at the same time
                     os.makedirs(directory, exist_ok=True)
         raise StoreUnavailableError(f"publishing {self._name!r} failed: its temporary or directory keeps vanishing")

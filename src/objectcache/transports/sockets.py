@@ -120,15 +120,6 @@ def recv_exact(sock: socket.socket, out: memoryview) -> None:
         got += count
 
 
-def recv_some(sock: socket.socket, out: memoryview) -> int:
-    """How many bytes of `out` were filled, 0 at the end. Raises OSError."""
-    while True:
-        try:
-            return sock.recv_into(out)
-        except BlockingIOError:
-            _wait(sock, select.POLLIN)
-
-
 def _wait(sock: socket.socket, event: int) -> None:
     """A socket shared with an event loop does not block: wait for it here. Raises TimeoutError past its timeout."""
     poll = select.poll()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 
 from objectcache.errors import EntityTooLargeError, GatewayUnavailableError, TruncatedBodyError
 from objectcache.s3 import AnnouncedChecksums, Checksums, ChunkedDecoder, ChunkSigning
-from objectcache.transports.sockets import recv_exact, recv_some
+from objectcache.transports.sockets import recv_exact
 
 MAX_OBJECT_BYTES = 5 << 30
 """Of one PUT or copy, as S3 has it; multipart uploads go beyond."""
+MAX_UNANNOUNCED_BYTES = 64 << 20
+"""Of one whose length is not told: so much room is made for it ahead."""
+BODY_FRAME = Struct("<I")
+"""Before each piece of a body without a length: the piece's bytes; 0 at the end."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -20,7 +25,7 @@ _PIECE_BYTES = 1 << 20
 class BodySpec:
     """How a body comes and what it must be. `decoded_bytes` is its length without `aws-chunked` around it.
 
-    None: as long as the sender goes on. `content_sha256` (hex) is what a signature covers, "" for nothing.
+    None: not known before its end. `content_sha256` (hex) is what a signature covers, "" for nothing.
     """
 
     decoded_bytes: int | None
@@ -74,6 +79,8 @@ class CheckedBody:
             self._taken_bytes += len(piece)
             if self._taken_bytes > MAX_OBJECT_BYTES:
                 raise EntityTooLargeError(f"one PUT carries at most {MAX_OBJECT_BYTES} bytes: use a multipart upload")
+            if self._spec.decoded_bytes is None and self._taken_bytes > MAX_UNANNOUNCED_BYTES:
+                raise EntityTooLargeError(f"a body of more than {MAX_UNANNOUNCED_BYTES} bytes needs a Content-Length")
             if self._spec.decoded_bytes is not None and self._taken_bytes > self._spec.decoded_bytes:
                 raise TruncatedBodyError(f"the body is longer than the {self._spec.decoded_bytes} bytes announced")
             self._checksums.update(piece)
@@ -99,22 +106,37 @@ class CheckedBody:
 
 
 def read_pieces(sock: socket.socket, spec: BodySpec) -> Iterator[memoryview]:
-    """What arrives on the wire, each piece valid until the next. Raises TruncatedBodyError, OSError."""
-    if spec.wire_bytes is None:
-        buffer = memoryview(bytearray(_PIECE_BYTES))
-        while count := recv_some(sock, buffer):
-            yield buffer[:count]
+    """What arrives on the wire, each piece valid until the next. A body without a length comes in frames.
+
+    Raises TruncatedBodyError.
+    """
+    if spec.wire_bytes is not None:
+        yield from _exactly(sock, spec.wire_bytes)
         return
-    buffer = memoryview(bytearray(min(spec.wire_bytes, _PIECE_BYTES)))
-    left = spec.wire_bytes
+    head = memoryview(bytearray(BODY_FRAME.size))
+    while True:
+        _fill(sock, head)
+        size_bytes = BODY_FRAME.unpack(head)[0]
+        if not size_bytes:
+            return
+        yield from _exactly(sock, size_bytes)
+
+
+def _exactly(sock: socket.socket, size_bytes: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(size_bytes, _PIECE_BYTES)))
+    left = size_bytes
     while left:
         piece = buffer[: min(left, len(buffer))]
-        try:
-            recv_exact(sock, piece)
-        except GatewayUnavailableError as error:
-            raise TruncatedBodyError("the body ended before the length that was announced") from error
+        _fill(sock, piece)
         yield piece
         left -= len(piece)
+
+
+def _fill(sock: socket.socket, out: memoryview) -> None:
+    try:
+        recv_exact(sock, out)
+    except GatewayUnavailableError as error:
+        raise TruncatedBodyError("the body broke off before its end") from error
 
 
 def check_whole(data: bytes, spec: BodySpec) -> bytes:

@@ -6,6 +6,7 @@ with it.
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
@@ -37,6 +38,8 @@ from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.copying import copy_ranges
 from objectcache.workers.open_objects import HeldObjects, OpenObjects
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
+
+log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -79,6 +82,18 @@ class Worker:
             if isinstance(error, IntegrityError | SegmentGoneError):
                 answer["segment"] = error.segment
         self._channel.send(answer)
+
+    def _carry_out(self, name: str, message: Message, run: Callable[[], None]) -> None:
+        """Run an order beside others; whatever happens, it is answered."""
+
+        def carry_out() -> None:
+            try:
+                run()
+            except Exception:  # nobody must wait for ever for what went wrong here
+                log.exception("the order %r failed", name)
+                self._answer(message, ObjectCacheError("the data worker failed: the gateway's log says why"))
+
+        _in_thread(name, carry_out)
 
     def _store(self, url: str) -> Store:
         with self._lock:
@@ -151,7 +166,7 @@ class Worker:
             self._start(message, session)
             session.attach(0, sock)
 
-        _in_thread("response", respond)
+        self._carry_out("response", message, respond)
 
     def _start(self, message: Message, session: SenderSession) -> None:
         plan = Plan.from_wire(message["plan"])
@@ -190,7 +205,7 @@ class Worker:
             quiet = session is None or session.cancel(message["delivery"], message["epoch"], message["timeout_s"])
             self._answer(message, quiet=quiet)
 
-        _in_thread("cancel", cancel)
+        self._carry_out("cancel", message, cancel)
 
     def _reap(self) -> None:
         while True:
@@ -205,28 +220,34 @@ class Worker:
     # -- whole objects ----------------------------------------------------------------------------
 
     def _send_object(self, message: Message, fds: list[int]) -> None:
-        """A range of an object as the body of an HTTP response, after the head that comes with the order."""
+        """A range of an object as the body of an HTTP response, after the head that comes with the order.
+
+        Answers DeliveryError when a part of it may have been sent, any other error when nothing was.
+        """
         sock = socket.socket(fileno=fds[0])
         sock.settimeout(message["timeout_s"])
 
         def send() -> None:
+            begun = False
             with sock:
                 try:
                     store = self._store(message["store"])
                     with store.open(message["name"]) as reader:
                         if reader.info.etag != message["etag"]:
                             raise ObjectChangedError(f"{message['name']!r} was replaced just now")
+                        begun = True
                         send_all(sock, message["head"], more=True)
                         ahead_bytes = WINDOW_BYTES if store.far else 0
                         send_range(sock, reader, message["offset"], message["length"], ahead_bytes=ahead_bytes)
                 except OSError:
                     self._answer(message, DeliveryError("the client went away"))
                 except ObjectCacheError as error:
-                    self._answer(message, error)
+                    # Behind a head that is sent, nothing else can be said.
+                    self._answer(message, DeliveryError(str(error)) if begun else error)
                 else:
                     self._answer(message)
 
-        _in_thread("send-object", send)
+        self._carry_out("send-object", message, send)
 
     def _receive(self, message: Message, fds: list[int]) -> None:
         """The body of an upload. `go_ahead`: the client waits for 100-continue."""
@@ -253,7 +274,7 @@ class Worker:
                 except OSError as error:
                     self._answer(message, StoreUnavailableError(f"the upload broke off: {error}"))
 
-        _in_thread("receive", receive)
+        self._carry_out("receive", message, receive)
 
     def _copy(self, message: Message, fds: list[int]) -> None:
         """Ranges of objects, one after the other, as a new object. `digest`: its etag is to be its MD5."""
@@ -275,7 +296,7 @@ class Worker:
             except ObjectCacheError as error:
                 self._answer(message, error)
 
-        _in_thread("copy", copy)
+        self._carry_out("copy", message, copy)
 
     def _forget_store(self, message: Message, fds: list[int]) -> None:
         """Its bucket was deleted: another may be made in its place."""
@@ -294,7 +315,7 @@ class Worker:
             except ObjectCacheError as error:
                 self._answer(message, error)
 
-        _in_thread("verify", verify)
+        self._carry_out("verify", message, verify)
 
 
 def _listen(session: SenderSession, sock: socket.socket) -> None:
