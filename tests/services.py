@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -123,17 +124,43 @@ def _missing(program: str, install: str) -> None:
     pytest.skip(reason)
 
 
-def _run(script: str, verb: str, environment: dict[str, str]) -> None:
-    ended = subprocess.run(
-        [str(SCRIPTS / script), verb],
+def _start_again(script: str, environment: dict[str, str]) -> None:
+    subprocess.run(
+        [str(SCRIPTS / script), "start"],
         env=os.environ | environment,
-        # Its daemons keep what they inherit: pipes would never end.
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE if verb != "start" else None,
+        stdout=subprocess.DEVNULL,  # its daemons keep what they inherit: a pipe would never end
         timeout=120,
-        check=False,
+        check=True,
     )
-    assert ended.returncode == 0, f"{script} {verb} failed"
+
+
+# Starts the service, and waits until the tests are over, however they end: then the service ends too, its files go.
+_GUARDIAN = """
+trap : PIPE  # when nobody is left to be told
+"$1" start </dev/null >/dev/null && echo up || echo failed
+read -r _
+"$1" "$2"
+rm -rf "$3"
+"""
+
+
+@contextmanager
+def _guarded(script: str, stop: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
+    command = ["bash", "-c", _GUARDIAN, "guardian", str(SCRIPTS / script), stop, str(directory)]
+    with subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # what ends the tests, Ctrl-C or a time limit, must not end it
+    ) as guardian:
+        assert guardian.stdout is not None
+        try:
+            assert guardian.stdout.readline() == "up\n", f"{script} start failed"
+            yield
+        finally:
+            guardian.communicate(timeout=60)
 
 
 def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: dict[str, str]) -> Iterator[S3Service]:
@@ -145,12 +172,8 @@ def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: d
         f"{prefix}_ACCESS_KEY": ACCESS_KEY,
         f"{prefix}_SECRET_KEY": SECRET_KEY,
     } | {key: value.format(next=first + 1) for key, value in more.items()}
-    try:
-        _run(script, "start", environment)
-        yield S3Service(name, f"http://127.0.0.1:{first}", directory, lambda: _run(script, "start", environment))
-    finally:
-        _run(script, stop, environment)
-        shutil.rmtree(directory, ignore_errors=True)
+    with _guarded(script, stop, directory, environment):
+        yield S3Service(name, f"http://127.0.0.1:{first}", directory, lambda: _start_again(script, environment))
 
 
 @pytest.fixture(scope="session")
