@@ -20,7 +20,7 @@ LAYOUT = flat_layout(2, 100)
     [
         *("http://127.0.0.1:1", "http://127.0.0.1:1/", "http://127.0.0.1:1/a/b", "http:///bucket"),
         *("http://127.0.0.1:99999/bucket", "http://127.0.0.1:port/bucket", "http://[::1/bucket"),
-        *("https://127.0.0.1/bucket", "s3://", "ftp://x/y", "file://data/kv"),
+        *("https://127.0.0.1/", "s3://", "ftp://x/y", "file://data/kv"),
     ],
 )
 def test_urls_that_cannot_be_opened(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
