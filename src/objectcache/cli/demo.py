@@ -18,7 +18,8 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     url: Annotated[str, typer.Option(help="A cache that is there already: a gateway or a directory.")] = "",
-    direct: Annotated[bool, typer.Option(help="No gateway: the engines open the file store themselves.")] = False,
+    direct: Annotated[bool, typer.Option(help="No gateway: the engines open the store themselves.")] = False,
+    store: Annotated[str, typer.Option(help="Where objects are (default: files), e.g. s3://bucket/prefix.")] = "",
     target: Annotated[str, typer.Option(help="How layers travel: tcp or http.")] = _DEFAULTS.target,
     data: Annotated[Path | None, typer.Option(help="Directory of the store (default: a temporary one).")] = None,
     out: Annotated[Path, typer.Option(help="Directory for the picture.")] = _DEFAULTS.out,
@@ -37,11 +38,14 @@ def run(
 
       objectcache demo --short --json demo.json --check
 
+      objectcache demo --store s3://bucket/demo?endpoint=http://127.0.0.1:8000
+
       objectcache demo --url http://gateway:9000/kvcache --target tcp
     """
     options = DemoOptions(
         url=url,
         direct=direct,
+        store=store,
         target=target,
         data=data,
         out=out,

@@ -20,7 +20,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    data: Annotated[Path | None, typer.Option(help="Directory of the file store.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of the objects, or of what is kept beside them.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where objects are instead, e.g. s3://bucket/prefix?endpoint=http://host:port."),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help='Size of the read cache in front of such a store, e.g. "2TB" (default: 80 % of the disk).'),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one (default: 9000).")] = None,
@@ -58,11 +66,13 @@ def run(
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,
 ) -> None:
-    """Serve a directory as a gateway: S3-style HTTP for control, TCP connections for the bytes.
+    """Serve a directory, or a bucket of any S3 store, as a gateway: S3 over HTTP for control, TCP for the bytes.
 
     [bold]Examples[/bold]
 
       objectcache serve --data /var/lib/objectcache
+
+      objectcache serve --data /var/lib/objectcache --store s3://kv/prod
 
       objectcache serve --config gateway.toml --port 9100
 
@@ -73,6 +83,8 @@ def run(
     )
     overrides = {
         "data": data,
+        "store": store,
+        "cache_bytes": cache,
         "host": host,
         "port": port,
         "data_port": data_port,
@@ -106,7 +118,8 @@ def run(
             }
             print(json.dumps(addresses), flush=True)
             return
-        console.print(f"[bold]ObjectCache gateway[/bold] on {settings.data}")
+        where = f"{settings.store}, beside it {settings.data}" if settings.store else str(settings.data)
+        console.print(f"[bold]ObjectCache gateway[/bold] on {where}")
         for name in settings.buckets:
             console.print(f'  objectcache.open("{scheme}://{settings.host}:{gateway.port}/{name}")', highlight=False)
         for line in _about_access(settings, gateway):

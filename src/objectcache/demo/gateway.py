@@ -22,10 +22,11 @@ _STOP_S = 30.0
 
 
 class GatewayProcess(AbstractContextManager["GatewayProcess"]):
-    """`objectcache serve` over a file store in `data`, on loopback. Its errors go to `data`/gateway.log."""
+    """`objectcache serve` over a store (""; files in `data`), on loopback. Its errors go to `data`/gateway.log."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, store: str = "") -> None:
         self._data = data
+        self._store = store
         self._log = data / "gateway.log"
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
@@ -37,6 +38,7 @@ class GatewayProcess(AbstractContextManager["GatewayProcess"]):
         start_s = time.monotonic()
         command = [sys.executable, "-m", "objectcache", "serve", "--port", "0", "--ready-json"]
         command += ["--data", str(self._data / "store"), "--bucket", BUCKET]
+        command += ["--store", self._store] if self._store else []
         with self._log.open("a") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
         self._process = process

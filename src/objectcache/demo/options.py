@@ -15,7 +15,9 @@ class DemoOptions:
     url: str = ""
     """A cache that is there already (any URL of `objectcache.open`), used as it is: nothing is started or stopped."""
     direct: bool = False
-    """No gateway: the file store of `data`, opened by the engine processes themselves."""
+    """No gateway: the store, opened by the engine processes themselves."""
+    store: str = ""
+    """Where objects are: `s3://bucket/prefix?endpoint=…`; default: files in `data`."""
     target: str = "http"
     """How layers travel from the gateway: "http", in the response, or "tcp", over data connections."""
     data: Path | None = None

@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from objectcache.demo.checks import broken_promises
-from objectcache.demo.gateway import GatewayProcess
+from objectcache.demo.gateway import BUCKET, GatewayProcess
 from objectcache.demo.options import DemoOptions, DemoResult, Job, ModelSize
 from objectcache.errors import ConfigError, ObjectCacheError
+from objectcache.stores import child_url
 
 Runner = Callable[[Job, Callable[[str], None]], dict[str, Any]]
 T = TypeVar("T")
@@ -149,9 +150,11 @@ class _Given:
 @contextmanager
 def _storage(options: DemoOptions, data: Path) -> Iterator[_Given | GatewayProcess]:
     if options.url or options.direct:
-        yield _Given(options.url or f"file://{data / 'store'}")
+        own = child_url(options.store, BUCKET) if options.store else f"file://{data / 'store'}"
+        # Catalogs of buckets are the demo's own, too, and go with it.
+        yield _Given(options.url or own, {"XDG_CACHE_HOME": str(data / "state")})
         return
-    with GatewayProcess(data) as gateway:
+    with GatewayProcess(data, options.store) as gateway:
         gateway.start()
         yield gateway
 
