@@ -91,7 +91,8 @@ def taken(wire: Sequence[bytes], spec: BodySpec) -> bytes:
 @given(data=st.binary(max_size=80), sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_any_split_of_any_body(name: str, data: bytes, sizes: list[int]) -> None:
     wire, spec = FORMS[name](data)
-    parts, rest = [], wire
+    parts: list[bytes] = []
+    rest = wire
     while rest:
         size = sizes[len(parts) % len(sizes)]
         parts.append(rest[:size])
