@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 import objectcache
 from objectcache.cache import KVCache
 from objectcache.client import ClientOptions
+from objectcache.s3 import Credentials, sign_headers
 
 PATIENCE_S = 30.0
 BUCKET = "kvcache"
@@ -84,6 +86,7 @@ class GatewayProcess:
         self.port = self.data_port = 0
         self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self.ca_file: str = self._settings.get("tls_cert", "")
         data.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> GatewayProcess:
@@ -117,10 +120,11 @@ class GatewayProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{BUCKET}"
+        return f"{'https' if self.ca_file else 'http'}://127.0.0.1:{self.port}/{BUCKET}"
 
     def open(self, **options: Any) -> KVCache:
-        return objectcache.open(self.url, options=ClientOptions(**{"buffer_bytes": 1 << 30, **options}))
+        defaults = {"buffer_bytes": 1 << 30, "ca_file": self.ca_file}
+        return objectcache.open(self.url, options=ClientOptions(**{**defaults, **options}))
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -156,13 +160,33 @@ class GatewayProcess:
 
     # -- questions --------------------------------------------------------------------------------
 
+    @property
+    def host(self) -> str:
+        """As in a Host header."""
+        return f"127.0.0.1:{self.port}"
+
     def connect(self) -> http.client.HTTPConnection:
+        if self.ca_file:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE_S, context=context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        key: Credentials | None = None,
+    ) -> Answer:
+        """One request, signed with `key` if there is one."""
+        sent = dict(headers or {})
+        if key is not None:
+            sent |= sign_headers(key, method, self.host, path, sent, payload=body)
         connection = self.connect()
         try:
-            connection.request(method, path, body=body or None, headers=dict(headers or {}))
+            connection.request(method, path, body=body or None, headers=sent)
             return Answer.read(connection.getresponse())
         finally:
             connection.close()

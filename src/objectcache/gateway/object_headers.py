@@ -171,16 +171,19 @@ def check_read(headers: Mapping[str, str], info: ObjectInfo, *, prefix: str = ""
     Raises PreconditionFailedError, NotModified.
     """
     match, none_match = headers.get(f"{prefix}If-Match"), headers.get(f"{prefix}If-None-Match")
-    modified, unmodified = headers.get(f"{prefix}If-Modified-Since"), headers.get(f"{prefix}If-Unmodified-Since")
+    # What is no date does not count.
+    modified_s, unmodified_s = (
+        _http_date_s(headers.get(f"{prefix}{name}", "")) for name in ("If-Modified-Since", "If-Unmodified-Since")
+    )
     if match is not None:
         if not names_etag(match, info.etag, weakly=False):
             raise PreconditionFailedError(f"the object's ETag is {info.etag}")
-    elif unmodified is not None and _is_later(info, unmodified):
+    elif unmodified_s is not None and int(info.modified_s) > unmodified_s:
         raise PreconditionFailedError("the object was modified since")
     if none_match is not None:
         if not names_etag(none_match, info.etag):
             return
-    elif modified is None or _is_later(info, modified):
+    elif modified_s is None or int(info.modified_s) > modified_s:
         return
     if prefix:
         raise PreconditionFailedError("the source is as it was")
@@ -209,14 +212,8 @@ def plain_etag(text: str) -> str:
     return text.strip().removeprefix("W/").strip('"')
 
 
-def _is_later(info: ObjectInfo, header: str) -> bool:
-    """Whether the object is younger than an HTTP date, which has whole seconds. Not, for what is no date."""
-    since_s = _http_date_s(header)
-    return since_s is not None and int(info.modified_s) > since_s
-
-
 def _http_date_s(text: str) -> float | None:
-    """Unix time; None for what is no date."""
+    """Unix time, in whole seconds as HTTP has it; None for what is no date."""
     try:
         date = parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -84,6 +84,7 @@ _ON_OBJECT = _operations(
 _SUBRESOURCES = {query for _, query in (*_ON_BUCKET, *_ON_OBJECT) if query}
 _UNSERVED = frozenset(
     [
+        "abac",
         "accelerate",
         "acl",
         "analytics",
@@ -95,6 +96,10 @@ _UNSERVED = frozenset(
         "legal-hold",
         "lifecycle",
         "logging",
+        "metadataConfiguration",
+        "metadataInventoryTable",
+        "metadataJournalTable",
+        "metadataTable",
         "metrics",
         "notification",
         "object-lock",
@@ -102,11 +107,13 @@ _UNSERVED = frozenset(
         "policy",
         "policyStatus",
         "publicAccessBlock",
+        "renameObject",
         "replication",
         "requestPayment",
         "restore",
         "retention",
         "select",
+        "session",
         "tagging",
         "torrent",
         "versioning",
