@@ -94,7 +94,8 @@ class StoringRoutes:
                     raise
         header = decode_header(answer["header"])
         core.store.account(header.total_bytes)
-        core.finished(UploadTicket(header, header.total_bytes, tuple(answer["row_digests"])))
+        ticket = UploadTicket(header, header.total_bytes, tuple(answer["row_digests"]))
+        await asyncio.to_thread(core.finished, ticket)
         self._metrics.uploads.labels("finished").inc()
         response = web.Response(status=201)
         if go_ahead:

@@ -129,6 +129,9 @@ class ReadCache(Store):
     def usage(self) -> StoreUsage:
         return self._store.usage()
 
+    def request_counts(self) -> Mapping[str, int]:
+        return self._store.request_counts()
+
     def account(self, delta_bytes: int) -> None:
         self._store.account(delta_bytes)
 
