@@ -11,10 +11,10 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test demo bench clean
+.PHONY: help setup constraints lint test test-clients demo bench clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: $(STAMP) ## Build .venv with everything that tests and demo need; again only when what it installs changes.
 
@@ -24,11 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "python3 lacks venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PIP) install $(TORCH)
-	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	$(PIP) install -c constraints.txt -e '.[dev,demo,services]'
 	@touch $@
 
 constraints: ## The versions that setup installs, brought up to the newest: look at what the tests say of them.
-	$(PIP) install --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev,demo]'
+	$(PIP) install --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev,demo,services]'
 	$(PIP) freeze --exclude-editable | grep -viE '^(torch|nvidia|triton)([=@ -]|$$)' > constraints.txt
 
 lint: setup ## ruff and mypy.
@@ -36,8 +36,11 @@ lint: setup ## ruff and mypy.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint ## lint, then all tests.
-	$(BIN)/pytest -n 2 --dist loadfile
+test: lint ## lint, then all tests but those with other programs.
+	$(BIN)/pytest -n 2 --dist loadfile --ignore=tests/s3_clients
+
+test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
+	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
 
 demo: setup ## The demo (DEMO_ARGS=… for its options).
 	$(BIN)/objectcache demo $(DEMO_ARGS)
