@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-stores demo bench clean
+.PHONY: help setup constraints lint test test-stores test-clients demo bench clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -36,11 +36,14 @@ lint: setup ## ruff and mypy.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint ## lint, then all tests but those on real object stores.
-	$(BIN)/pytest -n 2 --dist loadfile --ignore=tests/stores_s3
+test: lint ## lint, then all tests but those with other programs.
+	$(BIN)/pytest -n 2 --dist loadfile --ignore=tests/stores_s3 --ignore=tests/s3_clients
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
+
+test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
+	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
 
 demo: setup ## The demo (DEMO_ARGS=… for its options).
 	$(BIN)/objectcache demo $(DEMO_ARGS)

@@ -80,6 +80,21 @@ def s3(endpoint: str) -> Any:
     return boto.client(endpoint, OWNER)
 
 
+@pytest.fixture(scope="session")
+def tls_endpoint(tls_gateway: GatewayProcess) -> str:
+    return f"https://127.0.0.1:{tls_gateway.port}"
+
+
+@pytest.fixture(params=["http", "https"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """boto3 at the plain gateway, and at the one with TLS."""
+    require(boto.MISSING)
+    if request.param == "http":
+        return boto.client(request.getfixturevalue("endpoint"), OWNER)
+    cert: Path = request.getfixturevalue("certificate")[0]
+    return boto.client(request.getfixturevalue("tls_endpoint"), OWNER, verify=cert)
+
+
 @pytest.fixture(params=TOOLS, ids=lambda tool: tool.name)
 def new_tool(request: pytest.FixtureRequest, endpoint: str, tmp_path: Path) -> NewTool:
     """`new_tool(keys)`: each client in turn."""

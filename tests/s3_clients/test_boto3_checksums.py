@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.process import BUCKET, GatewayProcess
+from tests.gateway.process import BUCKET
 from tests.s3_clients import boto
 from tests.s3_clients.conftest import require
 from tests.s3_clients.keys import OWNER, WRONG_SECRET
@@ -18,21 +18,6 @@ from tests.s3_clients.keys import OWNER, WRONG_SECRET
 SMALL = b"a few bytes"
 LARGE = b"a few more bytes, " * 100_000
 ALGORITHMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
-
-
-@pytest.fixture
-def tls_endpoint(tls_gateway: GatewayProcess) -> str:
-    return f"https://127.0.0.1:{tls_gateway.port}"
-
-
-@pytest.fixture(params=["http", "https"])
-def either(request: pytest.FixtureRequest) -> Any:
-    """boto3 at the plain gateway, and at the one with TLS."""
-    require(boto.MISSING)
-    if request.param == "http":
-        return boto.client(request.getfixturevalue("endpoint"), OWNER)
-    cert: Path = request.getfixturevalue("certificate")[0]
-    return boto.client(request.getfixturevalue("tls_endpoint"), OWNER, verify=cert)
 
 
 @pytest.fixture

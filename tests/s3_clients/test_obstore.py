@@ -1,4 +1,4 @@
-"""obstore: the `object_store` crate of Rust, whose requests are its own; its bodies go unsigned."""
+"""obstore: the `object_store` crate of Rust, whose requests are its own."""
 
 from __future__ import annotations
 

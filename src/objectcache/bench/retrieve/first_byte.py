@@ -32,6 +32,7 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
 
     def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int) -> None:
         self._http = GatewayHttp(gateway.endpoint, timeout_s=_TIMEOUT_S)
+        self._endpoint = gateway.endpoint
         self._stack = ExitStack()
         self._stack.callback(self._http.close)
         self._prefix = prefix
@@ -66,7 +67,9 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         descriptor = self._descriptor()
         data = descriptor.encode()
         start_s = time.perf_counter()
-        self._control.request("POST", f"/{BUCKET}?kv-retrieve", body=data)
+        target = f"/{BUCKET}?kv-retrieve"
+        headers = self._endpoint.headers("POST", target, data)
+        self._control.request("POST", target, body=data, headers=headers)
         ready = self._poll.poll(_TIMEOUT_S * 1e3)
         if not ready:
             raise BenchmarkError(f"no frame came within {_TIMEOUT_S:.0f} s")
