@@ -157,7 +157,7 @@ def _token(after: str) -> str:
 
 def _untokened(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token, b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise InvalidArgumentError("the continuation-token is not one that was given out here") from error
 

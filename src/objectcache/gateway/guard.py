@@ -109,7 +109,8 @@ class Guard:
         path, _, query = request.raw_path.partition("?")
         signed = parse_authorization(request.method, path, query, request.headers)
         if signed is None:
-            return Caller("", self, unsigned_payload_kind(request.headers))
+            said = request.headers.get("x-amz-content-sha256", "")
+            return Caller("", self, unsigned_payload_kind(request.headers), said)
         secret = self._keys.secret(signed.access_key) if self._keys else None
         verify(signed, secret, time.time())
         signing = signed.chunk_signing(secret) if signed.payload.is_signed and secret else None

@@ -15,6 +15,7 @@ from objectcache.errors import (
     ObjectNotFoundError,
     PreconditionFailedError,
     RequestError,
+    StoreError,
 )
 from objectcache.gateway.answers import xml_response
 from objectcache.gateway.buckets import BucketTable
@@ -34,14 +35,15 @@ from objectcache.gateway.object_headers import (
 from objectcache.gateway.object_keys import CHUNK_PREFIX, is_kept_for_kv, name_of_key
 from objectcache.gateway.object_parts import part_of
 from objectcache.s3.results import acl_body, tagging_body
-from objectcache.stores import ObjectInfo, Store
+from objectcache.stores import ObjectInfo, ObjectReader, Store
 from objectcache.workers.pool import WorkerPool
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this size are answered from the event loop's process: handing over costs more."""
 TRANSFER_TIMEOUT_S = 60.0
-_TRIES = 4
-"""How often an object may be replaced between a look at it and the first byte of it."""
+_TRIES = 3
+"""How often an object may be replaced between a look at it and a worker's; then it is sent from here, slower."""
+_PIECE_BYTES = 1 << 20
 
 
 class ReadingRoutes:
@@ -67,7 +69,7 @@ class ReadingRoutes:
         for _ in range(_TRIES):
             with suppress(ObjectChangedError):  # replaced just now: begin again
                 return await self._get(call, store, asked)
-        raise ObjectChangedError(f"{call.key!r} is replaced all the time")
+        return await self._send_from_here(call, store, asked)
 
     async def _get(self, call: Call, store: Store, asked: _Asked) -> web.StreamResponse:
         try:
@@ -103,6 +105,27 @@ class ReadingRoutes:
             except (PreconditionFailedError, ObjectNotFoundError):
                 raise ObjectChangedError(f"{call.key!r} was replaced just now") from None
         return HandedOffResponse(call.request, whole=True)
+
+    async def _send_from_here(self, call: Call, store: Store, asked: _Asked) -> web.StreamResponse:
+        """Of an object that is replaced all the time: what is open stays what it was."""
+        try:
+            reader, part = await asyncio.to_thread(_open, store, call.key, asked)
+        except NotModified as known:
+            return _not_modified(known.info)
+        with reader:
+            first, stop = part or (0, reader.info.size_bytes)
+            response = web.StreamResponse(status=200 if part is None else 206, headers=asked.headers(reader.info, part))
+            response.content_length = stop - first
+            response.headers["x-amz-request-id"] = call.request_id
+            await response.prepare(call.request)
+            try:
+                for at in range(first, stop, _PIECE_BYTES):
+                    data = await asyncio.to_thread(reader.read, at, min(_PIECE_BYTES, stop - at))
+                    await response.write(data)
+            except (StoreError, OSError):
+                return HandedOffResponse(call.request, whole=False)
+            await response.write_eof()
+        return response
 
     async def head(self, call: Call) -> web.StreamResponse:
         check_version(call.key, call.query.get("versionId", ""))
@@ -199,13 +222,22 @@ def _not_modified(info: ObjectInfo) -> web.Response:
 
 def _open_and_read(store: Store, key: str, asked: _Asked) -> tuple[ObjectInfo, tuple[int, int] | None, bytes | None]:
     """What is there, which range of it is asked for, and the bytes if they are few. Raises also NotModified."""
+    reader, part = _open(store, key, asked)
+    with reader:
+        first, stop = part or (0, reader.info.size_bytes)
+        body = reader.read(first, stop - first) if stop - first <= INLINE_BYTES else None
+        return reader.info, part, body
+
+
+def _open(store: Store, key: str, asked: _Asked) -> tuple[ObjectReader, tuple[int, int] | None]:
+    """What is there, its conditions checked, and which range of it is asked for. Raises also NotModified."""
     try:
-        with store.open(_name(key)) as reader:
-            info = reader.info
-            check_read(asked.request_headers, info)
-            part = asked.part(info)
-            first, stop = part or (0, info.size_bytes)
-            body = reader.read(first, stop - first) if stop - first <= INLINE_BYTES else None
-            return info, part, body
+        reader = store.open(_name(key))
     except ObjectNotFoundError as error:
         raise KeyNotFoundError(f"there is no object {key!r}") from error
+    try:
+        check_read(asked.request_headers, reader.info)
+        return reader, asked.part(reader.info)
+    except BaseException:
+        reader.close()
+        raise
