@@ -22,6 +22,8 @@ MAX_NAME_BYTES = 1024
 MAX_METADATA_BYTES = 3072
 """Names and values together: what fits beside a file on every filesystem; S3's own limit for users' part is 2 KiB."""
 COPY_BYTES = 1 << 20
+ANY_ETAG = "*"
+"""`if_match` for any object of that name."""
 UNLIMITED_BYTES = 1 << 62
 """A limit that is none, for stores that would set one of their own otherwise."""
 

@@ -19,7 +19,15 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.integrity import Buffer
-from objectcache.stores.base import FileRange, ObjectInfo, ObjectReader, ObjectUpload, check_metadata, check_range
+from objectcache.stores.base import (
+    ANY_ETAG,
+    FileRange,
+    ObjectInfo,
+    ObjectReader,
+    ObjectUpload,
+    check_metadata,
+    check_range,
+)
 from objectcache.stores.file_attributes import info_of_descriptor, info_of_path, write_attributes
 from objectcache.stores.file_space import FileSpace
 from objectcache.stores.file_temporaries import Temporaries
@@ -261,7 +269,7 @@ class FileUpload(ObjectUpload):
             if self._how.if_match:
                 raise ObjectNotFoundError(f"{self._name!r} is not stored") from error
         else:
-            if self._how.if_match not in ("", "*", replaced.etag):
+            if self._how.if_match not in ("", ANY_ETAG, replaced.etag):
                 raise ObjectChangedError(f"{self._name!r} has the etag {replaced.etag}, not {self._how.if_match}")
             replaced_bytes = replaced.size_bytes
         os.rename(self._temporary, self._how.path)

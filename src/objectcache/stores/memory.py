@@ -22,6 +22,7 @@ from objectcache.errors import (
 )
 from objectcache.integrity import Buffer
 from objectcache.stores.base import (
+    ANY_ETAG,
     ObjectInfo,
     ObjectReader,
     ObjectUpload,
@@ -133,7 +134,7 @@ class MemoryStore(Store):
             if how.if_match:
                 if replaced is None:
                     raise ObjectNotFoundError(f"{name!r} is not in {self.url}")
-                if how.if_match not in ("*", replaced[0].etag):
+                if how.if_match not in (ANY_ETAG, replaced[0].etag):
                     raise ObjectChangedError(f"{name!r} has the etag {replaced[0].etag}, not {how.if_match}")
             if replaced is None:
                 insort(self._names, name.encode())

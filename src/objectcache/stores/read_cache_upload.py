@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from objectcache.integrity import Buffer
 from objectcache.stores.base import ObjectInfo, ObjectReader, ObjectUpload
@@ -48,6 +48,9 @@ class FillingUpload(ObjectUpload):
             super().write_from(source, offset, length)
         else:
             self._upload.write_from(source, offset, length)
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        self._upload.add_metadata(metadata)
 
     def publish(self, *, etag: str = "") -> ObjectInfo:
         try:

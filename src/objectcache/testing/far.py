@@ -150,6 +150,9 @@ class _FarUpload(ObjectUpload):
         self._upload.write(data)
         self._bytes += memoryview(data).nbytes
 
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        self._upload.add_metadata(metadata)
+
     def publish(self, *, etag: str = "") -> ObjectInfo:
         parts = -(-self._bytes // PART_BYTES)
         try:

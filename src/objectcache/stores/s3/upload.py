@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from threading import Thread, main_thread
 
@@ -19,11 +19,13 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.integrity import Buffer
-from objectcache.stores.base import ObjectInfo, ObjectUpload
+from objectcache.stores.base import ANY_ETAG, ObjectInfo, ObjectUpload, check_metadata
 from objectcache.stores.s3.calls import S3Calls
+from objectcache.stores.s3.metadata import to_attributes
 
 REPLACEMENT_BYTES = 64 << 20
 """The largest object that `if_match` replaces: one PUT, from memory."""
+_TRIES = 4
 _LOOK_S = 0.2
 """How often a thread that waits for the other one looks whether it is still there."""
 
@@ -70,6 +72,11 @@ class S3Upload(ObjectUpload):
         except StoreError:
             self.abort()
             raise
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        if self._stream is None:
+            together = check_metadata({**self._how.metadata, **metadata})
+            self._how = replace(self._how, metadata=together, attributes=to_attributes(together))
 
     def publish(self, *, etag: str = "") -> ObjectInfo:
         self._check_running()
@@ -127,13 +134,22 @@ class S3Upload(ObjectUpload):
         how = self._how
         if not how.if_match:
             return self._calls.put(how.key, self._buffer, how.attributes, if_absent=how.if_absent)
+        if how.if_match != ANY_ETAG:
+            return self._replace(how.if_match)
+        for _ in range(_TRIES):
+            with suppress(ObjectChangedError):  # replaced since it was looked at
+                return self._replace(self._calls.head(how.key).etag)
+        raise ObjectChangedError(f"{how.name!r} is replaced all the time")
+
+    def _replace(self, etag: str) -> str:
+        how = self._how
         try:
-            return self._calls.put(how.key, self._buffer, how.attributes, if_match=how.if_match)
+            return self._calls.put(how.key, self._buffer, how.attributes, if_match=etag)
         except ObjectChangedError:
             # Ceph compares etags without quotes, others may insist on them.
-            if self._calls.head(how.key).etag != how.if_match:
+            if self._calls.head(how.key).etag != etag:
                 raise
-            return self._calls.put(how.key, self._buffer, how.attributes, if_match=f'"{how.if_match}"')
+            return self._calls.put(how.key, self._buffer, how.attributes, if_match=f'"{etag}"')
 
 
 class _AbortedError(StoreError):
