@@ -67,9 +67,7 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         descriptor = self._descriptor()
         data = descriptor.encode()
         start_s = time.perf_counter()
-        target = f"/{BUCKET}?kv-retrieve"
-        headers = self._endpoint.headers("POST", target, data)
-        self._control.request("POST", target, body=data, headers=headers)
+        self._send("POST", "kv-retrieve", data)
         ready = self._poll.poll(_TIMEOUT_S * 1e3)
         if not ready:
             raise BenchmarkError(f"no frame came within {_TIMEOUT_S:.0f} s")
@@ -103,7 +101,7 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         """Cancel the rest, and read all that was sent, so that the next request finds nothing in its way."""
         self._answer()
         cancel = CancelRequest(self._session, descriptor.delivery, descriptor.epoch, _TIMEOUT_S).encode()
-        self._control.request("DELETE", f"/{BUCKET}?kv-delivery", body=cancel)
+        self._send("DELETE", "kv-delivery", cancel)
         # Read on before the answer: frames that fill a connection's buffers must end before all is quiet.
         self._discard(first, frame)
         for sock in self._sockets.values():
@@ -114,6 +112,11 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
                 self._discard(sock, frame)
                 last = frame.type is not FrameType.DATA
         CancelAnswer.decode(self._answer())
+
+    def _send(self, method: str, resource: str, body: bytes) -> None:
+        target = f"/{BUCKET}?{resource}"
+        headers = self._endpoint.headers(method, target, body)
+        self._control.request(method, target, body=body, headers=headers)
 
     def _answer(self) -> bytes:
         response = self._control.getresponse()

@@ -75,7 +75,8 @@ class S3Upload(ObjectUpload):
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         if self._stream is None:
-            together = check_metadata({**self._how.metadata, **metadata})
+            together = {**self._how.metadata, **metadata}
+            check_metadata(together)
             self._how = replace(self._how, metadata=together, attributes=to_attributes(together))
 
     def publish(self, *, etag: str = "") -> ObjectInfo:
