@@ -178,7 +178,7 @@ def test_requests_that_come_before_the_answer_to_the_last(gateway: GatewayProces
     with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE_S) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10)
         sock.sendall("".join(f"GET /{BUCKET}/piped-{name} HTTP/1.1\r\nHost: x\r\n\r\n" for name in order).encode())
-        time.sleep(0.3)  # until what has room on the way is there
+        time.sleep(0.3)  # until all that has room is on its way
         file = sock.makefile("rb")
         for name in order:
             assert file.readline().startswith(b"HTTP/1.1 200")
