@@ -107,17 +107,19 @@ class Participant:
         actions: dict[Callable[[], None], int] = {
             self.store: 8,
             self.read: 10,
-            self.delete_behind_everybody: 1,
+            self.delete_behind_everybody: 3,
             self.commit_late: 2,
             self.reconcile: 1,
             self.reopen: 1,
         }
         action = self._random.choices(list(actions), list(actions.values()))[0]
-        self._several.count(action.__name__)
         try:
             action()
+            self._several.count(action.__name__)
         except self._tolerated as error:
             self._several.count(type(error).__name__)
+            if isinstance(error, GatewayUnavailableError):
+                time.sleep(0.05)  # it is being started
 
     def matched(self) -> list[int]:
         return [self.cache.match(self._several.namespace, chain).tokens for chain in self._several.prompts]
@@ -148,6 +150,7 @@ class Participant:
             self._late.append(ticket)
         else:
             self.cache.commit([ticket])
+            self._several.count("committed")
 
     def commit_late(self) -> None:
         tickets, self._late = self._late, []
@@ -155,6 +158,7 @@ class Participant:
             time.sleep(ORPHAN_AGE_S)  # others may sweep it meanwhile
         for ticket in tickets:
             self.cache.commit([ticket])
+            self._several.count("committed late")
 
     def read(self) -> None:
         self.read_and_check(self._some_prompt())
@@ -166,6 +170,7 @@ class Participant:
             with self.cache.retrieve(match) as retrieval:
                 try:
                     check_delivery(retrieval, match)
+                    self._several.count("retrieved")
                 except ObjectCacheError:
                     for layer in retrieval.geometry.order:
                         if retrieval.landed_s(layer) is not None:
@@ -271,7 +276,8 @@ class Several:
         """All match alike, and what they match is there; what turns out to be gone, is gone for all soon after."""
         for _ in range(PROMPTS * CHUNKS):
             self._agree()
-            if all([participant.all_there() for participant in self.participants]):
+            there = [participant.all_there() for participant in self.participants]
+            if all(there):
                 self.count("rounds of agreement")
                 return
         raise AssertionError("there is always something that is matched and gone")
