@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import objectcache
 from objectcache.cache import KVCache
 from objectcache.cache.local import LocalCache
 from objectcache.errors import IntegrityError, KeyNotFoundError
+from objectcache.keys import KeyChain, Namespace
 from objectcache.stores import open_store
 from objectcache.testing.caches import CacheContract
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
@@ -124,6 +126,10 @@ def test_plain_objects(pair: Pair) -> None:
         s3.get_object(Bucket="kvcache", Key="b")
 
 
+def matches(cache: KVCache, namespace: Namespace, chain: KeyChain, tokens: int) -> bool:
+    return cache.match(namespace, chain).tokens == tokens
+
+
 def segment_reads(pair: Pair) -> int:
     return sum(line.startswith("GET ") and "/seg/" in line for line in pair.proxy.requests)
 
@@ -180,7 +186,7 @@ def test_a_segment_that_is_gone_is_absent_and_then_a_miss(pair: Pair) -> None:
         with pytest.raises(KeyNotFoundError):
             retrieve_and_check(far, namespace, chain)
         for cache in (far, near):
-            eventually(lambda cache=cache: cache.match(namespace, chain).tokens == 0, "it is forgotten by both")
+            eventually(partial(matches, cache, namespace, chain, 0), "it is forgotten by both")
 
 
 def test_buckets_are_those_of_all_gateways(pair: Pair) -> None:
@@ -219,6 +225,6 @@ def test_a_gateway_and_a_process_see_each_others_commits(pair: Pair, tmp_path: P
             chain = prompt(namespace, CHUNKS, seed=number)
             store_parts(writer, namespace, chain)
             begun_s = time.monotonic()
-            eventually(lambda reader=reader, chain=chain: reader.match(namespace, chain).tokens, "the other knows it")
+            eventually(partial(matches, reader, namespace, chain, TOKENS), "the other knows it")
             assert time.monotonic() - begun_s < AGREE_S + SLACK_S
             assert retrieve_and_check(reader, namespace, chain).tokens == TOKENS
