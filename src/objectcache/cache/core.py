@@ -174,6 +174,10 @@ class CacheCore:
         self.learn(found)
         return found
 
+    def _served(self, digest: bytes) -> Namespace:
+        """One that something may be stored under. A store that is far away is not asked: that may take seconds."""
+        return self._known(digest) if self.store.far else self.namespace(digest)
+
     def _known(self, digest: bytes) -> Namespace:
         """Without asking the store: the catalog has those of all visible segments. Raises NamespaceMismatchError."""
         with self._lock:
@@ -192,7 +196,7 @@ class CacheCore:
 
         Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
         """
-        namespace = self._known(namespace_digest) if self.store.far else self.namespace(namespace_digest)
+        namespace = self._served(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
         found = match(self.catalog, namespace, chain, wanted)
         if not found.tokens:
@@ -218,7 +222,7 @@ class CacheCore:
 
         Raises NamespaceMismatchError, DescriptorError, LeaseExpiredError, KeyNotFoundError. Nothing is read.
         """
-        namespace = self.namespace(descriptor.namespace)
+        namespace = self._served(descriptor.namespace)
         descriptor.check_layout(namespace.layout)
         if descriptor.lease:
             with self._lock:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from aiohttp import hdrs, web
@@ -40,6 +41,8 @@ from objectcache.workers.pool import WorkerPool
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.05
+FAR_CALLS = 64
+"""Requests that wait for a store that is far away at the same time: threads, which cost little while they wait."""
 
 
 class Gateway:
@@ -98,6 +101,9 @@ class Gateway:
 
     async def start(self) -> None:
         """Raises ConfigError, CatalogError, StoreError; OSError for an address that cannot be had."""
+        if self.config.store:
+            threads = ThreadPoolExecutor(FAR_CALLS, thread_name_prefix="store")
+            asyncio.get_running_loop().set_default_executor(threads)
         await self._buckets.open_all()
         await self._pool.start()
         self._listener = DataListener(

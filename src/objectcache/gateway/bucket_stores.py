@@ -37,7 +37,8 @@ class BucketStores:
     def names(self) -> list[str]:
         """Those that are there, in order."""
         if self._root is not None:
-            found = [prefix.removesuffix("/") for prefix in self._root.list_prefixes()]
+            # Some services show directories for a while that have become empty.
+            found = [name for prefix in self._root.list_prefixes() if self.has(name := prefix.removesuffix("/"))]
         else:
             found = [path.name for path in self._config.data.iterdir() if (path / OBJECTS).is_dir()]
         return sorted(filter(is_bucket, found))

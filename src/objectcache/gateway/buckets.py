@@ -38,6 +38,7 @@ class BucketTable:
         self._on_deleted = on_deleted
         self._buckets: dict[str, CacheCore] = {}
         self._absent_until_s: dict[str, float] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
 
     async def open_all(self) -> None:
@@ -55,9 +56,8 @@ class BucketTable:
         except ConfigError as error:
             raise InvalidBucketNameError(str(error)) from error
         async with self._changing:
-            if name in self._buckets:
-                return False
-            core = await self._open(name)
+            # One that is open here may have been removed by another gateway: then it is marked again.
+            core = self._buckets.get(name) or await self._open(name)
             return await asyncio.to_thread(_mark, core)
 
     async def _open(self, name: str) -> CacheCore:
@@ -76,23 +76,36 @@ class BucketTable:
         if not is_bucket(name):  # it would be a path to anywhere
             raise BucketNotFoundError(f"there is no bucket {name[:80]!r} here")
         if time.monotonic() >= self._absent_until_s.get(name, 0.0):
-            async with self._changing:
-                if name not in self._buckets and await asyncio.to_thread(self._stores.has, name):
-                    await self._open(name)
+            # Shared by all who ask meanwhile: where the store hangs, each would wait for those before it.
+            look = self._looks.get(name)
+            if look is None:
+                look = self._looks[name] = asyncio.create_task(self._look(name))
+                look.add_done_callback(lambda _: self._looks.pop(name))
+            await asyncio.shield(look)
             if name in self._buckets:
                 return self._buckets[name]
-            if len(self._absent_until_s) > 1000:
-                self._absent_until_s.clear()
-            self._absent_until_s[name] = time.monotonic() + ABSENT_FOR_S
         raise BucketNotFoundError(f"there is no bucket {name!r} here")
+
+    async def _look(self, name: str) -> None:
+        """Open it if it is there. Raises StoreError, CatalogError."""
+        if await asyncio.to_thread(self._stores.has, name):
+            async with self._changing:
+                if name not in self._buckets:
+                    await self._open(name)
+            return
+        if len(self._absent_until_s) > 1000:
+            self._absent_until_s.clear()
+        self._absent_until_s[name] = time.monotonic() + ABSENT_FOR_S
 
     async def listing(self) -> list[tuple[str, float]]:
         """Names, and when each was made (Unix time), in order."""
-        for name in await asyncio.to_thread(self._stores.names):
+        names = await asyncio.to_thread(self._stores.names)
+        for name in names:
             if name not in self._buckets:
                 with suppress(BucketNotFoundError):  # removed since
                     await self._find(name)
-        cores = sorted(self._buckets.items())
+        # Not those that another gateway has removed.
+        cores = [(name, self._buckets[name]) for name in names if name in self._buckets]
         return await asyncio.to_thread(lambda: [(name, _made_s(core)) for name, core in cores])
 
     async def delete(self, name: str) -> None:

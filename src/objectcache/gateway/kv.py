@@ -25,6 +25,7 @@ from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.damage import DamageRoute
 from objectcache.gateway.draining import Drain
 from objectcache.gateway.explain import ExplainRoute
+from objectcache.gateway.freshness import Freshness
 from objectcache.gateway.handoff import (
     HandedOffResponse,
     response_head,
@@ -77,6 +78,7 @@ class KVRoutes:
         self._drain = drain
         self._data_endpoint = data_endpoint
         self._damage = DamageRoute(buckets, pool)
+        self._freshness = Freshness()
         self.handlers: dict[str, Handler] = {
             "kv-match": self.match,
             "kv-release": self.release,
@@ -92,8 +94,7 @@ class KVRoutes:
         core = await self._buckets.get(call.bucket)
         asked = MatchRequest.decode(await call.body())
         parts = [PartId(group, shard) for group, shard in asked.parts] or None
-        if not core.following.use():
-            await asyncio.to_thread(core.following.catch_up)
+        await self._freshness.wait(core.following)
         try:
             found = core.match(asked.namespace, asked.keys, parts)
         except NamespaceMismatchError:

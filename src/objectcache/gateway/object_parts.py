@@ -11,9 +11,16 @@ from objectcache.s3.multipart import MAX_PARTS
 from objectcache.stores import ObjectInfo
 
 PART_SIZES = "x-kv-part-sizes"
+PARTS_ETAG = "x-kv-parts-etag"
+"""What S3 itself would call the object: over a store that makes etags of its own, the object's is another."""
 _MOST_CHARACTERS = 512
 """Parts are mostly alike; where they are not, and many, they cannot be read by number."""
-ROOM_FOR_OWN = {PART_SIZES: "0" * _MOST_CHARACTERS, "x-amz-checksum-sha256": "0" * 64, "x-amz-checksum-type": "0" * 16}
+ROOM_FOR_OWN = {
+    PART_SIZES: "0" * _MOST_CHARACTERS,
+    PARTS_ETAG: "0" * 38,
+    "x-amz-checksum-sha256": "0" * 64,
+    "x-amz-checksum-type": "0" * 16,
+}
 """What a completed upload's metadata has besides the client's, at its longest."""
 
 

@@ -18,6 +18,7 @@ import msgpack
 
 from objectcache.errors import EntityTooSmallError, InvalidPartError, ObjectNotFoundError, UploadNotFoundError
 from objectcache.gateway.object_headers import CHECKSUM_PREFIX
+from objectcache.gateway.object_parts import PARTS_ETAG
 from objectcache.names import MULTIPART_PREFIX
 from objectcache.s3.multipart import CompletedPart
 from objectcache.s3.part_checksums import CHECKSUM_TYPE, whole_checksum
@@ -141,7 +142,8 @@ def completed_before(store: Store, name: str, asked: list[CompletedPart]) -> Obj
         info = store.head(name)
     except ObjectNotFoundError:
         return None
-    return info if info.etag == etag_of([part.etag for part in asked]) else None
+    etag = etag_of([part.etag for part in asked])
+    return info if etag in (info.etag, info.metadata.get(PARTS_ETAG)) else None
 
 
 def etag_of(parts: list[str]) -> str:

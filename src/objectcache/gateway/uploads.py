@@ -27,7 +27,7 @@ from objectcache.gateway.object_headers import (
     metadata_of,
     write_conditions,
 )
-from objectcache.gateway.object_parts import ROOM_FOR_OWN, with_part_sizes
+from objectcache.gateway.object_parts import PARTS_ETAG, ROOM_FOR_OWN, with_part_sizes
 from objectcache.gateway.objects import COPY_SOURCE, ObjectRoutes
 from objectcache.gateway.upload_state import (
     BegunUpload,
@@ -139,7 +139,8 @@ class UploadRoutes:
             if before is None:
                 raise
             return self._completed(call, before.etag, *checksum_kept(before))
-        metadata = with_part_sizes(begun.metadata, [part.size_bytes for part in parts])
+        etag = etag_of([part.etag for part in parts])
+        metadata = with_part_sizes(begun.metadata, [part.size_bytes for part in parts]) | {PARTS_ETAG: etag}
         checksum = await asyncio.to_thread(checksum_of, core.store, begun, asked, parts)
         if checksum:
             said = call.header(CHECKSUM_PREFIX + begun.algorithm)
@@ -157,7 +158,7 @@ class UploadRoutes:
                 ],
                 store=core.store.url,
                 name=call.writable_name,
-                etag=etag_of([part.etag for part in parts]),
+                etag=etag,
                 digest=False,
                 how=conditions.how() | {"metadata": metadata},
             )
