@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectcache.bench.errors import BenchmarkError
+from objectcache.bench.guarding import free_ports, guarded
 from objectcache.bench.stores.settings import BenchStore
 from objectcache.client.endpoint import Endpoint
 from objectcache.client.http import GatewayHttp
@@ -25,15 +22,6 @@ _SCRIPTS = Path(__file__).parents[4] / "scripts" / "services"
 _BUCKET = "objectcache-bench"
 _ACCESS_KEY, _SECRET_KEY = "testaccesskey", "testsecretkey"
 _TIMEOUT_S = 60.0
-
-# Starts the service and waits for the end of the benchmark, whatever brings it; then the service ends, its files go.
-_GUARDIAN = """
-trap : PIPE  # when nobody is left to be told
-"$1" start </dev/null >/dev/null && echo up || echo failed
-read -r _
-"$1" "$2"
-rm -rf "$3"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +66,7 @@ def started(name: str) -> Iterator[BenchStore]:
         raise ConfigError(f"{name!r} cannot be started: known are {', '.join(KNOWN)}")
     if not _SCRIPTS.is_dir() or shutil.which("bash") is None:
         raise ConfigError("--start needs the scripts/services of a source checkout; give --url for a store that runs")
-    first = _free_ports(_services(0)[name].ports)
+    first = free_ports(_services(0)[name].ports)
     service = _services(first)[name]
     directory = tempfile.mkdtemp(prefix="s3-", dir="/tmp")  # short: there are Unix sockets in it
     environment = {
@@ -88,24 +76,10 @@ def started(name: str) -> Iterator[BenchStore]:
         f"{service.variables}_SECRET_KEY": _SECRET_KEY,
         **service.more,
     }
-    command = ["bash", "-c", _GUARDIAN, "guardian", str(_SCRIPTS / service.script), service.end, directory]
-    with subprocess.Popen(
-        command,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C must not end it before its clients
-    ) as guardian:
-        assert guardian.stdout is not None
-        try:
-            if guardian.stdout.readline() != "up\n":
-                raise BenchmarkError(f"{name} did not start: what {service.script} said is above")
-            _make_bucket(first)
-            with _credentials():
-                yield BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")
-        finally:
-            guardian.communicate(timeout=_TIMEOUT_S)
+    with guarded(_SCRIPTS / service.script, service.end, Path(directory), environment):
+        _make_bucket(first)
+        with _credentials():
+            yield BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")
 
 
 def _make_bucket(port: int) -> None:
@@ -130,17 +104,3 @@ def _credentials() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _free_ports(number: int) -> int:
-    """The first of `number` in a row that nobody listens on, below those that the kernel gives to clients."""
-    for _ in range(200):
-        first = random.randrange(20_000, 32_000 - number)
-        try:
-            for port in range(first, first + number):
-                with socket.create_server(("127.0.0.1", port)):
-                    pass
-        except OSError:
-            continue
-        return first
-    raise BenchmarkError(f"no {number} free ports in a row between 20000 and 32000")
