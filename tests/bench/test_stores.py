@@ -185,19 +185,19 @@ def test_gets_that_bring_something_else_are_no_result(
 
 
 def test_stores_and_their_names() -> None:
-    named = BenchStore.parse("aws=s3://kv/a/b?region=eu-west-1")
-    assert (named.name, named.options.bucket, named.options.prefix) == ("aws", "kv", "a/b")
+    named = BenchStore.parse("aws=s3://kv-1/a/b?region=eu-west-1")
+    assert (named.name, named.options.bucket, named.options.prefix) == ("aws", "kv-1", "a/b")
     assert named.below("c").options.prefix == "a/b/c"
     assert not named.can_be_delayed  # TLS
-    plain = BenchStore.parse("s3://kv?endpoint=http://127.0.0.1:1")
-    assert (plain.name, plain.below("c").options.prefix, plain.can_be_delayed) == ("kv", "c", True)
-    assert not BenchStore.parse("s3://kv?endpoint=http://a:1&addressing=virtual").can_be_delayed
+    plain = BenchStore.parse("s3://kv-1?endpoint=http://127.0.0.1:1")
+    assert (plain.name, plain.below("c").options.prefix, plain.can_be_delayed) == ("kv-1", "c", True)
+    assert not BenchStore.parse("s3://kv-1?endpoint=http://a:1&addressing=virtual").can_be_delayed
     with pytest.raises(ConfigError):
         BenchStore.parse("file:///tmp")
 
 
 def test_settings_that_cannot_be() -> None:
-    store = BenchStore.parse("s3://kv")
+    store = BenchStore.parse("s3://kv-1")
     for wrong in (
         {"stores": ()},
         {"stores": (store, store)},
@@ -241,7 +241,7 @@ def test_rows_and_ratios_of_fetches() -> None:
 
 def test_the_command_names_what_is_missing_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    ended = CliRunner().invoke(bench.app, ["stores", "--url", "s3://kv"])
+    ended = CliRunner().invoke(bench.app, ["stores", "--url", "s3://kv-1"])
     assert isinstance(ended.exception, ConfigError)
     assert "objectcache[s3]" in str(ended.exception)
 
@@ -265,10 +265,10 @@ def test_check_decides_the_exit_status(
 
     monkeypatch.setattr(stores, "run_stores", run)
     out = tmp_path / "out.json"
-    arguments = ["stores", "--url", "a=s3://kv", "--url", "s3://kw", "--layers", "4", "--quick", "--check"]
+    arguments = ["stores", "--url", "a=s3://kv-1", "--url", "s3://kv-2", "--layers", "4", "--quick", "--check"]
     ended = CliRunner().invoke(bench.app, [*arguments, "--json", str(out)])
     assert ended.exit_code == code
-    assert [store.name for store in seen[0].stores] == ["a", "kw"]
+    assert [store.name for store in seen[0].stores] == ["a", "kv-2"]
     assert (seen[0].shape.num_layers, seen[0].quick, seen[0].delay_s) == (4, True, 0.03)
     assert json.loads(out.read_text())["summary"] == summary
 
@@ -279,7 +279,7 @@ def test_services_are_started_where_no_url_is_given(monkeypatch: pytest.MonkeyPa
     @contextmanager
     def start(name: str) -> Iterator[BenchStore]:
         asked.append(name)
-        yield BenchStore.parse(f"{name}=s3://kv?endpoint=http://127.0.0.1:1")
+        yield BenchStore.parse(f"{name}=s3://kv-1?endpoint=http://127.0.0.1:1")
 
     monkeypatch.setattr("objectcache.bench.stores.services.started", start)
     monkeypatch.setattr(stores, "run_stores", lambda settings, console: result)

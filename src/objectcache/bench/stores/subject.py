@@ -23,6 +23,7 @@ from objectcache.bench.stores.rows import CEILING, CHUNK_GETS, COLD, DELAYED, DI
 from objectcache.bench.stores.settings import BenchStore, StoresSettings
 from objectcache.cache.local import LocalCache
 from objectcache.client import ClientOptions, GatewayCache
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.opening import open_core
 from objectcache.stores import ReadCache, child_url, delete_all, open_store
 
@@ -46,6 +47,9 @@ class Subject(AbstractContextManager["Subject"]):
         self._stack = ExitStack()
         layout = settings.shape.layout.shard(0, 0)
         self._layers, self._slice_bytes = len(layout.layers), layout.slice_bytes[0]
+        # Of one retrieval: each lands in the same memory, which is warm.
+        whole = PartShape(layout.layers, layout.slice_bytes, settings.chunks)
+        self._pool_bytes = DeliveryGeometry((whole,), layers_per_unit=1).total_bytes
 
     @property
     def planned_ways(self) -> list[str]:
@@ -92,7 +96,7 @@ class Subject(AbstractContextManager["Subject"]):
 
     def _open_direct(self, url: str, name: str) -> LocalCache:
         core = open_core(url, state_dir=self._directory / name)
-        cache = LocalCache(core, buffer_bytes=self._buffer.nbytes)
+        cache = LocalCache(core, buffer_bytes=self._pool_bytes)
         self._stack.callback(cache.close)
         return cache
 
@@ -106,7 +110,7 @@ class Subject(AbstractContextManager["Subject"]):
             access_key=gateway.credentials.access_key,
             secret_key=gateway.credentials.secret_key,
             target="tcp",
-            buffer_bytes=self._buffer.nbytes,
+            buffer_bytes=self._pool_bytes,
         )
         client = GatewayCache(gateway.host, gateway.port, BUCKET, options)
         self._stack.callback(client.close)
