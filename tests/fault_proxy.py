@@ -10,7 +10,7 @@ import time
 from http.client import HTTPException, HTTPResponse
 from typing import Self
 
-from tests.services import free_ports
+from objectcache.bench.guarding import free_ports
 
 
 class FaultProxy:

@@ -7,22 +7,21 @@ OBJECTCACHE_REQUIRE_SERVICES=1 they fail.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from objectcache.bench.guarding import free_ports, guarded
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "services"
 ACCESS_KEY, SECRET_KEY = "testaccesskey", "testsecretkey"
@@ -96,20 +95,6 @@ def s3_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
 
 
-def free_ports(number: int) -> int:
-    """The first of `number` ports in a row that nobody listens on, below those that the kernel gives to clients."""
-    for _ in range(200):
-        first = random.randrange(20_000, 32_000 - number)
-        try:
-            for port in range(first, first + number):
-                with socket.create_server(("127.0.0.1", port)):
-                    pass
-        except OSError:
-            continue
-        return first
-    raise RuntimeError(f"no {number} free ports in a row between 20000 and 32000")
-
-
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -134,35 +119,6 @@ def _start_again(script: str, environment: dict[str, str]) -> None:
     )
 
 
-# Starts the service, and waits until the tests are over, however they end: then the service ends too, its files go.
-_GUARDIAN = """
-trap : PIPE  # when nobody is left to be told
-"$1" start </dev/null >/dev/null && echo up || echo failed
-read -r _
-"$1" "$2"
-rm -rf "$3"
-"""
-
-
-@contextmanager
-def _guarded(script: str, stop: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
-    command = ["bash", "-c", _GUARDIAN, "guardian", str(SCRIPTS / script), stop, str(directory)]
-    with subprocess.Popen(
-        command,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # what ends the tests, Ctrl-C or a time limit, must not end it
-    ) as guardian:
-        assert guardian.stdout is not None
-        try:
-            assert guardian.stdout.readline() == "up\n", f"{script} start failed"
-            yield
-        finally:
-            guardian.communicate(timeout=60)
-
-
 def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: dict[str, str]) -> Iterator[S3Service]:
     directory = Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp"))  # short: there are Unix sockets in it
     first = free_ports(ports)
@@ -172,7 +128,7 @@ def _service(name: str, script: str, prefix: str, ports: int, stop: str, more: d
         f"{prefix}_ACCESS_KEY": ACCESS_KEY,
         f"{prefix}_SECRET_KEY": SECRET_KEY,
     } | {key: value.format(next=first + 1) for key, value in more.items()}
-    with _guarded(script, stop, directory, environment):
+    with guarded(SCRIPTS / script, stop, directory, environment):
         yield S3Service(name, f"http://127.0.0.1:{first}", directory, lambda: _start_again(script, environment))
 
 

@@ -60,7 +60,7 @@ OPTIONAL = {
     "vllm": ("connectors.vllm",),
     "lmcache": ("connectors.lmcache",),
     "sglang": ("connectors.sglang",),
-    "obstore": ("stores.s3",),
+    "obstore": ("stores.s3", "bench.stores"),
     "nixl": ("transports.nixl",),
     "simpy": ("simulation",),
     "matplotlib": ("bench", "demo"),

@@ -24,11 +24,22 @@ class Bar:
 
 
 class Verdict(NamedTuple):
+    """`of`: which of those that a bar is for; "" where it is for one only."""
+
     bar: Bar
     value: float
     met: bool
+    of: str = ""
 
 
-def judge(bars: Iterable[Bar], summary: Mapping[str, float]) -> list[Verdict]:
-    """A verdict per bar. Raises KeyError for a summary that lacks one: not measured is not met."""
-    return [Verdict(bar, summary[bar.key], bar.met_by(summary[bar.key])) for bar in bars]
+def judge(bars: Iterable[Bar], summary: Mapping[str, float | Mapping[str, float]]) -> list[Verdict]:
+    """A verdict per bar, and per value where the summary has several by name.
+
+    Raises KeyError for a summary that lacks one: not measured is not met.
+    """
+    verdicts = []
+    for bar in bars:
+        found = summary[bar.key]
+        values = found if isinstance(found, Mapping) else {"": found}
+        verdicts += [Verdict(bar, value, bar.met_by(value), of) for of, value in values.items()]
+    return verdicts

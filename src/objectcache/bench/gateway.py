@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +20,22 @@ BUCKET = "bench"
 
 
 class BenchGateway(AbstractContextManager["BenchGateway"]):
-    """`objectcache serve` over `data`, on loopback, with its own defaults. Raises BenchmarkError when it fails."""
+    """`objectcache serve` over `data`, on loopback, with its own defaults. Raises BenchmarkError when it fails.
 
-    def __init__(self, data: Path) -> None:
+    `settings` are further ones of its configuration file, texts all of them.
+    """
+
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
         self._data = data
+        data.mkdir(parents=True, exist_ok=True)
+        config = data / "gateway.toml"
+        # JSON's strings are TOML's too.
+        config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (settings or {}).items()))
         self._child = JsonChild(
-            ["objectcache", "serve", "--data", str(data), "--port", "0", "--bucket", BUCKET, "--ready-json"]
+            [
+                *("objectcache", "serve", "--config", str(config), "--data", str(data)),
+                *("--port", "0", "--bucket", BUCKET, "--ready-json"),
+            ]
         )
         try:
             ready = self._child.read()

@@ -39,4 +39,5 @@ def show(console: Console, result: BenchmarkResult) -> None:
 def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         word, colour = ("met", "green") if verdict.met else ("missed", "red")
-        console.print(Text(f"{word:<7}", style=colour) + Text(f"{verdict.bar.rule}: {verdict.value:.4g}", style=""))
+        of = f", {verdict.of}" if verdict.of else ""
+        console.print(Text(f"{word:<7}", style=colour) + Text(f"{verdict.bar.rule}{of}: {verdict.value:.4g}", style=""))

@@ -69,14 +69,16 @@ def interleaved(
 
 @dataclass
 class BenchmarkResult:
-    """`quick` results are for finding out whether the benchmark works: nobody should quote them."""
+    """`summary` has a number a figure, or one for each of what was measured, by name.
+
+    `quick` results are for finding out whether the benchmark works: nobody should quote them."""
 
     benchmark: str
     options: Mapping[str, Any]
     machine: Mapping[str, Any]
     quick: bool
     rows: list[Row] = field(default_factory=list)
-    summary: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
     measured_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def row(self, name: str) -> Row:

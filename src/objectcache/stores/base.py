@@ -121,6 +121,12 @@ class ObjectReader(AbstractContextManager["ObjectReader"], ABC):
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
+    def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
+        """The same in order, in the pieces it comes in: for whoever passes them on, without a copy of its own."""
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        yield memoryview(data)
+
     def files(self, offset: int, length: int) -> AbstractContextManager[Sequence[FileRange] | None]:
         """In which files the range lies, in order, for zero-copy while the context is open; None: in none.
 

@@ -162,15 +162,15 @@ class Extents:
                 return None
         return None
 
-    def write(self, writing: ExtentWrite, data: memoryview) -> ExtentWrite | None:
-        """All of an extent; None when the disk does not take it, and the extent is given up."""
+    def write(self, writing: ExtentWrite, data: memoryview, at: int = 0) -> bool:
+        """Part of an extent; False when the disk does not take it: the extent is given up."""
         try:
-            writing.write(data)
+            writing.write(data, at)
         except OSError as error:
             self.warn("an extent cannot be written", error)
             writing.drop()
-            return None
-        return writing
+            return False
+        return True
 
     def place(self, writing: ExtentWrite, path: str) -> None:
         """Make an extent visible, which has been written. Not keeping it is all that can happen."""

@@ -174,15 +174,16 @@ class CachedReader(ObjectReader):
         if writing is None:
             return
         try:
-            data = memoryview(bytearray(extent.size_bytes))
-            self._source_of().read_into(extent.offset, data)
+            at = 0
+            for piece in self._source_of().pieces(extent.offset, extent.size_bytes):
+                if not self._extents.write(writing, piece, at):
+                    return
+                at += piece.nbytes
         except BaseException:
             writing.drop()
             raise
         self._tally.add(fetched_bytes=extent.size_bytes)
-        written = self._extents.write(writing, data)
-        if written is not None:
-            self._extents.place(written, extent.path)
+        self._extents.place(writing, extent.path)
 
 
 def _read(descriptor: int, out: memoryview, at: int) -> bool:

@@ -77,7 +77,8 @@ class FillingUpload(ObjectUpload):
         writing = self._extents.begin(size_bytes)
         if writing is not None:
             with memoryview(self._buffer) as data:
-                writing = self._extents.write(writing, data)
+                if not self._extents.write(writing, data):
+                    writing = None
         self._written.append(writing)
         self._buffer.clear()
 

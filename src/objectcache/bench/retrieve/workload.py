@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,15 @@ class StoredPrefix:
     headers: tuple[SegmentHeader, ...]
     seed: int
 
+    @property
+    def payload_bytes(self) -> int:
+        return sum(map(payload_bytes, self.headers))
+
+    def layers(self) -> Iterator[list[npt.NDArray[np.uint8]]]:
+        """What is stored, segment by segment: of each layer (chunks, slice bytes)."""
+        for index, header in enumerate(self.headers):
+            yield [_slices(self.seed, index, position, header) for position in range(len(header.layers))]
+
     def check(self, retrieval: Retrieval) -> None:
         """Raises BenchmarkError unless what has landed is what was stored."""
         chunks = retrieval.geometry.parts[0].num_chunks
@@ -49,6 +58,11 @@ class StoredPrefix:
                 stored = _slices(self.seed, index, position, header)[: len(arrived)]
                 if not np.array_equal(arrived, stored):
                     raise BenchmarkError(f"what arrived of layer {layer}, segment {index}, is not what was stored")
+
+
+def payload_bytes(header: SegmentHeader) -> int:
+    """Of a segment's slices, without headers and digests."""
+    return header.num_chunks * sum(header.slice_bytes)
 
 
 def store_prefix(

@@ -71,9 +71,9 @@ class S3Calls:
         self._where = f"s3://{options.bucket}"
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
-        self._bucket = _open_bucket(options, timing)
+        self._bucket = open_bucket(options, timing)
         patience_s = timing.connect_timeout_s
-        self._probe = _open_bucket(options, replace(timing, request_timeout_s=patience_s, max_retries=0))
+        self._probe = open_bucket(options, replace(timing, request_timeout_s=patience_s, max_retries=0))
 
     def counts(self) -> dict[str, int]:
         """Requests so far by kind; repetitions by obstore itself are not seen, and a LIST is a thousand names."""
@@ -216,7 +216,7 @@ class S3Calls:
         return BucketMissingError(f"there is no {self._where}: make the bucket, or correct the store's URL")
 
 
-def _open_bucket(options: S3Options, timing: S3Timing) -> Bucket:
+def open_bucket(options: S3Options, timing: S3Timing) -> Bucket:
     """Makes no request. Credentials are obstore's affair: environment, web identity, container, instance."""
     return Bucket(
         options.bucket,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from objectcache.errors import ConfigError, InvalidObjectNameError
@@ -54,6 +54,10 @@ class S3Options:
             return self.endpoint
         scheme, _, host = self.endpoint.partition("://")
         return f"{scheme}://{self.bucket}.{host}"
+
+    def at(self, endpoint: str) -> S3Options:
+        """The same objects behind another address."""
+        return replace(self, endpoint=endpoint)
 
     def key(self, name: str) -> str:
         """The key of the object `name`. Raises InvalidObjectNameError, also when it is too long for a key."""

@@ -65,6 +65,12 @@ class S3Reader(ObjectReader):
         for start, data in self._arriving(offset, offset + out.nbytes):
             flat[start - offset : start - offset + data.nbytes] = data
 
+    def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
+        self._check_open()
+        check_range(self.info, offset, length)
+        if length:
+            yield from (data for _, data in self._arriving(offset, offset + length))
+
     def prefetch(self, offset: int, length: int) -> None:
         start, stop = max(offset, 0), min(offset + length, self.info.size_bytes)
         if start < stop and not self._closed:

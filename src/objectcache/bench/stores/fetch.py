@@ -1,0 +1,25 @@
+"""One measured retrieval, however it was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from objectcache.bench.transfer import GB
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """`started_s` is on time.perf_counter; times count from asking to bytes in place, verified where that is done.
+
+    `first_layer_s` is None where there are no layers, `requests` where nobody counts those made to the store.
+    """
+
+    started_s: float
+    total_s: float
+    payload_bytes: int
+    first_layer_s: float | None = None
+    requests: int | None = None
+
+    @property
+    def goodput_gb_s(self) -> float:
+        return self.payload_bytes / GB / self.total_s

@@ -1,0 +1,73 @@
+"""`bench stores`, from stores that answer to a result; what it stored there is deleted again."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from objectcache.bench.machine import describe_machine
+from objectcache.bench.progress import BenchmarkProgress
+from objectcache.bench.result import BenchmarkResult, interleaved
+from objectcache.bench.stores.fetch import Fetch
+from objectcache.bench.stores.rows import fetch_rows, ratio_rows
+from objectcache.bench.stores.settings import StoresSettings
+from objectcache.bench.stores.subject import Subject
+
+PACKAGES = ("objectcache", "aiohttp", "lmdb", "msgpack", "numpy", "obstore", "xxhash")
+
+
+def run_stores(settings: StoresSettings, console: Console) -> BenchmarkResult:
+    """Measure everything, all stores in turn. Raises ObjectCacheError; nothing of it stays anywhere or runs on."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(_directory(settings.data))
+        result = BenchmarkResult("stores", settings.to_dict(), describe_machine(directory, PACKAGES), settings.quick)
+        # Nobody else's objects are touched, whatever the URL says.
+        below = f"objectcache-bench-{secrets.token_hex(6)}"
+        subjects = [
+            Subject(store.below(below), settings, directory / str(number))
+            for number, store in enumerate(settings.stores)
+        ]
+        steps = sum(2 + len(subject.planned_ways) * (1 + settings.pairs) for subject in subjects)
+        progress = stack.enter_context(BenchmarkProgress(console, steps))
+        ways: dict[tuple[str, str], Callable[[], Fetch]] = {}
+        for subject in subjects:
+            progress.begin(f"{subject.store.name}: storing")
+            stack.enter_context(subject)
+            progress.step(2)
+            progress.begin(f"{subject.store.name}: first retrievals, checked")
+            for way, (check, measure) in subject.ways().items():
+                check()
+                ways[subject.store.name, way] = measure
+                progress.step()
+        progress.begin("in turn")
+        measured = interleaved(
+            {f"{store}\0{way}": measure for (store, way), measure in ways.items()},
+            settings.pairs,
+            lambda way: progress.step(),
+        )
+        zero_s = min(fetch.started_s for fetches in measured.values() for fetch in fetches)
+        for subject in subjects:
+            name = subject.store.name
+            of_store = {way: measured[f"{store}\0{way}"] for store, way in ways if store == name}
+            rows = fetch_rows(name, of_store, zero_s)
+            ratios = ratio_rows(name, rows)
+            result.rows += [*rows, *ratios.values()]
+            figures = {key: row["median"] for key, row in ratios.items()}
+            figures["requests_per_retrieve"] = result.row(f"{name}: direct, requests")["median"]
+            for key, value in figures.items():
+                result.summary.setdefault(key, {})[name] = value
+        return result
+
+
+@contextmanager
+def _directory(parent: Path | None) -> Iterator[Path]:
+    """A temporary directory, gone afterwards."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="objectcache-bench-", dir=parent) as made:
+        yield Path(made)

@@ -1,0 +1,106 @@
+"""Services that are started for the benchmark, by the scripts of a source checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectcache.bench.guarding import free_ports, guarded
+from objectcache.bench.stores.settings import BenchStore
+from objectcache.client.endpoint import Endpoint
+from objectcache.client.http import GatewayHttp
+from objectcache.errors import ConfigError
+from objectcache.s3 import Credentials
+
+_SCRIPTS = Path(__file__).parents[4] / "scripts" / "services"
+_BUCKET = "objectcache-bench"
+_ACCESS_KEY, _SECRET_KEY = "testaccesskey", "testsecretkey"
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """`variables` begins the names of those in its script's environment, of which `port` others count from its own."""
+
+    script: str
+    variables: str
+    ports: int
+    end: str
+    more: Mapping[str, str]
+
+
+def _services(first_port: int) -> dict[str, _Service]:
+    weed = Path(sys.executable).with_name("weed")
+    return {
+        "rgw": _Service("ceph-rgw.sh", "CEPH_RGW", 70, "kill", {"CEPH_RGW_MON_PORT": str(first_port + 1)}),
+        "seaweedfs": _Service(
+            "seaweedfs.sh", "SEAWEEDFS", 10, "stop", {"WEED": str(weed) if weed.exists() else "weed"}
+        ),
+    }
+
+
+KNOWN = tuple(_services(0))
+
+
+@contextmanager
+def stores_of(urls: Sequence[str], services: Sequence[str]) -> Iterator[tuple[BenchStore, ...]]:
+    """Those at `urls` (`[NAME=]s3://…`), and `services`, which run meanwhile. Raises ConfigError, BenchmarkError."""
+    with ExitStack() as stack:
+        found = [BenchStore.parse(url) for url in urls]
+        yield (*found, *[stack.enter_context(started(name)) for name in services])
+
+
+@contextmanager
+def started(name: str) -> Iterator[BenchStore]:
+    """The service `name`, with a bucket. Its credentials are in this process's environment meanwhile.
+
+    Raises ConfigError where it is not known or there are no scripts, BenchmarkError when it does not start.
+    """
+    if name not in KNOWN:
+        raise ConfigError(f"{name!r} cannot be started: known are {', '.join(KNOWN)}")
+    if not _SCRIPTS.is_dir() or shutil.which("bash") is None:
+        raise ConfigError("--start needs the scripts/services of a source checkout; give --url for a store that runs")
+    first = free_ports(_services(0)[name].ports)
+    service = _services(first)[name]
+    directory = tempfile.mkdtemp(prefix="s3-", dir="/tmp")  # short: there are Unix sockets in it
+    environment = {
+        f"{service.variables}_DIR": directory,
+        f"{service.variables}_PORT": str(first),
+        f"{service.variables}_ACCESS_KEY": _ACCESS_KEY,
+        f"{service.variables}_SECRET_KEY": _SECRET_KEY,
+        **service.more,
+    }
+    with guarded(_SCRIPTS / service.script, service.end, Path(directory), environment):
+        _make_bucket(first)
+        with _credentials():
+            yield BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")
+
+
+def _make_bucket(port: int) -> None:
+    endpoint = Endpoint("127.0.0.1", port, credentials=Credentials(_ACCESS_KEY, _SECRET_KEY))
+    http = GatewayHttp(endpoint, timeout_s=_TIMEOUT_S)
+    try:
+        http.request("PUT", f"/{_BUCKET}", b"")
+    finally:
+        http.close()
+
+
+@contextmanager
+def _credentials() -> Iterator[None]:
+    ours = {"AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": _SECRET_KEY}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
