@@ -122,6 +122,20 @@ class StoreUnavailableError(StoreError):
     status = 503
 
 
+class StoreAccessError(StoreError):
+    """The store refuses the credentials it was given, or what they may do."""
+
+    code = "StoreAccessDenied"
+    status = 502
+
+
+class BucketMissingError(StoreError):
+    """The bucket that a store's URL names does not exist."""
+
+    code = "StoreBucketMissing"
+    status = 502
+
+
 class CatalogError(ObjectCacheError):
     """The catalog cannot be opened or used as asked."""
 
@@ -158,6 +172,16 @@ class KeyNotFoundError(RequestError):
 
     code = "NoSuchKey"
     status = 404
+
+
+class SegmentGoneError(KeyNotFoundError):
+    """A segment that the catalog knows is not in the store. `segment` names it."""
+
+    code = "NoSuchSegment"
+
+    def __init__(self, message: str = "", *, segment: str = "") -> None:
+        super().__init__(message)
+        self.segment = segment
 
 
 class BucketNotFoundError(RequestError):
