@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from objectcache.errors import KeyNotFoundError, ObjectNotFoundError
+from objectcache.errors import ObjectNotFoundError, SegmentGoneError
 from objectcache.stores import ObjectReader, Store
 
 IDLE_S = 5.0
@@ -32,16 +32,6 @@ class HeldObjects:
     def release(self) -> None:
         self._owner._release(self._opened.values())
         self._opened = {}
-
-
-class SegmentGoneError(KeyNotFoundError):
-    """A segment that the catalog knows is not in the store. `segment` names it."""
-
-    code = "NoSuchSegment"
-
-    def __init__(self, message: str = "", *, segment: str = "") -> None:
-        super().__init__(message)
-        self.segment = segment
 
 
 class OpenObjects:

@@ -20,6 +20,7 @@ from objectcache.errors import (
     IntegrityError,
     ObjectCacheError,
     ObjectChangedError,
+    SegmentGoneError,
     StoreUnavailableError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
@@ -31,7 +32,7 @@ from objectcache.transports.source import Outgoing, spans_of
 from objectcache.workers.bodies import BodySpec
 from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.copying import copy_ranges
-from objectcache.workers.open_objects import HeldObjects, OpenObjects, SegmentGoneError
+from objectcache.workers.open_objects import HeldObjects, OpenObjects
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
 from objectcache.workers.verifying import is_damaged
 
