@@ -14,7 +14,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.cache.directory import open_beside, state_folder
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE
 from objectcache.cache.local import LocalCache, _descriptor
-from objectcache.cache.requests import plan_requests
+from objectcache.cache.requests import FIRST_REQUESTS, plan_requests
 from objectcache.errors import IntegrityError, KeyNotFoundError, StoreUnavailableError
 from objectcache.keys import Namespace
 from objectcache.names import SEGMENT_PREFIX, SNAPSHOT_PREFIX
@@ -204,6 +204,35 @@ def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
         check_delivery(retrieval, match)
 
 
+def test_few_requests_are_begun_with_and_more_later(world: World) -> None:
+    """Later layers' would take their share of the network from the first one's."""
+    world.namespace = new_namespace(flat_layout(40, 1 << 20))
+    chain = prompt(world.namespace, 16)
+    store_parts(world.cache, world.namespace, chain)
+    match = world.cache.match(world.namespace, chain)
+    permits = threading.Semaphore(0)
+    begun: list[int] = []
+
+    def hold(kind: str, name: str, offset: int) -> None:
+        if kind == "get":
+            begun.append(offset)
+            permits.acquire(timeout=30)
+
+    world.store.before = hold
+    with world.cache.retrieve(match) as retrieval:
+        try:
+            eventually(lambda: len(begun) >= FIRST_REQUESTS, "the first requests are under way")
+            assert len(begun) == FIRST_REQUESTS
+            permits.release(2)
+            eventually(lambda: len(begun) >= FIRST_REQUESTS + 4, "two more for each that ended")
+            permits.release(20)
+            eventually(lambda: len(begun) >= 22 + REQUESTS_AT_ONCE, "all that may be are under way")
+            assert world.store.most_at_once == REQUESTS_AT_ONCE
+        finally:
+            permits.release(1000)
+        check_delivery(retrieval, match)
+
+
 def test_closing_a_retrieval_ends_its_requests(world: World) -> None:
     world.namespace = new_namespace(flat_layout(40, 1 << 20))
     chain = prompt(world.namespace, 8)
@@ -246,14 +275,15 @@ def test_a_long_prefix_takes_a_few_latencies(world: World) -> None:
     store_parts(world.cache, world.namespace, chain, cuts=[5])
     match = world.cache.match(world.namespace, chain)
     requests = list(plan_requests(world.cache.core.plan(_descriptor(match, match.parts, RetrieveOptions()))))
-    assert -(-len(requests) // REQUESTS_AT_ONCE) <= 3
+    later = len(requests) - FIRST_REQUESTS
+    assert 1 + -(-later // REQUESTS_AT_ONCE) <= 3
     world.store.most_at_once = 0
     world.store.latency_s = 0.1
     world.counted()
     with world.cache.retrieve(match) as retrieval:
         check_delivery(retrieval, match)
     assert world.counted() == {"get": len(requests)}
-    assert world.store.most_at_once == REQUESTS_AT_ONCE
+    assert world.store.most_at_once == min(later, REQUESTS_AT_ONCE)
 
 
 def test_state_is_in_a_folder_of_each_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

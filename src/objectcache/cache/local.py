@@ -23,6 +23,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
 from objectcache.cache.reading import NearReading, close_all
+from objectcache.cache.requests import FIRST_REQUESTS
 from objectcache.cache.retrieval import Retrieval
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import (
@@ -90,7 +91,7 @@ class LocalCache(KVCache):
         else:
             reading = NearReading(plan, keys, readers, retrieval, destination, **told)
         destination.begin(cancel=reading.cancel)
-        reading.start(self._executor, self._width)
+        reading.start(self._executor, self._width, FIRST_REQUESTS if self.core.store.far else self._width)
         return retrieval
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:

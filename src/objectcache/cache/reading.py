@@ -58,7 +58,7 @@ class Reading(ABC, Generic[T]):
         self._on_gone, self._on_damage = on_gone, on_damage
         self._missing_bytes = [plan.geometry.unit_bytes(unit) for unit in range(len(plan.geometry.units))]
         self._tasks = self._make_tasks()
-        self._running = 0
+        self._running = self._width = 0
         self._lock = threading.Lock()
         self._cancelled = False
         self._executor: ThreadPoolExecutor | None = None
@@ -71,10 +71,11 @@ class Reading(ABC, Generic[T]):
     def _read(self, task: T) -> Iterator[tuple[int, int]]:
         """Do a task; of which unit how many bytes are in the destination, and verified, each time there are some."""
 
-    def start(self, executor: ThreadPoolExecutor, width: int) -> None:
-        """Read with at most `width` tasks at a time."""
+    def start(self, executor: ThreadPoolExecutor, width: int, at_first: int) -> None:
+        """Read with at most `width` tasks at a time, `at_first` to begin with: then two for each that ends."""
         self._executor = executor
-        first = list(itertools.islice(self._tasks, width))
+        self._width = width
+        first = list(itertools.islice(self._tasks, min(width, at_first)))
         self._running = len(first)
         for task in first:
             self._submit(task)
@@ -127,12 +128,13 @@ class Reading(ABC, Generic[T]):
     def _end(self) -> None:
         """A task is over."""
         with self._lock:
-            following = None if self._cancelled else next(self._tasks, None)
-            if following is None:
-                self._running -= 1
+            self._running -= 1
+            wanted = 0 if self._cancelled else min(2, self._width - self._running)
+            following = list(itertools.islice(self._tasks, wanted))
+            self._running += len(following)
             over = not self._running
-        if following is not None:
-            self._submit(following)
+        for task in following:
+            self._submit(task)
         if over:
             close_all(self._readers)
             self._destination.fence()

@@ -25,7 +25,8 @@ MAX_BYTES = LIMIT_BYTES - GAP_BYTES
 FIRST_BYTES = 1 << 20
 """What is fetched first, if the first layer is less. All of it comes at once where that is at most MAX_BYTES."""
 FIRST_REQUESTS = 16
-"""How many the first layer is cut into, if it is large enough for pieces of FIRST_BYTES."""
+"""How many the first layer is cut into, if it is large enough for pieces of FIRST_BYTES, and how many are begun with:
+more would be later layers', and take their share of the network from the first one's."""
 SMALL_BYTES = 512 << 10
 """Below this, requests are made larger although later layers are then waited for together."""
 TOGETHER_BYTES = 32 << 20
