@@ -396,11 +396,11 @@ class CacheCore:
             if self.catalog.segment_named(name) is None:
                 return
             log.warning("forgetting segment %s, which is gone or damaged", name)
-            self.counters.forgotten += 1
             try:
                 self._remove((name,))
             except StoreFullError:
                 self.catalog.drop(name)  # others find out by themselves
+            self.counters.forgotten += 1
 
     def _remove(self, names: tuple[str, ...]) -> None:
         """Write down that segments go, and delete them. Raises StoreFullError when even that made no room.
