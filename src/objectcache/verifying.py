@@ -21,3 +21,4 @@ def is_damaged(store: Store, name: str) -> bool:
             segment.verify()
     except (IntegrityError, ObjectNotFoundError):
         return True
+    return False
