@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from objectcache.errors import ObjectNotFoundError
+from objectcache.errors import ObjectNotFoundError, StoreUnavailableError
 from objectcache.names import log_name
 from objectcache.stores import FileStore, Store
 from objectcache.testing.store_listing import stored_names
@@ -151,6 +151,21 @@ def test_readers_give_their_descriptor(tmp_path: Path) -> None:
 
 
 # -- usage --------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_closed_under_an_upload_publishes_nothing(tmp_path: Path) -> None:
+    """Its descriptors' numbers are other files' by then."""
+    store = FileStore(tmp_path, limit_bytes=1 << 20)
+    with store.upload("a") as upload:
+        upload.write(b"data")
+        store.close()
+        store.close()
+        with pytest.raises(StoreUnavailableError):
+            upload.publish()
+    with pytest.raises(StoreUnavailableError):
+        store.delete("a")
+    with FileStore(tmp_path, limit_bytes=1 << 20) as again:
+        assert stored_names(again) == []
 
 
 def test_usage_is_found_at_open(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from uuid import uuid4
 
+from objectcache.errors import StoreUnavailableError
+
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 """EBADF: NFS locks no directories."""
 
@@ -32,14 +34,20 @@ class Temporaries:
     def replacing(self) -> Iterator[None]:
         """One process at a time: between looking at an object and replacing or removing it, nobody else does.
 
-        The caller keeps its own threads apart.
+        The caller keeps its own threads apart. Raises StoreUnavailableError when closed.
         """
-        _lock_if_possible(self._descriptor)
+        with self._lock:
+            if self._descriptor < 0:
+                raise StoreUnavailableError("the store is closed")
+            # Of its own: closed meanwhile, the number would be another file's.
+            descriptor = os.dup(self._descriptor)
         try:
+            _lock_if_possible(descriptor)
             yield
         finally:
             with suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
     def close(self) -> None:
         """Harmless twice: the number would be another's by then."""
