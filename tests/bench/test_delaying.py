@@ -15,7 +15,13 @@ import pytest
 from objectcache.bench.stores.delaying import DelayingProxy
 
 DELAY_S = 0.05
+REQUESTS = 100
 BODY = random.Random(1).randbytes(5 << 20)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 2 * REQUESTS
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -40,8 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def proxy() -> Iterator[DelayingProxy]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with DelayingProxy("127.0.0.1", server.server_port, DELAY_S) as proxy:
             yield proxy
@@ -73,7 +78,7 @@ def test_what_is_sent_arrives_and_waits_once(proxy: DelayingProxy) -> None:
 
 
 def test_requests_do_not_queue(proxy: DelayingProxy) -> None:
-    connections = [http.client.HTTPConnection("127.0.0.1", proxy.port) for _ in range(20)]
+    connections = [http.client.HTTPConnection("127.0.0.1", proxy.port) for _ in range(REQUESTS)]
 
     def head(connection: http.client.HTTPConnection) -> None:
         connection.request("PUT", "/small", b"")
@@ -81,7 +86,7 @@ def test_requests_do_not_queue(proxy: DelayingProxy) -> None:
         connection.close()
 
     start_s = time.perf_counter()
-    with ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         list(pool.map(head, connections))
-    assert time.perf_counter() - start_s < 20 * DELAY_S * 0.8
-    assert proxy.count_requests() == 20
+    assert time.perf_counter() - start_s < REQUESTS * DELAY_S * 0.8  # five seconds, one after the other
+    assert proxy.count_requests() == REQUESTS
