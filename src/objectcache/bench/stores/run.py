@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from rich.console import Console
 
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
-from objectcache.bench.result import BenchmarkResult, interleaved
+from objectcache.bench.result import BenchmarkResult, interleaved, sample_row
 from objectcache.bench.stores.fetch import Fetch
 from objectcache.bench.stores.rows import fetch_rows, ratio_rows
 from objectcache.bench.stores.settings import StoresSettings
 from objectcache.bench.stores.subject import Subject
+from objectcache.cache.following import FAR
 
+IDLE_S = 10.0
 PACKAGES = ("objectcache", "aiohttp", "lmdb", "msgpack", "numpy", "obstore", "xxhash")
 
 
@@ -61,7 +64,23 @@ def run_stores(settings: StoresSettings, console: Console) -> BenchmarkResult:
             figures["requests_per_retrieve"] = result.row(f"{name}: direct, requests")["median"]
             for key, value in figures.items():
                 result.summary.setdefault(key, {})[name] = value
+        if not settings.quick:
+            progress.begin("idle")
+            idle = _idle_requests(subjects)
+            result.rows += [sample_row(f"{name}: direct, idle", "requests/h", [count]) for name, count in idle.items()]
+            result.summary["requests_per_idle_hour"] = idle
         return result
+
+
+def _idle_requests(subjects: Sequence[Subject]) -> dict[str, float]:
+    """Of a cache straight on each store, an hour: counted for IDLE_S, when it has not been used for a while."""
+    time.sleep(FAR.idle_after_s + 2 * FAR.interval_s)
+    before = [subject.direct_requests for subject in subjects]
+    time.sleep(IDLE_S)
+    return {
+        subject.store.name: (subject.direct_requests - count) * 3600 / IDLE_S
+        for subject, count in zip(subjects, before, strict=True)
+    }
 
 
 @contextmanager

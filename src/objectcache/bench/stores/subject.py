@@ -92,6 +92,11 @@ class Subject(AbstractContextManager["Subject"]):
     def _chunk_key(self, chunk: int) -> str:
         return self.store.options.key(f"{_CHUNKS}/{chunk:06}")
 
+    @property
+    def direct_requests(self) -> int:
+        """Of all kinds, by the cache straight on the bucket, since it was opened."""
+        return sum(self._direct.request_counts().values())
+
     # -- opening ----------------------------------------------------------------------------------
 
     def _open_direct(self, url: str, name: str) -> LocalCache:
