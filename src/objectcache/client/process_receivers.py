@@ -53,14 +53,12 @@ class ProcessReceivers(Receivers):
     def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
         expecting = threading.Event()
         with self._lock:
-            gone = self._gone
-            if not gone:
+            if not self._gone:
                 self._expected[expected.delivery, expected.epoch] = expected
                 self._expecting[expected.delivery, expected.epoch] = expecting
-        if gone:
-            expected.on_failed(GatewayUnavailableError("the receiving process is gone"))
+        if self._gone:
             expected.on_fenced()
-            return
+            raise GatewayUnavailableError("the receiving process is gone")
         self._channel.send(
             {
                 "op": "expect",
@@ -82,6 +80,8 @@ class ProcessReceivers(Receivers):
             if timeout_s < EXPECT_TIMEOUT_S:
                 raise DeliveryTimeoutError(f"the receiving process did not answer within {timeout_s:g} s")
             raise GatewayUnavailableError("the receiving process does not answer")
+        if self._gone:  # who listened for its end has told `expected`
+            raise GatewayUnavailableError("the receiving process ended")
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._channel.send({"op": "cancel", "delivery": delivery, "epoch": epoch})
@@ -113,12 +113,12 @@ class ProcessReceivers(Receivers):
             self._expected.clear()
             for expecting in self._expecting.values():
                 expecting.set()
+        self._on_lost()  # before anybody hears of a failure, and asks again
         self._process.wait()  # with it, nothing writes the memory any more
         for expected in orphans:
             expected.on_failed(GatewayUnavailableError("the receiving process ended"))
             expected.on_fenced()
         self._socket.close()
-        self._on_lost()
 
     def _take(self, message: Message) -> None:
         event = message["event"]

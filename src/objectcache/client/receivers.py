@@ -71,18 +71,20 @@ class ThreadReceivers(Receivers):
         except (ObjectCacheError, OSError) as error:
             with self._lock:
                 first, self._lost = not self._lost, True
+            if first:
+                self._on_lost()  # before anybody hears of a failure, and asks again
             self.cut()  # a session that misses a stream misses part of every layer
             self._receiver.lost(stream, stream_error(error))
             with self._lock:
                 self._sockets.remove(sock)
             sock.close()
-            if first:
-                self._on_lost()
 
     def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
         self._receiver.expect(expected)
         if self._lost:
-            self._receiver.fail(expected.delivery, GatewayUnavailableError("the data connections are gone"))
+            error = GatewayUnavailableError("the data connections are gone")
+            self._receiver.fail(expected.delivery, error)
+            raise error
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._receiver.cancel(delivery, epoch)
