@@ -24,7 +24,8 @@ from objectcache.bench.retrieve import BARS, ModelShape, RetrieveSettings, run_r
 from objectcache.bench.retrieve.rows import growth_mib, ratio_of, transfer_rows
 from objectcache.bench.retrieve.workload import bench_namespace, random_chain, store_prefix
 from objectcache.bench.transfer import Transfer
-from objectcache.cli import bench
+from objectcache.cli.bench import app, options
+from objectcache.cli.bench import retrieve as command
 from objectcache.errors import ConfigError
 from objectcache.opening import open_cache
 
@@ -226,8 +227,8 @@ def test_what_arrives_is_compared_with_what_was_stored(tmp_path: Path) -> None:
 
 
 def test_the_command_names_what_is_missing_before_it_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    ended = CliRunner().invoke(bench.app, ["retrieve", "--plot", str(tmp_path / "x.png")])
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    ended = CliRunner().invoke(app, ["retrieve", "--plot", str(tmp_path / "x.png")])
     assert isinstance(ended.exception, ConfigError)
     assert "objectcache[plot]" in str(ended.exception)
 
@@ -243,10 +244,10 @@ def test_check_decides_the_exit_status(
         reached = {bar.key: 0.0 if bar.at_most else ratio for bar in BARS}
         return replace(result, summary=reached)
 
-    monkeypatch.setattr(bench, "run_retrieve", run)
+    monkeypatch.setattr(command, "run_retrieve", run)
     out = tmp_path / "out.json"
     arguments = ["retrieve", "--quick", "--contexts", "64,128", "--no-verify", "--check", "--json", str(out)]
-    ended = CliRunner().invoke(bench.app, arguments)
+    ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == code
     assert ("missed" in ended.output) is bool(code)
     assert (seen[0].contexts, seen[0].verify, seen[0].quick) == ((64, 128), False, True)
@@ -254,5 +255,5 @@ def test_check_decides_the_exit_status(
 
 
 def test_contexts_that_are_no_numbers() -> None:
-    ended = CliRunner().invoke(bench.app, ["retrieve", "--contexts", "4K"])
+    ended = CliRunner().invoke(app, ["retrieve", "--contexts", "4K"])
     assert isinstance(ended.exception, ConfigError)

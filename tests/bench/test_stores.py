@@ -30,7 +30,7 @@ from objectcache.bench.stores.fetch import Fetch
 from objectcache.bench.stores.gets import Gets
 from objectcache.bench.stores.rows import fetch_rows, ratio_rows
 from objectcache.bench.stores.services import started, stores_of
-from objectcache.cli import bench
+from objectcache.cli.bench import app, options
 from objectcache.errors import ConfigError
 from objectcache.stores import open_store
 
@@ -240,8 +240,8 @@ def test_rows_and_ratios_of_fetches() -> None:
 
 
 def test_the_command_names_what_is_missing_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    ended = CliRunner().invoke(bench.app, ["stores", "--url", "s3://kv-1"])
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    ended = CliRunner().invoke(app, ["stores", "--url", "s3://kv-1"])
     assert isinstance(ended.exception, ConfigError)
     assert "objectcache[s3]" in str(ended.exception)
 
@@ -266,7 +266,7 @@ def test_check_decides_the_exit_status(
     monkeypatch.setattr(stores, "run_stores", run)
     out = tmp_path / "out.json"
     arguments = ["stores", "--url", "a=s3://kv-1", "--url", "s3://kv-2", "--layers", "4", "--quick", "--check"]
-    ended = CliRunner().invoke(bench.app, [*arguments, "--json", str(out)])
+    ended = CliRunner().invoke(app, [*arguments, "--json", str(out)])
     assert ended.exit_code == code
     assert [store.name for store in seen[0].stores] == ["a", "kv-2"]
     assert (seen[0].shape.num_layers, seen[0].quick, seen[0].delay_s) == (4, True, 0.03)
@@ -283,7 +283,7 @@ def test_services_are_started_where_no_url_is_given(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("objectcache.bench.stores.services.started", start)
     monkeypatch.setattr(stores, "run_stores", lambda settings, console: result)
-    assert CliRunner().invoke(bench.app, ["stores", "--quick"]).exit_code == 0
+    assert CliRunner().invoke(app, ["stores", "--quick"]).exit_code == 0
     assert asked == ["rgw", "seaweedfs"]
     with stores_of(["s3://mine"], ["rgw"]) as found:
         assert [store.name for store in found] == ["mine", "rgw"]

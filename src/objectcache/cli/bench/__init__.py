@@ -1,0 +1,17 @@
+"""`objectcache bench`: a command per benchmark, each in a module named after it."""
+
+from __future__ import annotations
+
+import typer
+
+from objectcache.cli.bench import retrieve, stores
+
+__all__ = ["add_to", "app"]
+
+app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
+app.command("retrieve")(retrieve.command)
+app.command("stores")(stores.command)
+
+
+def add_to(main: typer.Typer) -> None:
+    main.add_typer(app, name="bench")

@@ -1,0 +1,102 @@
+"""`objectcache bench retrieve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from objectcache.bench.result import BenchmarkResult
+from objectcache.bench.retrieve import BARS, RetrieveSettings, run_retrieve
+from objectcache.cli.bench.options import (
+    QUICK_PAIRS,
+    CheckOption,
+    JsonOption,
+    PairsOption,
+    PlotOption,
+    QuickOption,
+    finish,
+    require,
+)
+from objectcache.client import ClientOptions
+from objectcache.errors import ConfigError
+
+_QUICK_REQUESTS = 50
+
+
+class Target(StrEnum):
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class Receiver(StrEnum):
+    THREADS = "threads"
+    PROCESS = "process"
+
+
+def command(
+    json: JsonOption = None,
+    plot: PlotOption = None,
+    target: Annotated[Target, typer.Option(help="Striped TCP connections, or the HTTP response.")] = Target.TCP,
+    receiver: Annotated[
+        Receiver, typer.Option(help="Receive in threads, or in a process on shared memory.")
+    ] = Receiver.THREADS,
+    streams: Annotated[int, typer.Option(help="Striped connections.", min=1)] = ClientOptions().streams,
+    contexts: Annotated[
+        str | None, typer.Option(help="Prefix lengths in tokens, e.g. 4096,16384.", show_default="4096,16384")
+    ] = None,
+    pairs: PairsOption = None,
+    segment_chunks: Annotated[
+        int, typer.Option(help="Chunks in a stored segment.", min=1)
+    ] = RetrieveSettings().segment_chunks,
+    data: Annotated[
+        Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check digests on arrival.")] = True,
+    quick: QuickOption = False,
+    check: CheckOption = False,
+) -> None:
+    """Layerwise retrieval through a gateway, beside the fastest loop of sendfile and recv that this machine can run.
+
+    [bold]Examples[/bold]
+
+      objectcache bench retrieve --json retrieve.json --plot retrieve.png
+
+      objectcache bench retrieve --quick --check
+    """
+    require(plot is not None, "matplotlib", "--plot", "plot")
+    defaults = RetrieveSettings()
+    settings = RetrieveSettings(
+        contexts=_contexts(contexts) or (defaults.contexts[:1] if quick else defaults.contexts),
+        pairs=pairs or (QUICK_PAIRS if quick else defaults.pairs),
+        target=target.value,
+        receiver=receiver.value,
+        streams=streams,
+        verify=verify,
+        segment_chunks=segment_chunks,
+        data=data,
+        quick=quick,
+        first_byte_requests=_QUICK_REQUESTS if quick else defaults.first_byte_requests,
+    )
+    console = Console()
+    result = run_retrieve(settings, console)
+    finish(console, result, BARS, json=json, plot=plot, draw=_drawing, check=check)
+
+
+def _drawing() -> Callable[[BenchmarkResult, Path], None]:
+    from objectcache.bench.retrieve.plot import draw
+
+    return draw
+
+
+def _contexts(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--contexts takes token counts like 4096,16384, got {text!r}") from error
