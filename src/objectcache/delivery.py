@@ -134,8 +134,10 @@ class Reception:
             missing = 0
             for layer in layers:
                 for part in geometry.parts_of(layer) if layer >= from_layer else ():
+                    held = geometry.parts[part].held_chunks(layer)
                     self._seen[part, layer] = bytearray(geometry.parts[part].num_chunks)
-                    missing += geometry.layer_bytes(part, layer)
+                    self._seen[part, layer][:held] = b"\1" * held
+                    missing += geometry.wanted_bytes(part, layer)
             self._missing_bytes.append(missing)
         self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
         self._missing_units = sum(1 for missing in self._missing_bytes if missing)

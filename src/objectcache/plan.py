@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from objectcache.errors import DescriptorError
@@ -41,6 +41,10 @@ class PlanRun:
         """The committed digest of the digest row of the layer at `position`."""
         return self.packed_row_digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
 
+    def without(self, chunks: int) -> PlanRun:
+        """This run without its first `chunks`."""
+        return replace(self, first=self.first + chunks, at=self.at + chunks) if chunks > 0 else self
+
     @property
     def total_bytes(self) -> int:
         """Of the whole segment, as an object."""
@@ -53,6 +57,13 @@ class PlanPart:
     shard: int
     shape: PartShape
     runs: tuple[PlanRun, ...]
+
+    def wanted_runs(self, layer: int) -> Sequence[PlanRun]:
+        """The runs of `layer` without what the receiver holds."""
+        held = self.shape.held_chunks(layer)
+        if not held:
+            return self.runs
+        return [run.without(held - run.at) for run in self.runs if run.at + run.stop - run.first > held]
 
 
 class LayerRun(NamedTuple):
@@ -90,7 +101,10 @@ class Plan:
         geometry = DeliveryGeometry(shapes, per_unit)
         if from_layer > geometry.order[-1]:
             raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
-        return cls(tuple(parts), per_unit, from_layer, geometry)
+        plan = cls(tuple(parts), per_unit, from_layer, geometry)
+        if not plan.payload_bytes:
+            raise DescriptorError("all that is asked for is held already")
+        return plan
 
     def layer_runs(self) -> Iterator[LayerRun]:
         """In delivery order: by layer, then part, then place in the chain."""
@@ -101,7 +115,7 @@ class Plan:
                     continue
                 for part in geometry.parts_of(layer):
                     position = geometry.position(part, layer)
-                    for run in self.parts[part].runs:
+                    for run in self.parts[part].wanted_runs(layer):
                         yield LayerRun(unit, layer, part, position, run)
 
     @property
@@ -118,7 +132,7 @@ class Plan:
     def payload_bytes(self) -> int:
         geometry = self.geometry
         return sum(
-            geometry.layer_bytes(part, layer)
+            geometry.wanted_bytes(part, layer)
             for layer in geometry.order
             if layer >= self.from_layer
             for part in geometry.parts_of(layer)
@@ -137,6 +151,7 @@ class Plan:
                     "layers": part.shape.layers,
                     "slice_bytes": part.shape.slice_bytes,
                     "num_chunks": part.shape.num_chunks,
+                    "held": part.shape.held,
                     "runs": [
                         (
                             run.segment,
@@ -160,7 +175,8 @@ class Plan:
         parts = []
         for part in data["parts"]:
             sizes = tuple(part["slice_bytes"])
-            shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"])
+            held = tuple((below, chunks) for below, chunks in part["held"])
+            shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"], held)
             runs = tuple(
                 PlanRun(
                     name,

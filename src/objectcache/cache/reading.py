@@ -56,7 +56,7 @@ class Reading(ABC, Generic[T]):
         self._retrieval = retrieval
         self._destination = destination
         self._on_gone, self._on_damage = on_gone, on_damage
-        self._missing_bytes = [plan.geometry.unit_bytes(unit) for unit in range(len(plan.geometry.units))]
+        self._missing_bytes = [plan.geometry.unit_wanted_bytes(unit) for unit in range(len(plan.geometry.units))]
         self._tasks = self._make_tasks()
         self._running = self._width = 0
         self._lock = threading.Lock()

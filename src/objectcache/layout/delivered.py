@@ -10,11 +10,16 @@ from objectcache.layout.stored import align_up
 
 @dataclass(frozen=True, slots=True)
 class PartShape:
-    """What is delivered of one shard: `num_chunks` chunks of each of `layers`."""
+    """What is delivered of one shard: `num_chunks` chunks of each of `layers`.
+
+    `held` says what of it the receiver has already, and is not sent: pairs (below_layer, chunks), the first `chunks`
+    chunks of layers below `below_layer`. From pair to pair `below_layer` falls and `chunks` grows.
+    """
 
     layers: tuple[int, ...]
     slice_bytes: tuple[int, ...]
     num_chunks: int
+    held: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.layers or len(self.layers) != len(self.slice_bytes):
@@ -26,6 +31,15 @@ class PartShape:
             raise LayoutError("the layers of a part must ascend")
         if self.num_chunks < 1 or min(self.slice_bytes) < 1:
             raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
+        steps = zip(self.held, self.held[1:], strict=False)
+        if any(below <= next_below or chunks >= next_chunks for (below, chunks), (next_below, next_chunks) in steps):
+            raise LayoutError("from step to step of what is held, layers fall and chunks grow")
+        if self.held and not (0 < self.held[0][1] and self.held[-1][1] <= self.num_chunks and 0 < self.held[-1][0]):
+            raise LayoutError(f"what is held must lie within {self.num_chunks} chunks, got {self.held}")
+
+    def held_chunks(self, layer: int) -> int:
+        """How many of the first chunks of `layer` are not sent."""
+        return next((chunks for below, chunks in reversed(self.held) if layer < below), 0)
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,14 @@ class DeliveryGeometry:
     def layer_bytes(self, part: int, layer: int) -> int:
         shape = self.parts[part]
         return shape.num_chunks * shape.slice_bytes[self.position(part, layer)]
+
+    def wanted_bytes(self, part: int, layer: int) -> int:
+        """What is sent of `layer` of `part`: all that is not held."""
+        shape = self.parts[part]
+        return (shape.num_chunks - shape.held_chunks(layer)) * shape.slice_bytes[self.position(part, layer)]
+
+    def unit_wanted_bytes(self, unit: int) -> int:
+        return sum(self.wanted_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))
 
     def unit_bytes(self, unit: int) -> int:
         return sum(self.layer_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))

@@ -107,12 +107,18 @@ def wire_bytes(plan: Plan) -> int:
     # Layers are mostly alike, and so are segments: few shapes make up a plan of thousands of runs.
     total = 0
     for part in plan.parts:
+        held_chunks = part.shape.held_chunks
         layers = zip(part.shape.layers, part.shape.slice_bytes, strict=True)
-        sizes = Counter(size for layer, size in layers if layer >= plan.from_layer)
-        runs = Counter((run.geometry.num_chunks, run.first, run.stop) for run in part.runs)
-        for (chunks, first, stop), run_times in runs.items():
-            for size, layer_times in sizes.items():
-                total += run_times * layer_times * _run_wire_bytes(LayerRow(chunks, size), first, stop)
+        alike = {(size, held_chunks(layer)): layer for layer, size in layers if layer >= plan.from_layer}
+        times = Counter(
+            (size, held_chunks(layer))
+            for layer, size in zip(part.shape.layers, part.shape.slice_bytes, strict=True)
+            if layer >= plan.from_layer
+        )
+        for (size, held), layer in alike.items():
+            runs = Counter((run.geometry.num_chunks, run.first, run.stop) for run in part.wanted_runs(layer))
+            for (chunks, first, stop), run_times in runs.items():
+                total += run_times * times[size, held] * _run_wire_bytes(LayerRow(chunks, size), first, stop)
     return total
 
 
