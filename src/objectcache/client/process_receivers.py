@@ -35,7 +35,7 @@ class ProcessReceivers(Receivers):
         self._expected: dict[tuple[int, int], Expected] = {}
         self._expecting: dict[tuple[int, int], threading.Event] = {}
         self._lock = threading.Lock()
-        self._gone = False
+        self._lost = False
         with theirs:
             fds = (theirs.fileno(), pool.fileno())
             command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, int(verify)))]
@@ -53,12 +53,13 @@ class ProcessReceivers(Receivers):
     def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
         expecting = threading.Event()
         with self._lock:
-            if not self._gone:
+            lost = self._lost
+            if not lost:
                 self._expected[expected.delivery, expected.epoch] = expected
                 self._expecting[expected.delivery, expected.epoch] = expecting
-        if self._gone:
+        if lost:
             expected.on_fenced()
-            raise GatewayUnavailableError("the receiving process is gone")
+            raise GatewayUnavailableError("the receiving process or its streams are gone")
         self._channel.send(
             {
                 "op": "expect",
@@ -80,8 +81,8 @@ class ProcessReceivers(Receivers):
             if timeout_s < EXPECT_TIMEOUT_S:
                 raise DeliveryTimeoutError(f"the receiving process did not answer within {timeout_s:g} s")
             raise GatewayUnavailableError("the receiving process does not answer")
-        if self._gone:  # who listened for its end has told `expected`
-            raise GatewayUnavailableError("the receiving process ended")
+        if self._lost:  # whoever noticed has told `expected`
+            raise GatewayUnavailableError("the receiving process or its streams ended")
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._channel.send({"op": "cancel", "delivery": delivery, "epoch": epoch})
@@ -108,7 +109,7 @@ class ProcessReceivers(Receivers):
         while (received := self._channel.receive()) is not None:
             self._take(received[0])
         with self._lock:
-            self._gone = True
+            self._lost = True
             orphans = list(self._expected.values())
             self._expected.clear()
             for expecting in self._expecting.values():
@@ -123,6 +124,8 @@ class ProcessReceivers(Receivers):
     def _take(self, message: Message) -> None:
         event = message["event"]
         if event == "lost":
+            with self._lock:
+                self._lost = True
             self._on_lost()
             return
         key = (message["delivery"], message["epoch"])

@@ -6,13 +6,14 @@ socket FD into the shared file MEMORY_FD, and ends with it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import signal
 import socket
 import sys
 
 from objectcache.client.receivers import ThreadReceivers, error_fields
-from objectcache.errors import DeliveryError, error_from_code
+from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.receiver import Expected, ExpectedPart
@@ -66,7 +67,8 @@ class _Process:
             on_fenced=lambda: self._channel.send({"event": "fenced", **about}),
             from_layer=message["from_layer"],
         )
-        self._receivers.expect(expected, offset)
+        with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
+            self._receivers.expect(expected, offset)
         self._channel.send({"event": "expecting", **about})
 
 
