@@ -30,7 +30,7 @@ FLOORS = (
     ("commitlog",),
     ("catalog", "descriptor"),
     ("plan", "messages"),
-    ("delivery", "scheduling", "buffers", "announcing"),
+    ("delivery", "scheduling", "buffers", "announcing", "tier"),
     ("cache",),
     ("transports",),
     ("s3",),

@@ -13,16 +13,21 @@ import msgpack
 from objectcache.errors import DescriptorError, LayoutError
 from objectcache.keys import KEY_BYTES
 from objectcache.layout import MAX_CHUNK_TOKENS, MAX_GROUPS, MAX_LAYERS, MAX_SHARDS, KVLayout, PartShape
+from objectcache.names import SEGMENT_TAG_BYTES
 
-DESCRIPTOR_VERSION = 1
+DESCRIPTOR_VERSION = 2
 MAX_DESCRIPTOR_BYTES = 1 << 20
 MAX_CHUNK_INDEX = 1 << 24
 MAX_PARTS = 256
 MAX_DEADLINE_S = 3600.0
 MAX_ITEMS = 1 << 14
+MAX_HELD_STEPS = 64
 ID_BYTES = 16
 
 _T = TypeVar("_T")
+
+Versions = tuple[tuple[int, bytes], ...]
+"""Which segments chunks are of: (chunks, `names.segment_tag` of the segment), one after the other."""
 
 
 class TargetKind(StrEnum):
@@ -42,7 +47,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPart:
-    """Chunks [first, stop) of one shard: `leaf` is the key of chunk stop-1; the layout as the client has it."""
+    """Chunks [first, stop) of one shard: `leaf` is the key of chunk stop-1; the layout as the client has it.
+
+    `held` is what the client has of it already (`PartShape.held`), and `versions` of which segments that is: pairs
+    (chunks, tag), from chunk `first` on (`names.segment_tag`). Where other segments would serve those chunks now, the
+    descriptor is refused, so that no chunk is made up of two versions.
+    """
 
     group: int
     shard: int
@@ -52,6 +62,8 @@ class DescriptorPart:
     chunk_tokens: int
     layers: tuple[int, ...]
     slice_bytes: tuple[int, ...]
+    held: tuple[tuple[int, int], ...] = ()
+    versions: Versions = ()
 
     @classmethod
     def of(cls, part: tuple[int, int], first: int, stop: int, leaf: bytes, layout: KVLayout) -> DescriptorPart:
@@ -62,7 +74,7 @@ class DescriptorPart:
 
     @property
     def shape(self) -> PartShape:
-        return PartShape(self.layers, self.slice_bytes, self.stop - self.first)
+        return PartShape(self.layers, self.slice_bytes, self.stop - self.first, self.held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,10 @@ class Descriptor:
                         "chunk_tokens": part.chunk_tokens,
                         "layers": list(part.layers),
                         "slice_bytes": list(part.slice_bytes),
+                        "held_layers": [below for below, _ in part.held],
+                        "held_chunks": [chunks for _, chunks in part.held],
+                        "version_chunks": [chunks for chunks, _ in part.versions],
+                        "version_tags": b"".join(tag for _, tag in part.versions),
                     }
                     for part in self.parts
                 ],
@@ -269,12 +285,36 @@ def _decode_part(fields: FieldReader) -> DescriptorPart:
         chunk_tokens=fields.integer("chunk_tokens", 1, MAX_CHUNK_TOKENS),
         layers=fields.integers("layers", 0, MAX_LAYERS - 1, MAX_LAYERS),
         slice_bytes=fields.integers("slice_bytes", 1, 1 << 30, MAX_LAYERS),
+        held=_decode_held(fields),
+        versions=_decode_versions(fields),
     )
     if part.first >= part.stop:
         raise DescriptorError(f"chunk range [{part.first}, {part.stop}) is empty or negative (first, stop)")
     if not part.layers or len(part.layers) != len(part.slice_bytes):
         raise DescriptorError("layers and slice_bytes must have the same length, at least 1")
+    try:
+        shape = part.shape
+    except LayoutError as error:
+        raise DescriptorError(f"{error} (held_layers, held_chunks)") from error
+    if shape.held and sum(chunks for chunks, _ in part.versions) != shape.held[-1][1]:
+        raise DescriptorError("version_chunks must add up to the most chunks held of any layer")
     return part
+
+
+def _decode_held(fields: FieldReader) -> tuple[tuple[int, int], ...]:
+    below = fields.integers("held_layers", 1, MAX_LAYERS, MAX_HELD_STEPS)
+    chunks = fields.integers("held_chunks", 1, MAX_CHUNK_INDEX, MAX_HELD_STEPS)
+    if len(below) != len(chunks):
+        raise DescriptorError("held_layers and held_chunks must have the same length")
+    return tuple(zip(below, chunks, strict=True))
+
+
+def _decode_versions(fields: FieldReader) -> Versions:
+    chunks = fields.integers("version_chunks", 1, MAX_CHUNK_INDEX, MAX_ITEMS)
+    tags = fields.binary("version_tags")
+    if len(tags) != len(chunks) * SEGMENT_TAG_BYTES:
+        raise DescriptorError(f"version_tags must be {SEGMENT_TAG_BYTES} bytes for each of version_chunks")
+    return tuple((count, tags[i * SEGMENT_TAG_BYTES :][:SEGMENT_TAG_BYTES]) for i, count in enumerate(chunks))
 
 
 def _short(value: object) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
-from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_ITEMS, MAX_PARTS, FieldReader, unpack_map
+from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_ITEMS, MAX_PARTS, FieldReader, Versions, unpack_map
 from objectcache.errors import RequestError
 from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.layout import MAX_GROUPS, MAX_SHARDS
+from objectcache.names import SEGMENT_TAG_BYTES
 
 MESSAGE_VERSION = 1
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_COMMIT = MAX_ITEMS
 MAX_SEGMENT_BYTES = 1 << 44
+MAX_ANSWER_HEADER_BYTES = 4096
+ANSWER_HEADER = "x-kv-answer"
 
 
 def _pack(**fields: Any) -> bytes:
@@ -149,14 +153,44 @@ class RetrieveAnswer:
 
     layers_per_unit: int
     payload_bytes: int
+    versions: tuple[Versions, ...] = ()
+    """For each part of the descriptor, in order, which segments serve it."""
 
     def encode(self) -> bytes:
-        return _pack(layers_per_unit=self.layers_per_unit, payload_bytes=self.payload_bytes)
+        parts = [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions]
+        return _pack(layers_per_unit=self.layers_per_unit, payload_bytes=self.payload_bytes, versions=parts)
 
     @classmethod
     def decode(cls, data: bytes) -> RetrieveAnswer:
         fields = _unpack(data, "retrieve answer")
-        return cls(fields.integer("layers_per_unit", 1, 1 << 20), fields.integer("payload_bytes", 0, 1 << 50))
+        return cls(
+            fields.integer("layers_per_unit", 1, 1 << 20),
+            fields.integer("payload_bytes", 0, 1 << 50),
+            tuple(_versions(item) for item in fields.items("versions", MAX_PARTS)),
+        )
+
+    def to_header(self) -> str:
+        """For the head of a response with frames in its body; empty when it would be too long."""
+        text = b64encode(self.encode()).decode()
+        return text if len(text) <= MAX_ANSWER_HEADER_BYTES else ""
+
+    @classmethod
+    def from_header(cls, text: str) -> RetrieveAnswer:
+        """Raises RequestError."""
+        try:
+            return cls.decode(b64decode(text, validate=True))
+        except ValueError as error:
+            raise RequestError(f"{ANSWER_HEADER} is not base64") from error
+
+
+def _versions(item: object) -> Versions:
+    match item:
+        case [list(chunks), bytes(tags)] if len(tags) == SEGMENT_TAG_BYTES * len(chunks):
+            if all(type(count) is int and count > 0 for count in chunks):
+                return tuple(
+                    (count, tags[i * SEGMENT_TAG_BYTES :][:SEGMENT_TAG_BYTES]) for i, count in enumerate(chunks)
+                )
+    raise RequestError("retrieve answer.versions must be pairs of chunk counts and tags")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ files no directory holds more than 1,000 of them.
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import NamedTuple
 
 from objectcache.errors import InvalidObjectNameError
@@ -29,6 +30,7 @@ MULTIPART_PREFIX = ".kv/mp/"
 CLOCK_PREFIX = ".kv/clock/"
 
 MAX_SEQUENCE = 10**12 - 1
+SEGMENT_TAG_BYTES = 8
 
 _WRITER = re.compile(r"[a-z0-9-]{1,64}")
 _SEQUENCED = re.compile(r"([a-z0-9-]{1,64})/([0-9]{3})/([0-9]{3})/([0-9]{3})/([0-9]{3})")
@@ -54,6 +56,11 @@ def check_writer(writer: str) -> str:
 
 def segment_name(writer: str, sequence: int) -> str:
     return SEGMENT_PREFIX + _sequenced(writer, sequence)
+
+
+def segment_tag(name: str) -> bytes:
+    """Short for a segment's name, which is never reused: which version of a chunk something is."""
+    return blake2b(name.encode(), digest_size=SEGMENT_TAG_BYTES).digest()
 
 
 def log_name(writer: str, sequence: int) -> str:

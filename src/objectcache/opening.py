@@ -26,16 +26,19 @@ def open_cache(
 ) -> KVCache:
     """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
 
-    `options` are for a gateway; `limit_bytes` is a store's byte limit (of a local one by default 80 % of the free
-    disk). `state_dir` is where catalogs of buckets are kept on this machine, a few hundred bytes a chunk (default:
-    `$XDG_CACHE_HOME/objectcache`, or `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
+    `options` are for a gateway; `buffer_bytes` of them for all, and `tier` also for a bucket. `limit_bytes` is a store's
+    byte limit (of a local one by default 80 % of the free disk). `state_dir` is where catalogs of buckets are kept on
+    this machine, a few hundred bytes a chunk (default: `$XDG_CACHE_HOME/objectcache`, or `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
     if url.lower().startswith(("http:", "https:")):
         host, port, bucket = _gateway(url)
         return GatewayCache(host, port, bucket, options, tls=url.lower().startswith("https:"))
     buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
-    return LocalCache(open_core(url, limit_bytes=limit_bytes, state_dir=state_dir), buffer_bytes=buffer_bytes)
+    core = open_core(url, limit_bytes=limit_bytes, state_dir=state_dir)
+    # What is near is in memory anyway: the system caches files.
+    tiering = options.tier.open() if options and core.store.far else None
+    return LocalCache(core, buffer_bytes=buffer_bytes, tiering=tiering)
 
 
 def _gateway(url: str) -> tuple[str, int, str]:

@@ -16,10 +16,12 @@ from objectcache.layout import (
     Span,
     segment_geometry,
 )
+from objectcache.names import segment_tag
 from objectcache.segment import footer_bytes
 
 if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
+    from objectcache.descriptor import Versions
 
 UNIT_TARGET_BYTES = 4 << 20
 """The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
@@ -102,7 +104,7 @@ class Plan:
         if from_layer > geometry.order[-1]:
             raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
         plan = cls(tuple(parts), per_unit, from_layer, geometry)
-        if not plan.payload_bytes:
+        if any(shape.held for shape in shapes) and not plan.payload_bytes:
             raise DescriptorError("all that is asked for is held already")
         return plan
 
@@ -117,6 +119,13 @@ class Plan:
                     position = geometry.position(part, layer)
                     for run in self.parts[part].wanted_runs(layer):
                         yield LayerRun(unit, layer, part, position, run)
+
+    @property
+    def versions(self) -> tuple[Versions, ...]:
+        """For each part, which segments its chunks are of."""
+        return tuple(
+            tuple((run.stop - run.first, segment_tag(run.segment)) for run in part.runs) for part in self.parts
+        )
 
     @property
     def segments(self) -> list[str]:
@@ -211,6 +220,20 @@ def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> 
         )
         at += run.stop - run.first
     return PlanPart(group, shard, shape, tuple(planned))
+
+
+def same_versions(held: Versions, served: Versions) -> bool:
+    """Whether the chunks that `held` is about are of the same segments in `served`, which goes on after them."""
+    rest = list(reversed(served))
+    for chunks, tag in held:
+        while chunks:
+            left, served_tag = rest.pop() if rest else (0, b"")
+            if served_tag != tag:
+                return False
+            if left > chunks:
+                rest.append((left - chunks, tag))
+            chunks -= min(chunks, left)
+    return True
 
 
 def choose_layers_per_unit(shapes: Sequence[PartShape]) -> int:

@@ -15,6 +15,7 @@ from objectcache.cache.directory import open_beside, state_folder
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE
 from objectcache.cache.local import LocalCache, _descriptor
 from objectcache.cache.requests import FIRST_REQUESTS, plan_requests
+from objectcache.cache.tiering import TieredDelivery
 from objectcache.errors import IntegrityError, KeyNotFoundError, StoreUnavailableError
 from objectcache.keys import Namespace
 from objectcache.names import SEGMENT_PREFIX, SNAPSHOT_PREFIX
@@ -180,7 +181,13 @@ def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
     chain = prompt(world.namespace, 8)
     store_parts(world.cache, world.namespace, chain)
     match = world.cache.match(world.namespace, chain)
-    requests = list(plan_requests(world.cache.core.plan(_descriptor(match, match.parts, RetrieveOptions()))))
+    requests = list(
+        plan_requests(
+            world.cache.core.plan(
+                _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
+            )
+        )
+    )
     assert len(requests) == 12
     layer = requests[held].contents[0].layer_run.layer
     go_on = threading.Event()
@@ -274,7 +281,13 @@ def test_a_long_prefix_takes_a_few_latencies(world: World) -> None:
     chain = prompt(world.namespace, 16)
     store_parts(world.cache, world.namespace, chain, cuts=[5])
     match = world.cache.match(world.namespace, chain)
-    requests = list(plan_requests(world.cache.core.plan(_descriptor(match, match.parts, RetrieveOptions()))))
+    requests = list(
+        plan_requests(
+            world.cache.core.plan(
+                _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
+            )
+        )
+    )
     later = len(requests) - FIRST_REQUESTS
     assert 1 + -(-later // REQUESTS_AT_ONCE) <= 3
     world.store.most_at_once = 0

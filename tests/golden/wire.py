@@ -27,7 +27,10 @@ ID = bytes(range(200, 216))
 
 DESCRIPTOR = Descriptor(
     namespace=NAMESPACE,
-    parts=(DescriptorPart(1, 2, LEAF, 3, 7, 16, (4, 5), (640, 320)), DescriptorPart(0, 0, LEAF, 0, 7, 16, (0,), (64,))),
+    parts=(
+        DescriptorPart(1, 2, LEAF, 3, 7, 16, (4, 5), (640, 320), ((6, 2), (5, 3)), ((1, ID[:8]), (2, ID[8:]))),
+        DescriptorPart(0, 0, LEAF, 0, 7, 16, (0,), (64,)),
+    ),
     target=Target(TargetKind.TCP, ID),
     delivery=(1 << 64) - 2,
     epoch=5,
@@ -46,7 +49,7 @@ MESSAGES = (
     MatchAnswer(160, ((0, 0, 0, 10), (1, 2, 6, 10)), ID, 60.0, 12.5e9, 2),
     SessionRequest(4),
     SessionAnswer(ID, "10.0.0.1", 9000, "10.0.0.1", 9001),
-    RetrieveAnswer(2, 1 << 20),
+    RetrieveAnswer(2, 1 << 20, (((16, ID[:8]), (3, ID[8:])), ())),
     CancelRequest(ID, 7, 5, 0.5),
     CancelAnswer(True),
     StoreRequest(".kv/seg/c-1/000/000/000/001", NAMESPACE, 1, 2, LEAF, 3, 7),

@@ -24,6 +24,7 @@ from objectcache.catalog.follower import publish_namespace, read_namespace
 from objectcache.commitlog import CommitEntry
 from objectcache.descriptor import Descriptor, DescriptorPart
 from objectcache.errors import (
+    HeldVersionError,
     IntegrityError,
     InvalidObjectNameError,
     KeyNotFoundError,
@@ -37,7 +38,7 @@ from objectcache.errors import (
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import parse_segment_name
-from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
+from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part, same_versions
 from objectcache.stores import Store, delete_all
 from objectcache.verifying import is_damaged
 
@@ -233,7 +234,11 @@ class CacheCore:
                 for part in descriptor.parts
             ]
         parts = [self._plan_part(part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
-        return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
+        plan = Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
+        for asked, served in zip(descriptor.parts, plan.versions, strict=True):
+            if asked.held and not same_versions(asked.versions, served):
+                raise HeldVersionError("what the client holds is of segments that were replaced since")
+        return plan
 
     @staticmethod
     def _plan_part(part: DescriptorPart, runs: Sequence[Run]) -> PlanPart:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from objectcache.cache.destination import Destination
+from objectcache.cache.landing import Landing
 from objectcache.cache.reading import Reading
 from objectcache.cache.requests import LIMIT_BYTES, Content, Request, plan_requests
-from objectcache.cache.retrieval import Retrieval
 from objectcache.keys import KeyChain
 from objectcache.plan import Plan
 from objectcache.segment import CommittedLayer
@@ -65,8 +64,7 @@ class FarReading(Reading[Request]):
         plan: Plan,
         keys: Sequence[KeyChain],
         readers: Mapping[str, ObjectReader],
-        retrieval: Retrieval,
-        destination: Destination,
+        landing: Landing,
         *,
         on_gone: Callable[[str], None],
         on_damage: Callable[[str], None],
@@ -74,7 +72,7 @@ class FarReading(Reading[Request]):
     ) -> None:
         self._scratch = scratch
         self._progress: dict[int, _LayerProgress] = {}
-        super().__init__(plan, keys, readers, retrieval, destination, on_gone=on_gone, on_damage=on_damage)
+        super().__init__(plan, keys, readers, landing, on_gone=on_gone, on_damage=on_damage)
 
     def _make_tasks(self) -> Iterator[Request]:
         return plan_requests(self._plan)

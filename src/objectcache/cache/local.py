@@ -11,7 +11,6 @@ from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
     KVCache,
     Match,
-    MatchedPart,
     PartId,
     RetrieveOptions,
     SegmentUpload,
@@ -22,16 +21,20 @@ from objectcache.cache.base import (
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.landing import Landing
 from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.requests import FIRST_REQUESTS
 from objectcache.cache.retrieval import Retrieval
-from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
+from objectcache.cache.tiering import TieredDelivery, Tiering
+from objectcache.descriptor import Descriptor, Target, TargetKind
 from objectcache.errors import (
+    HeldVersionError,
     KeyNotFoundError,
     ObjectNotFoundError,
 )
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
+from objectcache.layout import DeliveryGeometry
 from objectcache.plan import Plan
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
@@ -44,9 +47,13 @@ READERS = min(4, os.cpu_count() or 1)
 class LocalCache(KVCache):
     """Everything in this process: matching, reading and writing a store directly."""
 
-    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
-        """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
+    def __init__(
+        self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, tiering: Tiering | None = None
+    ) -> None:
+        """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written. `tiering` is
+        closed with the cache."""
         self.core = core
+        self.tiering = tiering
         self.pool = BufferPool(buffer_bytes)
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
@@ -69,30 +76,57 @@ class LocalCache(KVCache):
         self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
     ) -> Retrieval:
         wanted = options or RetrieveOptions()
-        selected = select_parts(match, parts)
-        plan = self.core.plan(_descriptor(match, selected, wanted))
-        readers = self._open(plan)
+        delivery = TieredDelivery(self.tiering, match.namespace, select_parts(match, parts))
+        readers: dict[str, ObjectReader] = {}
         try:
-            destination = Destination(self.pool, self.pool.allocate(plan.geometry.total_bytes))
+            plan = self._plan(match, delivery, wanted)
+            if plan is not None:
+                delivery.versions = plan.versions
+                readers = self._open(plan)
+            shapes = tuple(part.shape for part in delivery.parts)
+            geometry = plan.geometry if plan else DeliveryGeometry(shapes, _layers_per_unit(match, wanted))
+            destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
         except BaseException:
             close_all(readers)
+            delivery.drop()
             raise
         retrieval = Retrieval(
-            plan.geometry,
+            geometry,
             destination.buffer.view,
             deadline_s=time.perf_counter() + wanted.deadline_s,
-            on_close=destination.close,
+            on_close=delivery.closer(geometry, self.pool, destination),
         )
-        keys = [part.keys for part in selected]
+        landing = Landing(retrieval, destination)
+        if plan is None:
+            destination.begin(cancel=delivery.cancel)
+            delivery.read(geometry, landing)
+            return retrieval
+        keys = [part.keys for part in delivery.parts]
         told = {"on_gone": self.core.forget, "on_damage": self.core.suspect}
         reading: NearReading | FarReading
         if self.core.store.far:
-            reading = FarReading(plan, keys, readers, retrieval, destination, scratch=self._scratch, **told)
+            reading = FarReading(plan, keys, readers, landing, scratch=self._scratch, **told)
         else:
-            reading = NearReading(plan, keys, readers, retrieval, destination, **told)
-        destination.begin(cancel=reading.cancel)
+            reading = NearReading(plan, keys, readers, landing, **told)
+
+        def cancel() -> None:
+            reading.cancel()
+            delivery.cancel()
+
+        destination.begin(cancel=cancel)
         reading.start(self._executor, self._width, FIRST_REQUESTS if self.core.store.far else self._width)
+        delivery.read(geometry, landing)
         return retrieval
+
+    def _plan(self, match: Match, delivery: TieredDelivery, options: RetrieveOptions) -> Plan | None:
+        """What the store is asked for; None when all of it is held."""
+        if delivery.all_held:
+            return None
+        try:
+            return self.core.plan(_descriptor(match, delivery, options))
+        except HeldVersionError:
+            delivery.give_up()
+            return self.core.plan(_descriptor(match, delivery, options))
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
         """Every segment, open: a deletion from here on does not hurt, unless the store is far away."""
@@ -135,6 +169,8 @@ class LocalCache(KVCache):
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
+        if self.tiering is not None:
+            self.tiering.close()
         self.core.close()
         self.pool.close()
 
@@ -162,11 +198,14 @@ class LocalUpload(SegmentUpload):
         self._upload.abort()
 
 
-def _descriptor(match: Match, selected: Sequence[MatchedPart], options: RetrieveOptions) -> Descriptor:
-    layout = match.namespace.layout
+def _layers_per_unit(match: Match, options: RetrieveOptions) -> int:
+    return options.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
+
+
+def _descriptor(match: Match, delivery: TieredDelivery, options: RetrieveOptions) -> Descriptor:
     return Descriptor(
         namespace=match.namespace.digest,
-        parts=tuple(DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in selected),
+        parts=tuple(delivery.describe(part) for part in delivery.parts),
         target=Target(TargetKind.HTTP),
         delivery=0,
         layers_per_unit=options.layers_per_unit,

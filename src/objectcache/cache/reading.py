@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from objectcache.cache.destination import Destination
-from objectcache.cache.retrieval import Retrieval
+from objectcache.cache.landing import Landing
 from objectcache.errors import (
     DeliveryError,
     IntegrityError,
@@ -42,8 +41,7 @@ class Reading(ABC, Generic[T]):
         plan: Plan,
         keys: Sequence[KeyChain],
         readers: Mapping[str, ObjectReader],
-        retrieval: Retrieval,
-        destination: Destination,
+        landing: Landing,
         *,
         on_gone: Callable[[str], None],
         on_damage: Callable[[str], None],
@@ -53,8 +51,7 @@ class Reading(ABC, Generic[T]):
         self._plan = plan
         self._keys = keys
         self._readers = readers
-        self._retrieval = retrieval
-        self._destination = destination
+        self._landing = landing
         self._on_gone, self._on_damage = on_gone, on_damage
         self._missing_bytes = [plan.geometry.unit_wanted_bytes(unit) for unit in range(len(plan.geometry.units))]
         self._tasks = self._make_tasks()
@@ -98,7 +95,7 @@ class Reading(ABC, Generic[T]):
 
     def _abandon(self) -> None:
         """A task will not run, since the cache is being closed: nothing of this retrieval is read any more."""
-        self._retrieval.fail(DeliveryError("the cache was closed"))
+        self._landing.fail(DeliveryError("the cache was closed"))
         self.cancel()
         self._end()
 
@@ -108,7 +105,7 @@ class Reading(ABC, Generic[T]):
                 self._count(unit, verified_bytes)
         except ObjectCacheError as error:
             self.cancel()
-            self._retrieval.fail(error)
+            self._landing.fail(error)
             if isinstance(error, SegmentGoneError):
                 self._on_gone(error.segment)
             elif isinstance(error, IntegrityError) and error.segment:
@@ -123,7 +120,7 @@ class Reading(ABC, Generic[T]):
             self._missing_bytes[unit] -= verified_bytes
             if self._missing_bytes[unit]:
                 return
-        self._retrieval.land(unit)
+        self._landing.land(unit)
 
     def _end(self) -> None:
         """A task is over."""
@@ -137,7 +134,7 @@ class Reading(ABC, Generic[T]):
             self._submit(task)
         if over:
             close_all(self._readers)
-            self._destination.fence()
+            self._landing.fence()
 
     # -- for tasks --------------------------------------------------------------------------------
 
@@ -153,7 +150,7 @@ class Reading(ABC, Generic[T]):
         at = layer_run.run.at + first - layer_run.run.first
         count = stop - first
         start = self._plan.geometry.offset(layer_run.part, layer_run.layer) + at * size
-        return self._retrieval.memory[start : start + count * size], self._keys[layer_run.part][at : at + count]
+        return self._landing.memory[start : start + count * size], self._keys[layer_run.part][at : at + count]
 
     @contextmanager
     def _using(self, segment: str, layer: int) -> Iterator[ObjectReader]:

@@ -15,7 +15,6 @@ from objectcache.cache.base import (
     KVCache,
     Lease,
     Match,
-    MatchedPart,
     PartId,
     RetrieveOptions,
     SegmentUpload,
@@ -25,18 +24,21 @@ from objectcache.cache.base import (
     select_parts,
 )
 from objectcache.cache.destination import Destination
+from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
+from objectcache.cache.tiering import TieredDelivery, TierOptions
 from objectcache.client.endpoint import Endpoint, client_tls, find_credentials
 from objectcache.client.fencing import Fencer
 from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.client.upload import GatewayUpload
-from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
+from objectcache.descriptor import Descriptor, Target, TargetKind, Versions
 from objectcache.errors import (
     ConfigError,
     DataConnectionsRefusedError,
     GatewayUnavailableError,
+    HeldVersionError,
     IntegrityError,
     NamespaceMismatchError,
     ObjectCacheError,
@@ -60,7 +62,8 @@ class ClientOptions:
     destination pool, which takes memory only as it is written; `verify` checks every digest where the bytes arrive.
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
-    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities.
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities. `tier` is
+    a tier of local DRAM, which there is none of by default.
     """
 
     target: str = "auto"
@@ -74,6 +77,7 @@ class ClientOptions:
     secret_key: str = field(default="", repr=False)
     region: str = "us-east-1"
     ca_file: str = ""
+    tier: TierOptions = field(default_factory=TierOptions)
 
     def __post_init__(self) -> None:
         if self.target not in ("auto", "tcp", "http"):
@@ -99,6 +103,7 @@ class GatewayCache(KVCache):
         self._striped = self.options.target != "http"
         self.bucket = bucket
         self.pool = BufferPool(self.options.buffer_bytes)
+        self.tiering = self.options.tier.open()
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
@@ -134,37 +139,56 @@ class GatewayCache(KVCache):
         self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
     ) -> Retrieval:
         wanted = options or RetrieveOptions()
-        selected = select_parts(match, parts)
+        delivery = TieredDelivery(self.tiering, match.namespace, select_parts(match, parts))
         per_unit = wanted.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
-        geometry = DeliveryGeometry(tuple(part.shape for part in selected), per_unit)
-        destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
         deadline_s = time.perf_counter() + wanted.deadline_s
+        destination: Destination | None = None
         try:
             for last_attempt in (False, True):
-                view = destination.buffer.view
-                retrieval = Retrieval(geometry, view, deadline_s=deadline_s, on_close=destination.close)
+                geometry = DeliveryGeometry(tuple(part.shape for part in delivery.parts), per_unit)
+                destination = destination or Destination(self.pool, self.pool.allocate(geometry.total_bytes))
+                retrieval = Retrieval(
+                    geometry,
+                    destination.buffer.view,
+                    deadline_s=deadline_s,
+                    on_close=delivery.closer(geometry, self.pool, destination),
+                )
+                landing = Landing(retrieval, destination)
                 try:
-                    self._start(match, selected, wanted, retrieval, destination)
-                except (SessionNotFoundError, GatewayUnavailableError):
+                    self._start(match, delivery, wanted, retrieval, destination, landing)
+                except (SessionNotFoundError, GatewayUnavailableError, HeldVersionError) as error:
                     # The gateway was restarted, or dropped the session: worth asking once more, if nothing hangs.
+                    delivery.skip(landing)
+                    if isinstance(error, HeldVersionError):
+                        delivery.give_up()
                     late = time.perf_counter() >= deadline_s
                     if last_attempt or late or not destination.wait_fenced(self.options.fence_s):
                         raise
+                except BaseException:
+                    delivery.skip(landing)
+                    raise
                 else:
+                    delivery.read(geometry, landing)
                     return retrieval
             raise AssertionError("the last attempt returns or raises")
         except BaseException:
-            destination.close(complete=False)
+            delivery.drop()
+            if destination is not None:
+                destination.close(complete=False)
             raise
 
     def _start(
         self,
         match: Match,
-        selected: Sequence[MatchedPart],
+        delivery: TieredDelivery,
         options: RetrieveOptions,
         retrieval: Retrieval,
         destination: Destination,
+        landing: Landing,
     ) -> None:
+        if delivery.all_held:
+            destination.begin(cancel=delivery.cancel)
+            return
         if self._striped:
             try:
                 session = self._open_session()
@@ -173,28 +197,34 @@ class GatewayCache(KVCache):
                     raise
                 self._striped = False
             else:
-                self._start_striped(session, match, selected, options, retrieval, destination)
+                self._start_striped(session, match, delivery, options, retrieval, destination, landing)
                 return
-        self._start_response(match, selected, options, retrieval, destination)
+        self._start_response(match, delivery, options, retrieval, destination, landing)
 
     def _start_striped(
         self,
         session: DataSession,
         match: Match,
-        selected: Sequence[MatchedPart],
+        delivery: TieredDelivery,
         options: RetrieveOptions,
         retrieval: Retrieval,
         destination: Destination,
+        landing: Landing,
     ) -> None:
-        descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
-        destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
-        expected = self._expected(descriptor, selected, session.streams, retrieval, destination)
+        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
+
+        def cancel() -> None:
+            delivery.cancel()
+            self._fencer.fence(session, descriptor, destination)
+
+        destination.begin(cancel)
+        expected = self._expected(descriptor, delivery, session.streams, retrieval, landing)
         try:
             session.receivers.expect(expected, destination.buffer.offset, options.deadline_s)
             body = session.http.request(
                 "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s
             )
-            RetrieveAnswer.decode(body)
+            delivery.versions = self._kept_versions(RetrieveAnswer.decode(body))
         except (SessionNotFoundError, GatewayUnavailableError):
             self._drop_session(session)
             raise
@@ -205,24 +235,36 @@ class GatewayCache(KVCache):
     def _start_response(
         self,
         match: Match,
-        selected: Sequence[MatchedPart],
+        delivery: TieredDelivery,
         options: RetrieveOptions,
         retrieval: Retrieval,
         destination: Destination,
+        landing: Landing,
     ) -> None:
-        descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.HTTP))
-        expected = self._expected(descriptor, selected, 1, retrieval, destination)
+        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, Target(TargetKind.HTTP))
+        expected = self._expected(descriptor, delivery, 1, retrieval, landing)
         reception = ResponseReception(self._http, expected, verify=self.options.verify)
-        destination.begin(cancel=reception.cancel)
-        reception.start(self._path("kv-retrieve"), descriptor)
+
+        def cancel() -> None:
+            delivery.cancel()
+            reception.cancel()
+
+        destination.begin(cancel)
+        answer = reception.start(self._path("kv-retrieve"), descriptor)
+        if answer is not None:
+            delivery.versions = self._kept_versions(answer)
+
+    def _kept_versions(self, answer: RetrieveAnswer) -> Sequence[Versions]:
+        """The versions of what comes; none where it is not verified, so that none of it is kept."""
+        return answer.versions if self.options.verify else ()
 
     def _expected(
         self,
         descriptor: Descriptor,
-        selected: Sequence[MatchedPart],
+        delivery: TieredDelivery,
         streams: int,
         retrieval: Retrieval,
-        destination: Destination,
+        landing: Landing,
     ) -> Expected:
         def failed(error: ObjectCacheError) -> None:
             retrieval.fail(error)
@@ -233,26 +275,25 @@ class GatewayCache(KVCache):
             delivery=descriptor.delivery,
             epoch=descriptor.epoch,
             geometry=retrieval.geometry,
-            parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in selected],
+            parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in delivery.parts],
             memory=retrieval.memory,
             streams=streams,
-            on_unit=retrieval.land,
+            on_unit=landing.land,
             on_failed=failed,
-            on_fenced=destination.fence,
+            on_fenced=landing.fence,
         )
 
     def _descriptor(
         self,
         match: Match,
-        selected: Sequence[MatchedPart],
+        delivery: TieredDelivery,
         options: RetrieveOptions,
         geometry: DeliveryGeometry,
         target: Target,
     ) -> Descriptor:
-        layout = match.namespace.layout
         return Descriptor(
             namespace=match.namespace.digest,
-            parts=tuple(DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in selected),
+            parts=tuple(delivery.describe(part) for part in delivery.parts),
             target=target,
             delivery=next(self._deliveries),
             layers_per_unit=geometry.layers_per_unit,
@@ -333,4 +374,6 @@ class GatewayCache(KVCache):
             session.close()
         self._fencer.close()
         self._http.close()
+        if self.tiering is not None:
+            self.tiering.close()
         self.pool.close()

@@ -71,7 +71,15 @@ class ProcessReceivers(Receivers):
                 "from_layer": expected.from_layer,
                 "layers_per_unit": expected.geometry.layers_per_unit,
                 "parts": [
-                    (part.group, part.shard, part.keys.data, shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
+                    (
+                        part.group,
+                        part.shard,
+                        part.keys.data,
+                        shape.layers,
+                        shape.slice_bytes,
+                        shape.num_chunks,
+                        shape.held,
+                    )
                     for part, shape in zip(expected.parts, expected.geometry.parts, strict=True)
                 ],
             }

@@ -50,8 +50,8 @@ class _Process:
 
     def _expect(self, message: Message) -> None:
         shapes, parts = [], []
-        for group, shard, keys, layers, slice_bytes, num_chunks in message["parts"]:
-            shapes.append(PartShape(tuple(layers), tuple(slice_bytes), num_chunks))
+        for group, shard, keys, layers, slice_bytes, num_chunks, held in message["parts"]:
+            shapes.append(PartShape(tuple(layers), tuple(slice_bytes), num_chunks, tuple(map(tuple, held))))
             parts.append(ExpectedPart(group, shard, KeyChain(keys)))
         about = {"delivery": message["delivery"], "epoch": message["epoch"]}
         offset = message["offset"]

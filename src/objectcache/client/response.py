@@ -10,7 +10,8 @@ import threading
 
 from objectcache.client.http import GatewayHttp
 from objectcache.descriptor import Descriptor
-from objectcache.errors import GatewayUnavailableError, ObjectCacheError
+from objectcache.errors import GatewayUnavailableError, ObjectCacheError, RequestError
+from objectcache.messages import ANSWER_HEADER, RetrieveAnswer
 from objectcache.transports.receiver import Expected, Receiver, stream_error
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -26,8 +27,11 @@ class ResponseReception:
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
 
-    def start(self, path: str, descriptor: Descriptor) -> None:
-        """Ask, and read on in a thread. Raises what the gateway answers; nothing is written then."""
+    def start(self, path: str, descriptor: Descriptor) -> RetrieveAnswer | None:
+        """Ask, and read on in a thread. What was accepted, where the head of the response has room to say it.
+
+        Raises what the gateway answers; nothing is written then.
+        """
         self._receiver.expect(self._expected)
         try:
             connection, response = self._http.start("POST", path, descriptor.encode(), timeout_s=descriptor.deadline_s)
@@ -37,6 +41,10 @@ class ResponseReception:
         self._connection = connection
         connection.sock.settimeout(descriptor.deadline_s + 1.0)
         threading.Thread(target=self._read, args=(connection, response), name="receive-response", daemon=True).start()
+        try:
+            return RetrieveAnswer.from_header(response.headers.get(ANSWER_HEADER, ""))
+        except RequestError:
+            return None
 
     def cancel(self) -> None:
         """Stop writing; the connection is of no use afterwards."""

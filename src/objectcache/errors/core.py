@@ -196,6 +196,13 @@ class LeaseExpiredError(RequestError):
     status = 410
 
 
+class HeldVersionError(RequestError):
+    """What the receiver holds of a prefix is of other segments than those that would be sent: ask for all of it."""
+
+    code = "HeldVersionChanged"
+    status = 409
+
+
 class UploadNotFoundError(RequestError):
     """A commit names an upload that was never finished here, was discarded, or has timed out."""
 

@@ -34,6 +34,7 @@ from objectcache.gateway.handoff import (
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.sessions import SessionTable
 from objectcache.messages import (
+    ANSWER_HEADER,
     CancelAnswer,
     CancelRequest,
     MatchAnswer,
@@ -139,7 +140,7 @@ class KVRoutes:
             plan = core.plan(descriptor)
             ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
             self._watch(ended, core, descriptor.target.kind)
-            return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes).encode())
+            return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).encode())
         return await self._respond(call.request, core, descriptor)
 
     async def _respond(self, request: web.Request, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
@@ -148,7 +149,11 @@ class KVRoutes:
         head = response_head(
             request,
             wire_bytes(plan) + FRAME_HEADER_BYTES,
-            {"Content-Type": "application/octet-stream", "x-kv-layers-per-unit": str(plan.layers_per_unit)},
+            {
+                "Content-Type": "application/octet-stream",
+                "x-kv-layers-per-unit": str(plan.layers_per_unit),
+                ANSWER_HEADER: RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).to_header(),
+            },
         )
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:

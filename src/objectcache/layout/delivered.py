@@ -34,7 +34,7 @@ class PartShape:
         steps = zip(self.held, self.held[1:], strict=False)
         if any(below <= next_below or chunks >= next_chunks for (below, chunks), (next_below, next_chunks) in steps):
             raise LayoutError("from step to step of what is held, layers fall and chunks grow")
-        if self.held and not (0 < self.held[0][1] and self.held[-1][1] <= self.num_chunks and 0 < self.held[-1][0]):
+        if self.held and not (self.held[0][1] > 0 and self.held[-1][1] <= self.num_chunks and self.held[-1][0] > 0):
             raise LayoutError(f"what is held must lie within {self.num_chunks} chunks, got {self.held}")
 
     def held_chunks(self, layer: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from typing import NamedTuple
@@ -21,8 +21,10 @@ _KEPT_SHARE = 0.9
 
 
 class SeenFile(NamedTuple):
-    """Sorts by when it was last used."""
+    """Sorts by which goes first: the highest rank, and there what was used least recently."""
 
+    keeping: int
+    """Minus its rank."""
     used_ns: int
     size_bytes: int
     path: str
@@ -35,8 +37,17 @@ class Evictor:
     has before, else in the background, since the count is then at most too high.
     """
 
-    def __init__(self, extents: str, lock: str, temporaries: str, own: Temporaries, counter: SharedCounter) -> None:
+    def __init__(
+        self,
+        extents: str,
+        lock: str,
+        temporaries: str,
+        own: Temporaries,
+        counter: SharedCounter,
+        rank_of: Callable[[str], int],
+    ) -> None:
         self._extents, self._temporaries = extents, temporaries
+        self._rank_of = rank_of
         self._own, self._counter = own, counter
         self.evicted = 0
         self.rounds = 0
@@ -60,8 +71,8 @@ class Evictor:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def make_room(self, size_bytes: int, limit_bytes: int, rounds: int) -> None:
-        """Remove what was used least recently, unless somebody has since `rounds` was read."""
+    def make_room(self, size_bytes: int, limit_bytes: int, rounds: int, rank: int) -> None:
+        """Remove what was used least recently, none of a lower rank, unless somebody has since `rounds` was read."""
         with self._alone():
             count = self._counter.read()
             if self.rounds != rounds or count is None:
@@ -74,7 +85,7 @@ class Evictor:
             used_bytes = (self._counter.read() or count).used_bytes
             excess_bytes = used_bytes - max(0, int(_KEPT_SHARE * min(used_bytes, limit_bytes)) - size_bytes)
             for extent in seen:
-                if excess_bytes <= 0:
+                if excess_bytes <= 0 or extent.keeping > -rank:
                     break
                 if self._counter.remove(extent.path, extent.size_bytes):
                     self.evicted += 1
@@ -117,7 +128,7 @@ class Evictor:
             for directory in _directories_in(prefix):
                 if self._closing:
                     return []
-                seen += files_in(directory)
+                seen += files_in(directory, self._rank_of)
         self._counter.correct(sum(file.size_bytes for file in seen), writing_bytes, before)
         return seen
 
@@ -132,7 +143,7 @@ def _directories_in(directory: str) -> list[str]:
         return []
 
 
-def files_in(directory: str) -> list[SeenFile]:
+def files_in(directory: str, rank_of: Callable[[str], int] = lambda name: 0) -> list[SeenFile]:
     """Nothing when it is gone. Raises OSError."""
     seen = []
     try:
@@ -140,7 +151,7 @@ def files_in(directory: str) -> list[SeenFile]:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     stat = entry.stat(follow_symlinks=False)
-                    seen.append(SeenFile(stat.st_mtime_ns, stat.st_size, entry.path))
+                    seen.append(SeenFile(-rank_of(entry.name), stat.st_mtime_ns, stat.st_size, entry.path))
     except OSError as error:
         if error.errno not in ABSENT:
             raise

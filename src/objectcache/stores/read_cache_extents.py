@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -94,7 +95,10 @@ class Extents:
     for a root that cannot be used, StoreError. After that nothing fails: what cannot be kept is not there.
     """
 
-    def __init__(self, root: str, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, root: str, limit_bytes: int | None = None, *, rank_of: Callable[[str], int] = lambda name: 0
+    ) -> None:
+        """`rank_of(file name)`: files of a higher rank go before those of a lower one, and never displace them."""
         if limit_bytes is not None and limit_bytes < 0:
             raise ConfigError(f"limit_bytes must not be negative, got {limit_bytes}")
         self._root, temporaries = f"{root}/extents", f"{root}/tmp"
@@ -104,7 +108,9 @@ class Extents:
                 os.makedirs(directory, mode=0o770, exist_ok=True)
             self._temporaries = Temporaries(temporaries)
             self._counter = SharedCounter(f"{root}/used")
-            self._evictor = Evictor(self._root, f"{root}/evicting", temporaries, self._temporaries, self._counter)
+            self._evictor = Evictor(
+                self._root, f"{root}/evicting", temporaries, self._temporaries, self._counter, rank_of
+            )
             if limit_bytes is None:
                 disk = os.statvfs(root)
                 limit_bytes = int(_DISK_SHARE * (disk.f_bavail * disk.f_frsize + self._used_bytes))
@@ -143,7 +149,7 @@ class Extents:
     def holds(self, extent: Extent) -> bool:
         return os.path.exists(extent.path)
 
-    def begin(self, size_bytes: int) -> ExtentWrite | None:
+    def begin(self, size_bytes: int, rank: int = 0) -> ExtentWrite | None:
         """Room for an extent, made by evicting if need be; None where there is none."""
         if size_bytes > self.limit_bytes:
             return None
@@ -156,7 +162,7 @@ class Extents:
                     self.warn("nothing can be written", error)
                     return None
             try:
-                self._evictor.make_room(size_bytes, self.limit_bytes, rounds)
+                self._evictor.make_room(size_bytes, self.limit_bytes, rounds, rank)
             except OSError as error:
                 self.warn("nothing can be evicted", error)
                 return None
@@ -178,6 +184,12 @@ class Extents:
             writing.place(path)
         except OSError as error:
             self.warn("an extent cannot be placed", error)
+
+    def remove(self, extent: Extent) -> None:
+        """Take one out, if it is there. Raises OSError."""
+        if self._counter.remove(extent.path, extent.size_bytes):
+            with suppress(OSError):  # others are in it
+                os.rmdir(os.path.dirname(extent.path))
 
     def discard(self, directory: str) -> None:
         """Remove the extents of one object."""

@@ -1,0 +1,217 @@
+"""The local tier beside a cache: what it holds is not asked for, and what was delivered is kept afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from objectcache.buffers import BufferPool
+from objectcache.cache.base import MatchedPart
+from objectcache.cache.destination import Destination
+from objectcache.cache.landing import Landing
+from objectcache.descriptor import DescriptorPart, Versions
+from objectcache.errors import ConfigError
+from objectcache.keys import Namespace
+from objectcache.layout import DeliveryGeometry
+from objectcache.tier import DEFAULT_FIRST_LAYERS, Holding, LocalTier, TierPart, TierStats
+
+READERS = min(4, os.cpu_count() or 1)
+_POOL_SHARE = 0.5
+"""How full the destination pool may be when what was delivered stays in it a little longer to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierOptions:
+    """A tier of local DRAM, shared by all processes of a host that name the same directory.
+
+    `limit_bytes` 0 is none. `directory` must be on a tmpfs; by default a folder of the user's in /dev/shm. It stays
+    when processes end, and serves those that come after. `first_layers` of a prefix are kept when it comes for the
+    first time, the rest when it comes again.
+    """
+
+    limit_bytes: int = 0
+    directory: str = ""
+    first_layers: int = DEFAULT_FIRST_LAYERS
+
+    def __post_init__(self) -> None:
+        if self.limit_bytes < 0:
+            raise ConfigError(f"limit_bytes of the local tier must not be negative, got {self.limit_bytes}")
+
+    def open(self) -> Tiering | None:
+        """None without a limit. Raises ConfigError, StoreError."""
+        if not self.limit_bytes:
+            return None
+        directory = self.directory or f"/dev/shm/objectcache-{os.getuid()}"
+        return Tiering(LocalTier(directory, self.limit_bytes, first_layers=self.first_layers))
+
+
+class Tiering:
+    """A tier, the threads that read it, and the one that fills it."""
+
+    def __init__(self, tier: LocalTier) -> None:
+        self.tier = tier
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-tier")
+        self._filler = ThreadPoolExecutor(1, thread_name_prefix="fill-tier")
+        self._lock = threading.Lock()
+        self._filling = 0
+        self._closed = False
+
+    @property
+    def stats(self) -> TierStats:
+        return self.tier.stats
+
+    def look_up(self, namespace: Namespace, parts: Sequence[MatchedPart]) -> Holding | None:
+        """What is held of `parts`, or None."""
+        holding = self.tier.look_up(namespace.digest, _tier_parts(namespace, parts))
+        return holding or None
+
+    def read(self, holding: Holding, geometry: DeliveryGeometry, landing: Landing) -> None:
+        holding.read(
+            self._readers,
+            READERS,
+            geometry,
+            landing.memory,
+            on_unit=landing.land,
+            on_failed=landing.fail,
+            on_over=landing.fence,
+        )
+
+    def keep(
+        self,
+        namespace: Namespace,
+        parts: Sequence[MatchedPart],
+        versions: Sequence[Versions],
+        geometry: DeliveryGeometry,
+        holding: Holding | None,
+        pool: BufferPool,
+        destination: Destination,
+    ) -> None:
+        """Keep a complete delivery, and close its destination then. Where that would take too much, close it now."""
+        usage = pool.usage()
+        with self._lock:
+            busy = self._closed or self._filling or usage.in_use_bytes > _POOL_SHARE * usage.total_bytes
+            self._filling += not busy
+        if busy or len(versions) != len(parts):
+            with self._lock:
+                self._filling -= not busy
+            destination.close(complete=True)
+            return
+
+        def fill() -> None:
+            try:
+                wanted = _tier_parts(namespace, parts)
+                self.tier.keep(namespace.digest, wanted, versions, geometry, destination.buffer.view, holding)
+            finally:
+                with self._lock:
+                    self._filling -= 1
+                destination.close(complete=True)
+
+        try:
+            self._filler.submit(fill)
+        except RuntimeError:  # closed meanwhile
+            with self._lock:
+                self._filling -= 1
+            destination.close(complete=True)
+
+    def settle(self) -> None:
+        """Wait until what was delivered so far is kept."""
+        self._filler.submit(lambda: None).result()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._readers.shutdown(wait=True)
+        self._filler.shutdown(wait=True)
+        self.tier.close()
+
+
+class TieredDelivery:
+    """One retrieval's dealings with the tier, if there is one: what is asked for, and what comes of it."""
+
+    def __init__(self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart]) -> None:
+        self._tiering = tiering
+        self._namespace = namespace
+        self._asked = list(parts)
+        self._holding = tiering.look_up(namespace, parts) if tiering else None
+        self.versions: Sequence[Versions] = ()
+        """Of what the storage side sends, once it is known; without them nothing is kept."""
+
+    @property
+    def parts(self) -> list[MatchedPart]:
+        """What was asked for; the shapes say what of it is held."""
+        if self._holding is None:
+            return self._asked
+        return [
+            replace(part, shape=replace(part.shape, held=held.held))
+            for part, held in zip(self._asked, self._holding.parts, strict=True)
+        ]
+
+    @property
+    def all_held(self) -> bool:
+        """Nothing is to be sent."""
+        return self._holding is not None and all(
+            part.shape.held[:1] == ((part.shape.layers[-1] + 1, part.shape.num_chunks),) for part in self.parts
+        )
+
+    def describe(self, part: MatchedPart) -> DescriptorPart:
+        """A part of `parts` as the storage side is asked for it."""
+        layout = self._namespace.layout
+        described = DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout)
+        if self._holding is None:
+            return described
+        mine = next(held for held in self._holding.parts if (held.group, held.shard) == part.part)
+        return replace(described, held=mine.held, versions=mine.versions if mine.held else ())
+
+    def give_up(self) -> None:
+        """What is held is of other versions than the store's: it goes, and everything is asked for."""
+        if self._holding is not None:
+            self._holding.discard()
+            self._holding = None
+
+    def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
+        """Read what is held, beside the delivery of the rest."""
+        if self._holding is not None and self._tiering is not None:
+            self._tiering.read(self._holding, geometry, landing)
+
+    def skip(self, landing: Landing) -> None:
+        """What is held is not read this time: the delivery was not begun."""
+        if self._holding is not None:
+            landing.fence()
+
+    def cancel(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+
+    def drop(self) -> None:
+        """Neither read nor asked for any more."""
+        if self._holding is not None:
+            self._holding.close()
+
+    def closer(self, geometry: DeliveryGeometry, pool: BufferPool, destination: Destination) -> Callable[[bool], None]:
+        """For `Retrieval`'s `on_close`."""
+
+        def close(complete: bool) -> None:
+            if not complete or self._tiering is None or not self.versions:
+                destination.close(complete)
+                return
+            self._tiering.keep(self._namespace, self._asked, self.versions, geometry, self._holding, pool, destination)
+
+        return close
+
+
+def _tier_parts(namespace: Namespace, parts: Sequence[MatchedPart]) -> list[TierPart]:
+    layout = namespace.layout
+    return [
+        TierPart(
+            part.part.group,
+            part.part.shard,
+            part.first,
+            layout.group(part.part.group).chunk_tokens,
+            part.keys,
+            part.shape,
+        )
+        for part in parts
+    ]

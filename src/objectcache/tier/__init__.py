@@ -1,0 +1,6 @@
+"""A tier of local DRAM, shared by the processes of a host: the first layers of prefixes, then whole prefixes."""
+
+from objectcache.tier.holding import Holding
+from objectcache.tier.local import DEFAULT_FIRST_LAYERS, LocalTier, TierPart, TierStats
+
+__all__ = ["DEFAULT_FIRST_LAYERS", "Holding", "LocalTier", "TierPart", "TierStats"]
