@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectcache.descriptor import (
+    DESCRIPTOR_VERSION,
     MAX_DESCRIPTOR_BYTES,
     MAX_PARTS,
     Descriptor,
     DescriptorPart,
     Target,
     TargetKind,
+    Versions,
     decode_descriptor,
 )
 from objectcache.errors import DescriptorError
@@ -38,6 +40,20 @@ def refusal(fields: object) -> str:
 
 
 @st.composite
+def held_of(draw: st.DrawFn, last_layer: int, num_chunks: int) -> tuple[tuple[tuple[int, int], ...], Versions]:
+    """Something that a client may hold of a part."""
+    steps = draw(st.integers(0, min(3, last_layer + 1, num_chunks)))
+    if not steps:
+        return (), ()
+    below = sorted(draw(st.sets(st.integers(1, last_layer + 1), min_size=steps, max_size=steps)), reverse=True)
+    chunks = sorted(draw(st.sets(st.integers(1, num_chunks), min_size=steps, max_size=steps)))
+    cut = draw(st.integers(1, chunks[-1]))
+    counts = [count for count in (cut, chunks[-1] - cut) if count]
+    tags = draw(st.lists(st.binary(min_size=8, max_size=8), min_size=len(counts), max_size=len(counts)))
+    return tuple(zip(below, chunks, strict=True)), tuple(zip(counts, tags, strict=True))
+
+
+@st.composite
 def descriptors(draw: st.DrawFn) -> Descriptor:
     places = draw(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 4095)), min_size=1, max_size=4, unique=True))
     parts = []
@@ -47,7 +63,8 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
         first = draw(st.integers(0, (1 << 24) - 1))
         stop = draw(st.integers(first + 1, 1 << 24))
         leaf = draw(st.binary(min_size=32, max_size=32))
-        parts.append(DescriptorPart(group, shard, leaf, first, stop, 16, tuple(layers), tuple(sizes)))
+        held, versions = draw(held_of(layers[-1], stop - first))
+        parts.append(DescriptorPart(group, shard, leaf, first, stop, 16, tuple(layers), tuple(sizes), held, versions))
     session = draw(IDS)
     return Descriptor(
         namespace=draw(st.binary(min_size=32, max_size=32)),
@@ -96,7 +113,7 @@ def test_a_field_of_another_type_is_named(path: Path, wrong: object) -> None:
     ("path", "wrong"),
     [
         (("version",), 0),
-        (("version",), 2),
+        (("version",), DESCRIPTOR_VERSION + 1),
         (("version",), 1 << 32),
         (("order",), "chunk"),
         (("namespace",), bytes(31)),

@@ -26,9 +26,10 @@ def open_cache(
 ) -> KVCache:
     """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
 
-    `options` are for a gateway; `buffer_bytes` of them for all, and `tier` also for a bucket. `limit_bytes` is a store's
-    byte limit (of a local one by default 80 % of the free disk). `state_dir` is where catalogs of buckets are kept on
-    this machine, a few hundred bytes a chunk (default: `$XDG_CACHE_HOME/objectcache`, or `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
+    `options` are for a gateway; `buffer_bytes` of them for all, and `tier` also for a bucket. `limit_bytes` is a
+    store's byte limit (of a local one by default 80 % of the free disk). `state_dir` is where catalogs of buckets are
+    kept on this machine, a few hundred bytes a chunk (default: `$XDG_CACHE_HOME/objectcache`, or
+    `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
     if url.lower().startswith(("http:", "https:")):

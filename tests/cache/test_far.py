@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from objectcache import logview
-from objectcache.cache import KVCache, RetrieveOptions
+from objectcache.cache import KVCache, Match, RetrieveOptions
 from objectcache.cache.core import CacheCore
 from objectcache.cache.directory import open_beside, state_folder
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE
 from objectcache.cache.local import LocalCache, _descriptor
-from objectcache.cache.requests import FIRST_REQUESTS, plan_requests
+from objectcache.cache.requests import FIRST_REQUESTS, Request, plan_requests
 from objectcache.cache.tiering import TieredDelivery
 from objectcache.errors import IntegrityError, KeyNotFoundError, StoreUnavailableError
 from objectcache.keys import Namespace
@@ -68,6 +68,11 @@ class World:
         return {
             kind: count - before.get(kind, 0) for kind, count in self._counted.items() if count > before.get(kind, 0)
         }
+
+    def requests(self, match: Match) -> list[Request]:
+        """Those of a retrieval of all that matched."""
+        delivery = TieredDelivery(None, match.namespace, match.parts)
+        return list(plan_requests(self.cache.core.plan(_descriptor(match, delivery, RetrieveOptions()))))
 
     def segment(self) -> str:
         return next(iter(self.objects.list(SEGMENT_PREFIX))).name
@@ -181,13 +186,7 @@ def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
     chain = prompt(world.namespace, 8)
     store_parts(world.cache, world.namespace, chain)
     match = world.cache.match(world.namespace, chain)
-    requests = list(
-        plan_requests(
-            world.cache.core.plan(
-                _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
-            )
-        )
-    )
+    requests = world.requests(match)
     assert len(requests) == 12
     layer = requests[held].contents[0].layer_run.layer
     go_on = threading.Event()
@@ -281,13 +280,7 @@ def test_a_long_prefix_takes_a_few_latencies(world: World) -> None:
     chain = prompt(world.namespace, 16)
     store_parts(world.cache, world.namespace, chain, cuts=[5])
     match = world.cache.match(world.namespace, chain)
-    requests = list(
-        plan_requests(
-            world.cache.core.plan(
-                _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
-            )
-        )
-    )
+    requests = world.requests(match)
     later = len(requests) - FIRST_REQUESTS
     assert 1 + -(-later // REQUESTS_AT_ONCE) <= 3
     world.store.most_at_once = 0

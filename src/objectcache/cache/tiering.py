@@ -169,6 +169,7 @@ class TieredDelivery:
         """What is held is of other versions than the store's: it goes, and everything is asked for."""
         if self._holding is not None:
             self._holding.discard()
+            self._holding.close()
             self._holding = None
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:

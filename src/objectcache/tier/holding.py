@@ -77,8 +77,8 @@ class Holding:
     ) -> None:
         """All that is held into `memory`, in delivery order, by `width` threads.
 
-        `on_unit(unit)` when the unit's share is there, verified; `on_over()` once and last, when nothing writes any
-        more.
+        `on_unit(unit)` when the unit's share is there, verified; `on_failed(error)` at most once; `on_over()` once and
+        last, when nothing writes any more.
         """
         tasks = list(self._tasks(geometry))
         missing: dict[int, int] = {}
@@ -97,8 +97,8 @@ class Holding:
                     if landed:
                         on_unit(task.unit)
             except ObjectCacheError as error:
-                self.cancel()
-                on_failed(error)
+                if not self.cancel():
+                    on_failed(error)
             finally:
                 with self._lock:
                     self._running -= 1
@@ -121,10 +121,11 @@ class Holding:
                     on_over()
                 return
 
-    def cancel(self) -> None:
-        """Begin nothing more."""
+    def cancel(self) -> bool:
+        """Begin nothing more. Whether that was so already."""
         with self._lock:
-            self._cancelled = True
+            before, self._cancelled = self._cancelled, True
+        return before
 
     def _next(self, waiting: Iterator[_Task]) -> _Task | None:
         with self._lock:

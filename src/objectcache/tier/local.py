@@ -172,6 +172,28 @@ class LocalTier:
         self, wanted: _Wanted, part: TierPart, *, rest: bool, num_layers: int | None
     ) -> tuple[TierFile, int] | None:
         """The file that covers most of `wanted`, open, and how many of its chunks."""
+        best: tuple[TierFile, int] | None = None
+        for certain, name, found in self._candidates(wanted, part, rest=rest, num_layers=num_layers):
+            if best is not None and min(found.num_chunks, len(wanted.keys)) <= best[1]:
+                continue
+            path = f"{wanted.directory}/{name}"
+            descriptor = self._extents.open(Extent(path, 0, found.size_bytes))
+            if descriptor is None:
+                continue
+            file = TierFile(path, found, descriptor)
+            count = found.num_chunks if certain else self._shared_chunks(file, wanted.keys)
+            if count <= (best[1] if best else 0):
+                file.close()
+                continue
+            if best is not None:
+                best[0].close()
+            best = file, count
+        return best
+
+    def _candidates(
+        self, wanted: _Wanted, part: TierPart, *, rest: bool, num_layers: int | None
+    ) -> list[tuple[bool, str, TierName]]:
+        """(whether all its chunks are wanted, file name, what that says): those, and the longest, first."""
         candidates = []
         for name in _names_in(wanted.directory):
             found = TierName.decode(name)
@@ -179,32 +201,21 @@ class LocalTier:
                 continue
             if not 0 < found.num_layers <= len(part.shape.layers):
                 continue
-            known = min(found.num_chunks, len(wanted.keys))
-            if found.num_chunks <= len(wanted.keys) and wanted.keys[known - 1][:_LEAF_BYTES] != found.leaf:
-                continue  # of a branch; what it shares with this one is kept again with this one's
-            candidates.append((known, found, name))
-        for known, found, name in sorted(candidates, reverse=True):
-            path = f"{wanted.directory}/{name}"
-            descriptor = self._extents.open(Extent(path, 0, found.size_bytes))
-            if descriptor is None:
-                continue
-            file = TierFile(path, found, descriptor)
-            if found.num_chunks <= len(wanted.keys):
-                return file, known
-            count = self._shared_chunks(file, wanted.keys)
-            if count:
-                return file, count
-            file.close()
-        return None
+            fits = found.num_chunks <= len(wanted.keys)
+            certain = fits and wanted.keys[found.num_chunks - 1][:_LEAF_BYTES] == found.leaf
+            candidates.append((certain, name, found))
+        candidates.sort(key=lambda candidate: (candidate[0], candidate[2].num_chunks), reverse=True)
+        return candidates
 
     def _shared_chunks(self, file: TierFile, keys: KeyChain) -> int:
-        """How many chunks of a file that goes further than `keys` are theirs."""
+        """How many chunks of a file are the first of `keys`."""
         try:
             held = file.keys()
         except ObjectCacheError:
             self._discard(file)
             return 0
-        return next((i for i in range(len(keys)) if held[i] != keys[i]), len(keys))
+        most = min(len(held), len(keys))
+        return next((i for i in range(most) if held[i] != keys[i]), most)
 
     # -- keeping ----------------------------------------------------------------------------------
 
@@ -275,8 +286,8 @@ class LocalTier:
         with self._lock:
             self.stats.kept_bytes += header.total_bytes
         for extent in held.extents:
-            if extent.at == wanted.at and extent.layers == layers and extent.file.name.num_chunks < len(wanted.keys):
-                self._discard(extent.file)  # a shorter one of the same chain
+            if (extent.at, extent.layers) == (wanted.at, layers) and extent.count == extent.file.name.num_chunks:
+                self._discard(extent.file)  # it is the beginning of the new one
 
     def _write(
         self,
@@ -307,9 +318,9 @@ class LocalTier:
     # -- the rest ---------------------------------------------------------------------------------
 
     def _discard(self, file: TierFile) -> None:
+        """Take it out of the tier; whoever has it open goes on."""
         with suppress(OSError):
             self._extents.remove(Extent(file.path, 0, file.name.size_bytes))
-        file.close()
 
     def usage(self) -> StoreUsage:
         """Of all processes together."""

@@ -1,0 +1,308 @@
+"""The tier by itself: what is kept, what is found again, what goes, and what is never believed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
+from objectcache.keys import KeyChain
+from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.tier import Holding, LocalTier, TierPart, names
+from objectcache.tier.names import TierName, Versions, cut_versions, decode_versions, encode_versions
+
+NAMESPACE = bytes(range(32))
+LAYERS, SLICE_BYTES, STEP = 6, 4096, 4
+EXTENT = STEP * SLICE_BYTES
+OLD, NEW = b"old-segm", b"new-segm"
+
+
+@pytest.fixture(autouse=True)
+def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
+    monkeypatch.setattr(names, "EXTENT_BYTES", EXTENT)
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def open_tier(folder: Path, limit_bytes: int = 1 << 30) -> LocalTier:
+    return LocalTier(str(folder), limit_bytes, first_layers=2, on_disk=True)
+
+
+def keys_of(chain: int, count: int) -> KeyChain:
+    return KeyChain(b"".join(bytes([chain]) * 30 + i.to_bytes(2) for i in range(count)))
+
+
+def part_of(keys: KeyChain, held: tuple[tuple[int, int], ...] = (), first: int = 0) -> TierPart:
+    shape = PartShape(tuple(range(LAYERS)), (SLICE_BYTES,) * LAYERS, len(keys), held)
+    return TierPart(0, 0, first, 16, keys, shape)
+
+
+def content(keys: KeyChain, layer: int) -> bytes:
+    return b"".join((key[:1] + key[-2:] + bytes([layer])) * (SLICE_BYTES // 4) for key in keys)
+
+
+def delivered(part: TierPart) -> tuple[DeliveryGeometry, memoryview]:
+    geometry = DeliveryGeometry((part.shape,), 1)
+    memory = bytearray(geometry.total_bytes)
+    for layer in range(LAYERS):
+        at = geometry.offset(0, layer)
+        memory[at : at + len(part.keys) * SLICE_BYTES] = content(part.keys, layer)
+    return geometry, memoryview(memory)
+
+
+def come(
+    tier: LocalTier, keys: KeyChain, versions: Versions | None = None, first: int = 0
+) -> tuple[tuple[int, int], ...]:
+    """A request for `keys` is served: what was held of it. All of it is kept afterwards."""
+    part = part_of(keys, first=first)
+    holding = tier.look_up(NAMESPACE, [part])
+    try:
+        geometry, memory = delivered(part)
+        tier.keep(NAMESPACE, [part], [versions or ((len(keys), OLD),)], geometry, memory, holding)
+        return holding.parts[0].held
+    finally:
+        holding.close()
+
+
+def held(tier: LocalTier, keys: KeyChain) -> tuple[tuple[int, int], ...]:
+    holding = tier.look_up(NAMESPACE, [part_of(keys)])
+    holding.close()
+    return holding.parts[0].held
+
+
+def read(
+    holding: Holding, part: TierPart, executor: ThreadPoolExecutor
+) -> tuple[bytearray, list[int], list[ObjectCacheError]]:
+    asked = part_of(part.keys, holding.parts[0].held)
+    geometry = DeliveryGeometry((asked.shape,), 1)
+    memory = bytearray(geometry.total_bytes)
+    units: list[int] = []
+    errors: list[ObjectCacheError] = []
+    over = threading.Event()
+    holding.read(
+        executor, 2, geometry, memoryview(memory), on_unit=units.append, on_failed=errors.append, on_over=over.set
+    )
+    assert over.wait(10)
+    return memory, units, errors
+
+
+def test_first_layers_first_then_the_rest(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 10)
+    assert come(tier, keys) == ()
+    assert come(tier, keys) == ((2, 10),), "the first layers are there"
+    part = part_of(keys)
+    holding = tier.look_up(NAMESPACE, [part])
+    assert holding.parts[0].held == ((LAYERS, 10),), "and then the rest"
+    assert holding.parts[0].versions == ((10, OLD),)
+    memory, units, errors = read(holding, part, executor)
+    assert (sorted(units), errors) == (list(range(LAYERS)), [])
+    assert memory == delivered(part)[1]
+    tier.close()
+
+
+def test_what_is_longer_or_shorter_is_found(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """Extents have 4 chunks: of 10 chunks the third has 2."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 23)
+    come(tier, keys[:10])
+    assert held(tier, keys) == ((2, 10),)
+    for count in (1, 3, 4, 9):
+        part = part_of(keys[:count])
+        holding = tier.look_up(NAMESPACE, [part])
+        assert holding.parts[0].held == ((2, count),)
+        memory, units, errors = read(holding, part, executor)
+        assert (sorted(units), errors) == ([0, 1], [])
+        whole = delivered(part)[1]
+        end = DeliveryGeometry((part.shape,), 1).offset(0, 2)
+        assert memory[:end] == whole[:end]
+    come(tier, keys)
+    assert held(tier, keys) == ((LAYERS, 12), (2, 23)), "the rest of what had been there: an extent is the unit"
+    files = [file for _, _, found in os.walk(tmp_path / "extents") for file in found if file.startswith("f")]
+    assert sorted(TierName.decode(file).num_chunks for file in files) == [3, 4, 4, 4, 4, 4], "the short one is gone"  # type: ignore[union-attr]  # all are the tier's
+    tier.close()
+
+
+def test_a_branch_is_another_prefix(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    stem = keys_of(1, 6)
+    branch = KeyChain(stem[:5].data + keys_of(2, 5).data)
+    come(tier, stem)
+    assert held(tier, branch) == ((2, 5),)
+    come(tier, branch)
+    assert held(tier, branch) == ((LAYERS, 8), (2, 10))
+    assert held(tier, stem)[-1] == (2, 6), "both are there"
+    tier.close()
+
+
+def test_another_namespace_part_or_window_has_nothing(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 8)
+    come(tier, keys)
+    assert held(tier, keys_of(2, 8)) == ()
+    other = TierPart(0, 1, 0, 16, keys, part_of(keys).shape)
+    assert not tier.look_up(NAMESPACE, [other])
+    assert not tier.look_up(NAMESPACE, [part_of(keys[1:], first=1)]), "a window that begins within an extent"
+    # Keys name their namespace: the same ones in another namespace are a mistake somewhere, and no hit.
+    part = part_of(keys)
+    holding = tier.look_up(bytes(32), [part])
+    assert [type(error) for error in read(holding, part, executor)[2]] == [IntegrityError]
+    tier.close()
+
+
+def test_a_chunk_is_of_one_version(tmp_path: Path) -> None:
+    """First layers of one version and the rest of another are not put together."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 8)
+    come(tier, keys, ((8, OLD),))
+    come(tier, keys, ((4, OLD), (4, NEW)))  # the first layers are there already, of the old one; the rest is partly new
+    holding = tier.look_up(NAMESPACE, [part_of(keys)])
+    holding.close()
+    assert holding.parts[0].held == ((LAYERS, 4), (2, 8))
+    assert holding.parts[0].versions == ((8, OLD),)
+    tier.close()
+
+
+def test_several_versions_within_an_extent(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 8)
+    versions = ((3, OLD), (5, NEW))
+    come(tier, keys, versions)
+    holding = tier.look_up(NAMESPACE, [part_of(keys[:7])])
+    holding.close()
+    assert holding.parts[0].versions == ((3, OLD), (4, NEW))
+    tier.close()
+
+
+@pytest.mark.parametrize("where", [5, 4200, -5], ids=["header", "slices", "footer"])
+def test_damage_is_never_believed(tmp_path: Path, executor: ThreadPoolExecutor, where: int) -> None:
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 4)
+    come(tier, keys)
+    (path,) = [Path(root) / file for root, _, files in os.walk(tmp_path / "extents") for file in files]
+    data = bytearray(path.read_bytes())
+    data[where] ^= 1
+    path.write_bytes(data)
+    part = part_of(keys)
+    _, units, errors = read(tier.look_up(NAMESPACE, [part]), part, executor)
+    assert [type(error) for error in errors] == [IntegrityError]
+    assert 0 not in units or where == 4200
+    assert held(tier, keys) == (), "and it is gone"
+    tier.close()
+
+
+def test_a_file_that_is_cut_short_is_not_there(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    come(tier, keys_of(1, 4))
+    (path,) = [Path(root) / file for root, _, files in os.walk(tmp_path / "extents") for file in files]
+    os.truncate(path, 100)
+    assert held(tier, keys_of(1, 4)) == ()
+    tier.close()
+
+
+def test_first_layers_outlive_the_rest(tmp_path: Path) -> None:
+    """The rest of one prefix goes for the first layers of another, and never the other way round."""
+    one = 2 * EXTENT + 16384  # first layers of 4 chunks, with rows, padding and header
+    tier = open_tier(tmp_path, limit_bytes=10 * one)
+    old = keys_of(1, 8)
+    come(tier, old)
+    come(tier, old)
+    assert held(tier, old) == ((LAYERS, 8),)
+    others = [keys_of(chain, 8) for chain in range(2, 5)]
+    for keys in others:
+        come(tier, keys)
+        os.utime(
+            next(
+                Path(
+                    tier._wanted(
+                        NAMESPACE,
+                        part_of(keys),
+                    )[0].directory
+                ).iterdir()
+            )
+        )
+    assert held(tier, old) == ((2, 8),), "its rest made room for first layers"
+    for keys in others:
+        come(tier, keys)  # for the second time: their rest would be kept now
+    assert all(held(tier, keys)[-1] == (2, 8) for keys in (*others, old)), "which takes no first layers away"
+    assert tier.usage().used_bytes <= 10 * one
+    tier.close()
+
+
+def test_the_limit_holds_and_nothing_fails(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path, limit_bytes=4 * EXTENT)
+    for chain in range(1, 30):
+        come(tier, keys_of(chain, 8))
+        assert tier.usage().used_bytes <= 4 * EXTENT
+    tiny = open_tier(tmp_path / "tiny", limit_bytes=1)
+    assert come(tiny, keys_of(1, 4)) == come(tiny, keys_of(1, 4)) == ()
+    assert tiny.stats.refused_bytes
+    tiny.close()
+    tier.close()
+
+
+def test_processes_share_it(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import names;"
+        "names.MIN_EXTENT_CHUNKS, names.EXTENT_BYTES = t.STEP, t.EXTENT;"
+        f"tier = t.open_tier(Path({str(tmp_path)!r})); t.come(tier, t.keys_of(1, 8)); import os; os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    tier = open_tier(tmp_path)
+    assert held(tier, keys_of(1, 8)) == ((2, 8),), "what a process that died has kept"
+    tier.close()
+
+
+def test_what_is_open_survives_its_eviction(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    tier = open_tier(tmp_path)
+    part = part_of(keys_of(1, 8))
+    come(tier, part.keys)
+    holding = tier.look_up(NAMESPACE, [part])
+    for root, _, files in os.walk(tmp_path / "extents"):
+        for file in files:
+            os.unlink(f"{root}/{file}")
+    _, units, errors = read(holding, part, executor)
+    assert (sorted(units), errors) == ([0, 1], [])
+    tier.close()
+
+
+def test_a_tier_on_a_disk_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tmpfs"):
+        LocalTier("/proc/self/fd", 1 << 20)  # certainly no tmpfs
+    with pytest.raises(ConfigError, match="first_layers"):
+        LocalTier("/nowhere", 1 << 20, first_layers=0)
+
+
+@pytest.mark.parametrize("name", ["", "x", "f.1.2.3", "q." + "0" * 40, ".tmp-1"])
+def test_other_files_are_none_of_ours(name: str) -> None:
+    assert TierName.decode(name) is None
+
+
+def test_names_say_what_they_were_made_of() -> None:
+    name = TierName(True, 30, 64, bytes(range(8)), OLD, 123456)
+    assert TierName.decode(name.encode()) == name
+    versions = ((3, OLD), (61, NEW))
+    assert decode_versions(encode_versions(versions)) == versions
+    for wrong in ("", "tier:", "tier:1", "tier:1-zz", "other:1-00"):
+        with pytest.raises(ValueError):
+            decode_versions(wrong)
+
+
+@pytest.mark.parametrize(
+    ("first", "stop", "cut"),
+    [(0, 9, ((5, OLD), (4, NEW))), (2, 3, ((1, OLD),)), (4, 6, ((1, OLD), (1, NEW))), (9, 20, ()), (3, 3, ())],
+)
+def test_versions_are_cut(first: int, stop: int, cut: Sequence[tuple[int, bytes]]) -> None:
+    assert cut_versions(((2, OLD), (3, OLD), (4, NEW)), first, stop) == tuple(cut)
