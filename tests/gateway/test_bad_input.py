@@ -75,7 +75,7 @@ def target(request: pytest.FixtureRequest, gateway: GatewayProcess) -> Iterator[
 @pytest.mark.parametrize(
     ("change", "part", "status", "code"),
     [
-        ({"version": 2}, {}, 400, "InvalidDescriptor"),
+        ({"version": 99}, {}, 400, "InvalidDescriptor"),
         ({"order": "chunk"}, {}, 400, "InvalidDescriptor"),
         ({"namespace": bytes(32)}, {}, 404, "NoSuchNamespace"),
         ({}, {"first": -1}, 400, "InvalidDescriptor"),
