@@ -183,6 +183,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             host_wait(self._last_copied)
             self.retrieval.close()
             host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
+            self._places = {}
 
     def _move(self, layer: int) -> None:
         with self._moving:
