@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from objectcache.buffers import Buffer, BufferPool, BufferState
 from objectcache.cache.destination import Destination
-from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
+from objectcache.errors import BufferPoolExhaustedError, ConfigError, ObjectCacheError
 from objectcache.layout import ALIGNMENT_BYTES
 
 PAGE = ALIGNMENT_BYTES
@@ -189,3 +190,33 @@ def test_closing_and_fencing_at_once_frees_once(pool: BufferPool) -> None:
         for thread in threads:
             thread.join()
         assert pool.usage().in_use_bytes + pool.usage().quarantined_bytes == 0
+
+
+def test_the_pool_is_registered_as_a_whole_until_it_closes() -> None:
+    pool = BufferPool(8 * PAGE)
+    told: list[object] = []
+
+    def registrar(address: int, size_bytes: int) -> Callable[[], None]:
+        ctypes.memmove(address + size_bytes - 3, b"end", 3)
+        told.append(size_bytes)
+        return lambda: told.append("undone")
+
+    pool.register(registrar)
+    assert bytes(pool.allocate(8 * PAGE).view[-3:]) == b"end"
+    assert told == [8 * PAGE]
+    pool.close()
+    pool.close()
+    assert told == [8 * PAGE, "undone"]
+    with pytest.raises(ObjectCacheError):
+        pool.register(registrar)
+
+
+def test_a_pool_that_could_not_be_registered_closes_all_the_same() -> None:
+    pool = BufferPool(PAGE)
+
+    def fails(address: int, size_bytes: int) -> Callable[[], None]:
+        raise ConfigError("too much")
+
+    with pytest.raises(ConfigError):
+        pool.register(fails)
+    pool.close()

@@ -6,9 +6,11 @@ system when first written. A buffer that something may still write is in quarant
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -56,6 +58,17 @@ class BufferPool:
         self._held: set[Buffer] = set()
         self._generation = 0
         self._closed = False
+        self._unregister: list[Callable[[], None]] = []
+
+    def register(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
+        """Have the whole pool registered, with CUDA or a network card: `registrar(address, size_bytes)` does it, and
+        returns what undoes it, which `close` calls. All pages may be taken at once. Raises what the registrar raises.
+        """
+        with self._lock:
+            if self._closed:
+                raise ObjectCacheError("the cache is closed")
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+            self._unregister.append(registrar(address, self._size))
 
     def fileno(self) -> int:
         """The shared file, for handing to a receiving process."""
@@ -128,6 +141,9 @@ class BufferPool:
             if self._closed:
                 return
             self._closed = True
+            undo, self._unregister = self._unregister, []
+        for unregister in undo:
+            unregister()
         os.close(self._fd)
         try:
             self._view.release()

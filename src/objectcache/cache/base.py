@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -179,6 +179,11 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
     @abstractmethod
     def release(self, match: Match) -> None:
         """Give the lease back before its time."""
+
+    def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
+        """Have the memory that deliveries land in registered: `registrar(address, size_bytes)` returns what undoes it.
+        A cache without such memory has nothing to register. Raises what the registrar raises.
+        """
 
     @abstractmethod
     def close(self) -> None: ...

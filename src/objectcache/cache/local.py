@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from objectcache.buffers import BufferPool
@@ -166,6 +166,9 @@ class LocalCache(KVCache):
 
     def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
         self.core.commit([t.header.name for t in tickets], [t.header.name for t in discard])
+
+    def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
+        self.pool.register(registrar)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

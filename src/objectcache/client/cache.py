@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from objectcache.buffers import BufferPool
@@ -366,6 +366,9 @@ class GatewayCache(KVCache):
 
     def _request(self, method: str, resource: str, body: bytes) -> bytes:
         return self._http.request(method, self._path(resource), body)
+
+    def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
+        self.pool.register(registrar)
 
     def close(self) -> None:
         with self._session_lock:

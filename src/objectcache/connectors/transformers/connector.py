@@ -110,7 +110,9 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         ids = self._checked(input_ids)
         namespace = self.namespace
         chain = chain_keys(namespace, ids)
-        match, delivery, error = self._retrieve(namespace, chain[: (len(ids) - 1) // self._chunk_tokens], options)
+        match, delivery, error = self._retrieve(
+            namespace, chain[: (len(ids) - 1) // self._chunk_tokens], len(ids), options
+        )
         self._stats.add(
             loads=1,
             requested_tokens=len(ids),
@@ -124,7 +126,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         )
 
     def _retrieve(
-        self, namespace: Namespace, chain: KeyChain, options: RetrieveOptions | None
+        self, namespace: Namespace, chain: KeyChain, num_tokens: int, options: RetrieveOptions | None
     ) -> tuple[Match, Delivery | None, ObjectCacheError | None]:
         match = Match(namespace, 0)
         try:
@@ -132,11 +134,19 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
                 match = self._cache.match(namespace, chain)
             if not match.tokens:
                 return match, None, None
-            retrieval = self._cache.retrieve(match, options=options or self._options)
+            delivery = Delivery(
+                match,
+                self._cache.retrieve(match, options=options or self._options),
+                self._shape,
+                self._chunk_tokens,
+                self._delivered,
+                device=self._model.device,
+                room=num_tokens - match.tokens,
+            )
         except ObjectCacheError as error:
             self._release(match)
             return match, None, error
-        return match, Delivery(match, retrieval, self._shape, self._chunk_tokens, self._delivered), None
+        return match, delivery, None
 
     def _delivered(self, delivery: Delivery) -> None:
         whole = len(delivery.timings) == self._shape.num_layers

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from objectcache.cache.base import Match
 from objectcache.cache.retrieval import Retrieval
+from objectcache.connectors.transformers.accelerator import LayersAhead, loader_of
 from objectcache.connectors.transformers.background import BackgroundThread
 from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.slices import KVShape, from_slices
@@ -50,9 +51,18 @@ class Delivery:
     """A retrieval and the lease under it, given back as soon as every layer has been taken."""
 
     def __init__(
-        self, match: Match, retrieval: Retrieval, shape: KVShape, chunk_tokens: int, on_end: Callable[[Delivery], None]
+        self,
+        match: Match,
+        retrieval: Retrieval,
+        shape: KVShape,
+        chunk_tokens: int,
+        on_end: Callable[[Delivery], None],
+        *,
+        device: torch.device,
+        room: int,
     ) -> None:
-        """`on_end` is called once, after the retrieval was closed."""
+        """Layers will be taken on `device`, with `room` more tokens, or else later. `on_end` is called once, when all
+        are taken, or after the retrieval was closed. Raises DeliveryError; the retrieval is then closed."""
         self.match = match
         self.error: ObjectCacheError | None = None
         self.timings: list[LayerTiming] = []
@@ -61,19 +71,25 @@ class Delivery:
         self._chunk_tokens = chunk_tokens
         self._on_end = on_end
         self._ending = threading.Lock()  # taken for good by whoever ends it
+        self._ahead: LayersAhead | None = None
+        loader = loader_of(device)
+        if loader is not None:
+            try:
+                self._ahead = LayersAhead(loader, retrieval, shape, chunk_tokens, room=room)
+            except ObjectCacheError:
+                retrieval.close()
+                raise
 
-    def take(self, layer: int, room: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, on `device`, memory of their own.
+    def take(self, layer: int, room: int, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, memory of their own, on `device`
+        (None: where they come to first).
 
         The last `room` tokens are the caller's to fill. Raises PrefixLoadError when the layer fails or its deadline
         passes; the delivery has then ended.
         """
         asked_s = time.perf_counter()
         try:
-            self._retrieval.wait(layer)
-            waited_s = time.perf_counter() - asked_s
-            slices = self._retrieval.view(layer)
-            keys, values = from_slices(slices, self._shape, self._chunk_tokens, room=room, device=device)
+            keys, values, waited_s = self._take(layer, room, device)
             landed_s = self._retrieval.landed_s(layer) or asked_s
         except ObjectCacheError as error:
             self.error = self.error or error
@@ -85,11 +101,29 @@ class Delivery:
             self.close()
         return keys, values
 
+    def _take(self, layer: int, room: int, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """K, V, and for how long the host stood."""
+        begin_s = time.perf_counter()
+        if self._ahead is not None:
+            keys, values = self._ahead.take(layer, room)
+            waited_s = time.perf_counter() - begin_s
+            return keys.to(device or keys.device), values.to(device or keys.device), waited_s
+        self._retrieval.wait(layer)
+        waited_s = time.perf_counter() - begin_s
+        slices = self._retrieval.view(layer)
+        keys, values = from_slices(
+            slices, self._shape, self._chunk_tokens, room=room, device=device or torch.device("cpu")
+        )
+        return keys, values, waited_s
+
     def close(self) -> None:
         """Give the memory and the lease back; cancels what is under way."""
         if self._ending.acquire(blocking=False):
             with suppress(ObjectCacheError):  # what was taken stays good
-                self._retrieval.close()
+                if self._ahead is None:
+                    self._retrieval.close()
+                elif len(self.timings) < self._shape.num_layers:
+                    self._ahead.close()  # once all have landed it closes the retrieval by itself
             self._on_end(self)
 
 
@@ -133,9 +167,9 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def _settle(self, room: int = 0, device: torch.device | None = None) -> None:
-        """Have the prefix here, on `device` (default: the host), with `room` more tokens for the caller to fill."""
+        """Have the prefix here, on `device` (default: wherever), with `room` more tokens for the caller to fill."""
         if self._delivery is not None:
-            self.keys, self.values = self._delivery.take(self._index, room, device or torch.device("cpu"))
+            self.keys, self.values = self._delivery.take(self._index, room, device)
             self.dtype, self.device = self.keys.dtype, self.keys.device
             self.is_initialized = True
             self._delivery = None

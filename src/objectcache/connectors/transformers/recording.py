@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from objectcache.cache.base import KVCache, PartId, SegmentUpload, UploadTicket
+from objectcache.connectors.transformers.accelerator import slices_later
 from objectcache.connectors.transformers.background import BackgroundThread
-from objectcache.connectors.transformers.slices import KVShape, to_slices
+from objectcache.connectors.transformers.slices import KVShape
 from objectcache.connectors.transformers.stats import StatsCounter
 from objectcache.errors import ObjectCacheError, RequestError, StoreFullError
 from objectcache.keys import KeyChain, Namespace
@@ -99,9 +100,9 @@ class Recording(AbstractContextManager["Recording"]):
             return
         keys = keys.detach()[:, :, self.first_token : self.stop_token]
         values = values.detach()[:, :, self.first_token : self.stop_token]
-        computed = _Computed(keys.device)
+        slices = slices_later(keys, values, self._chunk_tokens)
         num_bytes = 2 * keys.numel() * keys.element_size()
-        job = self._guarded(lambda: self._write_layer(layer, keys, values, computed))
+        job = self._guarded(lambda: self._write_layer(layer, slices))
         if not self._background.submit(job, num_bytes, wait=wait):
             self._drop(None)
             self._queue_discard()
@@ -160,14 +161,13 @@ class Recording(AbstractContextManager["Recording"]):
 
         return run
 
-    def _write_layer(self, layer: int, keys: torch.Tensor, values: torch.Tensor, computed: _Computed) -> None:
+    def _write_layer(self, layer: int, slices_of: Callable[[], npt.NDArray[np.uint8]]) -> None:
         if layer != self._next_layer:
             raise RequestError(f"layer {layer} came where {self._next_layer} was expected")
         if layer == 0:
             self._open_uploads()
         if self._uploads:
-            with computed.elsewhere():
-                slices = to_slices(keys, values, self._chunk_tokens)
+            slices = slices_of()
         for upload in self._uploads:
             start = upload.header.depth - self._first
             upload.write_layer(slices[start : start + upload.header.num_chunks].data.cast("B"))
@@ -209,34 +209,3 @@ class Recording(AbstractContextManager["Recording"]):
             pass
         finally:
             self._done.set()
-
-
-class _Computed:
-    """The moment at which all that the calling thread has queued on `device` so far is computed."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._event: Any = None
-        if device.type == "cuda":
-            self._event = _CUDA.Event()
-            self._event.record(_CUDA.current_stream(device))
-
-    @contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """Work queued inside begins at that moment, beside what the calling thread has queued since."""
-        if self._event is None:
-            yield
-            return
-        stream = _side_stream(self._device)
-        with _CUDA.stream(stream):
-            stream.wait_event(self._event)
-            yield
-
-
-_CUDA: Any = torch.cuda  # untyped
-
-
-@cache
-def _side_stream(device: torch.device) -> Any:
-    """One for all: every stream has memory of its own that torch keeps."""
-    return _CUDA.Stream(device)

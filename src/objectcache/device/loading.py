@@ -1,0 +1,212 @@
+"""Layers that land in host memory, on to the engine's cache: so that its stream waits for just the layer it needs.
+
+loader = DeviceLoader(device)                                 # once: streams, staging memory
+loading = loader.load(cache.retrieve(match), {(0, layer): caches[layer].at(table) for layer in layers})
+for layer in layers:
+    loading.wait(layer)                                       # the current stream waits, not the host
+    compute(layer)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from objectcache.cache.retrieval import Retrieval
+from objectcache.device.places import Place
+from objectcache.device.staging import StagingRing
+from objectcache.device.streams import Event, Lane, current_mark, current_wait, exact_device, host_wait
+from objectcache.errors import (
+    DeliveryCancelledError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    LayoutError,
+    ObjectCacheError,
+)
+from objectcache.layout import DeliveryGeometry
+
+Places = Mapping[tuple[int, int], Place]
+"""By (index of the part in the delivery, layer)."""
+
+
+class DeviceLoader:
+    """Moves layers to one device: a stream of copies, a stream of scatters, staging memory between them. Thread-safe.
+
+    It takes `num_staging` times `staging_bytes` of the device's memory, whatever is loaded (more only where one slice
+    is larger). On the CPU slices go straight to their places.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        *,
+        staging_bytes: int = 32 << 20,
+        num_staging: int = 3,
+        staged: bool | None = None,
+    ) -> None:
+        """`staged` says whether there is staging (default: not on the CPU). Raises NotSupportedError for other devices
+        than CPUs and CUDA's."""
+        self.device = exact_device(device)
+        self._staged = self.device.type != "cpu" if staged is None else staged
+        self._copies = Lane(self.device)
+        self._scatters = Lane(self.device, high=True)
+        self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
+        self._lock = threading.Lock()
+
+    def load(self, retrieval: Retrieval, places: Places, *, idle: bool = False, stream: Any = None) -> DeviceRetrieval:
+        """Put every layer of `retrieval` in its place as it lands; the retrieval is closed when all are copied.
+
+        Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
+        still use the places. `idle` says that nothing does, which lets layers come beside that work. Raises LayoutError
+        when places are missing or of another size.
+        """
+        _check(retrieval.geometry, places, self.device)
+        after = None if idle else current_mark(self.device, stream)
+        return DeviceRetrieval(self, retrieval, places, after)
+
+    def move(self, slices: torch.Tensor, place: Place) -> tuple[Event, Event]:
+        """Queue a layer's slices, uint8 [num_chunks, slice_bytes] in host memory, for `place`.
+
+        Returns the moments when the host memory is free, and when the place is filled.
+        """
+        if not self._staged:
+            place.scatter(slices, 0)
+            return None, None
+        with self._lock:
+            for slot, first, stop in self._ring.pieces(*slices.shape):
+                staged = slot.slices(stop - first, slices.shape[1])
+                with self._copies():
+                    self._copies.wait(slot.freed)
+                    staged.copy_(slices[first:stop], non_blocking=True)
+                    slot.filled = self._copies.mark(slot.filled)
+                with self._scatters():
+                    self._scatters.wait(slot.filled)
+                    place.scatter(staged, first)
+                    slot.freed = self._scatters.mark(slot.freed)
+            return self._copies.mark(), self._scatters.mark()
+
+
+class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
+    """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`."""
+
+    def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, after: Event) -> None:
+        self.retrieval = retrieval
+        self._loader = loader
+        self._places = places
+        self._after = after
+        self._condition = threading.Condition()
+        self._placed: dict[int, Event] = {}
+        self._error: ObjectCacheError | None = None
+        self._ended = False
+        self._moving = threading.Lock()  # held while a layer is queued, and to forbid it
+        self._closing = False
+        self._last_copied: Event = None
+        self._last_placed: Event = None
+        self._thread = threading.Thread(target=self._run, name="objectcache-device", daemon=True)
+        self._thread.start()
+
+    @property
+    def error(self) -> ObjectCacheError | None:
+        """Why no further layer comes, if so. Those that `wait` lets pass stay good."""
+        return self._error
+
+    def is_queued(self, layer: int) -> bool:
+        """Whether `wait` would not keep the host."""
+        return layer in self._placed
+
+    def wait(self, layer: int, *, stream: Any = None, timeout_s: float | None = None) -> None:
+        """What `stream` (default: the current one) is given from here on finds `layer` in its place.
+
+        The host waits only until the layer has landed and its copy is queued. Raises what the delivery failed with,
+        DeliveryTimeoutError past `timeout_s` or the delivery's deadline, LayoutError for a layer that is not delivered.
+        """
+        if layer not in self._placed:
+            if not self.retrieval.geometry.parts_of(layer):
+                raise LayoutError(f"layer {layer} is not delivered")
+            with self._condition:
+                self._condition.wait_for(lambda: layer in self._placed or self._ended, timeout_s)
+            if layer not in self._placed:
+                raise self._error or DeliveryTimeoutError(f"layer {layer} did not land in time")
+        current_wait(self._loader.device, self._placed[layer], stream)
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Whether, within `timeout_s`, everything is in place (or will not come) and the retrieval closed."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def close(self, *, stream: Any = None) -> None:
+        """Done: no place is written by anything that comes after this call in `stream` (default: the current one).
+
+        Cancels what has not landed; waits for copies under way, since they read the retrieval's memory.
+        """
+        with self._moving:
+            self._closing = True
+        host_wait(self._last_copied)
+        self.retrieval.close()
+        current_wait(self._loader.device, self._last_placed, stream)
+        self._end(DeliveryCancelledError("the retrieval was closed"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end(self, error: ObjectCacheError | None) -> None:
+        with self._condition:
+            if not self._ended:
+                self._ended = True
+                if len(self._placed) < len(self.retrieval.geometry.order):
+                    self._error = error
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        error: ObjectCacheError | None = None
+        try:
+            # By this thread, not by the scatters' stream: others load through it meanwhile.
+            host_wait(self._after)
+            with torch.inference_mode():  # engines make their caches in it, and only in it can they be written
+                for unit in self.retrieval:
+                    for layer in unit.layers:
+                        self._move(layer)
+        except ObjectCacheError as failure:
+            error = failure
+        except Exception as failure:  # noqa: BLE001 - torch's errors have no common class; the waiting engine is told
+            error = DeliveryError(f"a layer could not be moved to {self._loader.device}: {failure!r}")
+            error.__cause__ = failure
+        finally:
+            self._end(error)
+            host_wait(self._last_copied)
+            self.retrieval.close()
+            host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
+            self._places = {}
+
+    def _move(self, layer: int) -> None:
+        with self._moving:
+            if self._closing:
+                raise DeliveryCancelledError("the retrieval was closed")
+            for part in self.retrieval.geometry.parts_of(layer):
+                slices = torch.from_numpy(self.retrieval.view(layer, part))
+                self._last_copied, self._last_placed = self._loader.move(slices, self._places[part, layer])
+        with self._condition:
+            self._placed[layer] = self._last_placed
+            self._condition.notify_all()
+
+
+def _check(geometry: DeliveryGeometry, places: Places, device: torch.device) -> None:
+    for layer in geometry.order:
+        for part in geometry.parts_of(layer):
+            place = places.get((part, layer))
+            if place is None:
+                raise LayoutError(f"layer {layer} of part {part} has no place")
+            shape = geometry.parts[part]
+            expected = (shape.num_chunks, shape.slice_bytes[geometry.position(part, layer)])
+            if (place.num_chunks, place.slice_bytes) != expected or place.device != device:
+                raise LayoutError(
+                    f"layer {layer} of part {part} is {expected[0]} slices of {expected[1]} bytes for {device}; its "
+                    f"place takes {place.num_chunks} of {place.slice_bytes} on {place.device}"
+                )

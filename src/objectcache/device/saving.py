@@ -1,0 +1,148 @@
+"""Layers of the engine's cache, on to host memory, beside the compute that goes on.
+
+saver = DeviceSaver(device)                       # once
+source = saver.source(caches[layer].at(table))    # where the layer has been queued, on the compute stream
+source.copy_into(memory)                          # later, in a storing thread
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from objectcache.device.places import Place
+from objectcache.device.staging import Slot, StagingRing
+from objectcache.device.streams import Event, Lane, current_mark, exact_device, host_wait
+from objectcache.errors import LayoutError, ObjectCacheError
+
+
+class DeviceSaver:
+    """Moves layers off one device: a stream of gathers, a stream of copies, staging memory between them. Thread-safe.
+
+    Takes `num_staging` times `staging_bytes` of the device's memory, and as much pinned memory of the host's once
+    something is copied to memory that is not pinned.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        *,
+        staging_bytes: int = 16 << 20,
+        num_staging: int = 2,
+        staged: bool | None = None,
+    ) -> None:
+        """`staged` says whether there is staging (default: not on the CPU). Raises NotSupportedError."""
+        self.device = exact_device(device)
+        self._staged = self.device.type != "cpu" if staged is None else staged
+        self._gathers = Lane(self.device)
+        self._copies = Lane(self.device)
+        self._ring = StagingRing(self.device, staging_bytes, num_staging, self._gathers)
+        self._lock = threading.Lock()
+
+    def source(
+        self, place: Place, *, stream: Any = None, on_copied: Callable[[], None] = lambda: None
+    ) -> DeviceLayerSource:
+        """`place` as it is when what `stream` (default: the current one) holds by now is done.
+
+        Must not be written until `on_copied` was called, which happens once, in whatever thread. Raises LayoutError for
+        a place on another device.
+        """
+        if place.device != self.device:
+            raise LayoutError(f"the place is on {place.device}, not on {self.device}")
+        return DeviceLayerSource(self, place, current_mark(self.device, stream), on_copied)
+
+    def move(self, place: Place, produced: Event, out: torch.Tensor) -> None:
+        """Fill `out`, uint8 [num_chunks, slice_bytes] in host memory; returns when it is."""
+        if not self._staged:
+            place.gather(out, 0)
+            return
+        straight = out.is_pinned()
+        with self._lock:
+            self._gathers.wait(produced)
+            filling: list[tuple[Slot, int, int]] = []
+            for slot, first, stop in self._ring.pieces(*out.shape):
+                if filling and filling[0][0] is slot:
+                    self._empty(*filling.pop(0), out, straight)
+                staged = slot.slices(stop - first, out.shape[1])
+                with self._gathers():
+                    self._gathers.wait(slot.freed)
+                    place.gather(staged, first)
+                    slot.filled = self._gathers.mark(slot.filled)
+                with self._copies():
+                    self._copies.wait(slot.filled)
+                    target = out[first:stop] if straight else slot.host_slices(*staged.shape)
+                    target.copy_(staged, non_blocking=True)
+                    slot.freed = self._copies.mark(slot.freed)
+                filling.append((slot, first, stop))
+            for use in filling:
+                self._empty(*use, out, straight)
+
+    @staticmethod
+    def _empty(slot: Slot, first: int, stop: int, out: torch.Tensor, straight: bool) -> None:
+        """Have what passes through `slot` in `out`. Copies straight to memory that is not pinned would be the driver's:
+        slow, and in the way of launches."""
+        host_wait(slot.freed)
+        if not straight:
+            np.copyto(out[first:stop].numpy(), slot.host_slices(stop - first, out.shape[1]).numpy())
+
+
+class DeviceLayerSource:
+    """One layer of one part, for whoever stores it: a LayerSource of `objectcache.storing`."""
+
+    def __init__(self, saver: DeviceSaver, place: Place, produced: Event, on_copied: Callable[[], None]) -> None:
+        self.num_chunks = place.num_chunks
+        self.slice_bytes = place.slice_bytes
+        self._saver = saver
+        self._place: Place | None = place
+        self._produced = produced
+        self._on_copied = on_copied
+        self._copied = threading.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_chunks * self.slice_bytes
+
+    @property
+    def copied(self) -> bool:
+        """Whether the engine may use the place again."""
+        return self._copied.is_set()
+
+    def wait_copied(self, timeout_s: float | None = None) -> bool:
+        """Whether it may within `timeout_s`."""
+        return self._copied.wait(timeout_s)
+
+    def copy_into(self, memory: memoryview) -> None:
+        """Fill `memory` (writable, `num_bytes` of it) with the slices in chunk order. Blocks the calling thread only.
+
+        Fastest where `memory` is pinned. Once. Raises LayoutError for memory that is too small, ObjectCacheError when
+        the copy fails; the place is then free all the same.
+        """
+        if memory.nbytes < self.num_bytes:
+            raise LayoutError(f"{memory.nbytes} bytes of memory do not hold a layer of {self.num_bytes}")
+        with self._lock:
+            if self._place is None:
+                raise ObjectCacheError("the layer was copied or dropped already: its place may hold something else")
+            try:
+                with torch.inference_mode():
+                    flat = torch.frombuffer(memory, dtype=torch.uint8, count=self.num_bytes)
+                    self._saver.move(self._place, self._produced, flat.view(self.num_chunks, self.slice_bytes))
+            except RuntimeError as error:
+                raise ObjectCacheError(f"a layer could not be copied from {self._saver.device}: {error}") from error
+            finally:
+                self._finish()
+
+    def drop(self) -> None:
+        """It will not be copied. Harmless afterwards; waits for a copy under way."""
+        with self._lock:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._place is not None:
+            self._place = None
+            self._copied.set()
+            self._on_copied()

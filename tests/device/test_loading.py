@@ -1,0 +1,256 @@
+"""Layers that land late, and waits that end with just the layer they are for."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from objectcache.cache.retrieval import Retrieval
+from objectcache.device import BlockTable, DeviceLoader, DeviceRetrieval, Place, contiguous_kv, paged_kv, paged_latent
+from objectcache.errors import (
+    DeliveryCancelledError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    IntegrityError,
+    LayoutError,
+    NotSupportedError,
+)
+from objectcache.layout import DeliveryGeometry, PartShape
+
+CPU = torch.device("cpu")
+CHUNKS = 6
+
+
+@dataclass
+class World:
+    """Three layers with slices of two sizes, of two parts; layer 1 is held by both."""
+
+    layers_per_unit: int = 1
+    deadline_s: float = 30.0
+    closed: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.kv = [torch.zeros(2, CHUNKS, 4, 2, 8, dtype=torch.bfloat16) for _ in range(2)]
+        self.latent = [torch.zeros(CHUNKS, 4, 10) for _ in range(2)]
+        table = BlockTable(range(CHUNKS)[::-1], block_tokens=4, chunk_tokens=4, num_chunks=CHUNKS)
+        kv = [paged_kv(cache, chunk_tokens=4).at(table) for cache in self.kv]
+        latent = [paged_latent(cache, chunk_tokens=4).at(table) for cache in self.latent]
+        self.places: dict[tuple[int, int], Place] = {(0, 0): kv[0], (0, 1): kv[1], (1, 1): latent[0], (1, 2): latent[1]}
+        parts = (
+            PartShape((0, 1), (kv[0].slice_bytes,) * 2, CHUNKS),
+            PartShape((1, 2), (latent[0].slice_bytes,) * 2, CHUNKS),
+        )
+        self.geometry = DeliveryGeometry(parts, self.layers_per_unit)
+        self.memory = np.random.default_rng(5).integers(0, 256, self.geometry.total_bytes, dtype=np.uint8)
+        self.retrieval = Retrieval(
+            self.geometry,
+            self.memory.data,
+            deadline_s=time.perf_counter() + self.deadline_s,
+            on_close=self.closed.append,
+        )
+
+    def landed(self, part: int, layer: int) -> torch.Tensor:
+        start = self.geometry.offset(part, layer)
+        flat = self.memory[start : start + self.geometry.layer_bytes(part, layer)]
+        return torch.from_numpy(flat.reshape(CHUNKS, -1).copy())
+
+    def holds(self, layer: int) -> bool:
+        """Whether every part of `layer` is in its place."""
+        found = []
+        for part in self.geometry.parts_of(layer):
+            place = self.places[part, layer]
+            slices = torch.zeros(CHUNKS, place.slice_bytes, dtype=torch.uint8)
+            place.gather(slices, 0)
+            found.append(torch.equal(slices, self.landed(part, layer)))
+        return all(found)
+
+
+LOADERS: dict[str, Callable[[], DeviceLoader]] = {
+    "direct": lambda: DeviceLoader("cpu"),
+    "staged": lambda: DeviceLoader("cpu", staged=True),
+    "staged in pieces": lambda: DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=2),
+    "staged slice by slice": lambda: DeviceLoader("cpu", staged=True, staging_bytes=1, num_staging=3),
+}
+
+
+@pytest.fixture(params=LOADERS)
+def loader(request: pytest.FixtureRequest) -> Iterator[DeviceLoader]:
+    before = set(threading.enumerate())
+    yield LOADERS[request.param]()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("layers_per_unit", [1, 2, 5])
+def test_everything_comes_to_its_place(loader: DeviceLoader, layers_per_unit: int) -> None:
+    world = World(layers_per_unit)
+    with loader.load(world.retrieval, world.places) as loading:
+        for unit in range(len(world.geometry.units)):
+            world.retrieval.land(unit)
+        for layer in range(3):
+            loading.wait(layer, timeout_s=20)
+            assert world.holds(layer)
+        assert loading.join(20)
+        assert world.closed == [True], "the host's memory goes back without anybody asking"
+        loading.wait(0)
+    assert loading.error is None
+    assert world.closed == [True]
+
+
+def test_a_wait_is_for_one_layer(loader: DeviceLoader) -> None:
+    world = World()
+    with loader.load(world.retrieval, world.places) as loading:
+        for layer in range(3):
+            assert not loading.is_queued(layer)
+            with pytest.raises(DeliveryTimeoutError):
+                loading.wait(layer, timeout_s=0.01)
+            world.retrieval.land(layer)  # a wait for any later layer would never end
+            loading.wait(layer, timeout_s=20)
+            assert [world.holds(other) for other in range(3)] == [other <= layer for other in range(3)]
+
+
+def test_a_waiting_engine_goes_on_when_its_layer_lands(loader: DeviceLoader) -> None:
+    world = World()
+    passed: list[tuple[int, bool]] = []
+
+    def engine(loading: DeviceRetrieval) -> None:
+        for layer in range(3):
+            loading.wait(layer)
+            passed.append((layer, world.holds(layer)))
+            landed.release()
+
+    landed = threading.Semaphore(0)
+    with loader.load(world.retrieval, world.places) as loading:
+        thread = threading.Thread(target=engine, args=(loading,))
+        thread.start()
+        for layer in range(3):
+            assert passed == [(before, True) for before in range(layer)]
+            world.retrieval.land(layer)
+            assert landed.acquire(timeout=20)
+        thread.join(20)
+    assert passed == [(0, True), (1, True), (2, True)]
+
+
+def test_what_landed_before_a_failure_stays_good(loader: DeviceLoader) -> None:
+    world = World()
+    failure = IntegrityError("damaged")
+    with loader.load(world.retrieval, world.places) as loading:
+        world.retrieval.land(0)
+        world.retrieval.fail(failure)
+        for layer in (1, 2):
+            with pytest.raises(IntegrityError):
+                loading.wait(layer, timeout_s=20)
+        loading.wait(0, timeout_s=20)
+        assert world.holds(0)
+        assert loading.error is failure
+        assert loading.join(20)
+        assert world.closed == [False]
+
+
+def test_a_late_layer_ends_with_the_deadline(loader: DeviceLoader) -> None:
+    world = World(deadline_s=0.05)
+    with loader.load(world.retrieval, world.places) as loading, pytest.raises(DeliveryTimeoutError):
+        loading.wait(0)
+    assert world.closed == [False]
+
+
+def test_closing_cancels_what_has_not_landed(loader: DeviceLoader) -> None:
+    world = World()
+    loading = loader.load(world.retrieval, world.places)
+    world.retrieval.land(0)
+    loading.wait(0, timeout_s=20)
+    loading.close()
+    assert world.closed == [False]
+    world.retrieval.land(1)
+    assert loading.join(20)
+    assert not world.holds(1)
+    with pytest.raises(DeliveryCancelledError):
+        loading.wait(1)
+    loading.close()
+
+
+def test_an_unexpected_failure_reaches_the_engine(loader: DeviceLoader) -> None:
+    world = World()
+
+    class Broken:
+        device, num_chunks, slice_bytes = CPU, CHUNKS, world.places[0, 1].slice_bytes
+
+        def scatter(self, slices: torch.Tensor, first: int) -> None:
+            raise RuntimeError("no kernel")
+
+        def gather(self, slices: torch.Tensor, first: int) -> None:
+            raise AssertionError
+
+    world.places[0, 1] = Broken()
+    for layer in range(3):
+        world.retrieval.land(layer)
+    with loader.load(world.retrieval, world.places) as loading:
+        with pytest.raises(DeliveryError, match="no kernel"):
+            loading.wait(1, timeout_s=20)
+        loading.wait(0)
+        assert loading.join(20)
+        assert world.closed == [True]
+
+
+def test_several_deliveries_share_a_loader(loader: DeviceLoader) -> None:
+    worlds = [World(layers_per_unit=1 + index % 3) for index in range(5)]
+    loadings = [loader.load(world.retrieval, world.places) for world in worlds]
+    for unit in range(3):
+        for world in worlds:
+            if unit < len(world.geometry.units):
+                world.retrieval.land(unit)
+    for world, loading in zip(worlds, loadings, strict=True):
+        assert loading.join(20)
+        assert [world.holds(layer) for layer in range(3)] == [True] * 3
+        loading.close()
+
+
+def test_caches_made_in_inference_mode_are_filled() -> None:
+    with torch.inference_mode():
+        world = World()
+    world.retrieval.land(0)
+    with DeviceLoader("cpu").load(world.retrieval, world.places) as loading:
+        loading.wait(0, timeout_s=20)
+        assert world.holds(0)
+
+
+def test_places_that_do_not_fit_are_refused() -> None:
+    world = World()
+    loader = DeviceLoader("cpu")
+    states = torch.zeros(1, 2, 4 * CHUNKS, 8, dtype=torch.bfloat16)
+    few = contiguous_kv(states, states.clone(), chunk_tokens=4, num_chunks=CHUNKS - 1)
+    wrong: list[dict[tuple[int, int], Any]] = [
+        {key: place for key, place in world.places.items() if key != (1, 1)},
+        {**world.places, (1, 2): world.places[0, 0]},
+        {**world.places, (0, 0): few},
+    ]
+    for places in wrong:
+        with pytest.raises(LayoutError):
+            loader.load(world.retrieval, places)
+    with loader.load(world.retrieval, world.places) as loading, pytest.raises(LayoutError, match="not delivered"):
+        loading.wait(7)
+    with pytest.raises(NotSupportedError):
+        DeviceLoader("meta")
+
+
+def test_nothing_is_kept_of_a_delivery_that_is_over() -> None:
+    world = World()
+    loading = DeviceLoader("cpu").load(world.retrieval, world.places)
+    for layer in range(3):
+        world.retrieval.land(layer)
+    assert loading.join(20)
+    place = weakref.ref(world.places[0, 0])
+    del world
+    gc.collect()
+    assert place() is None, "though the retrieval is still here"
+    loading.wait(2)
