@@ -140,7 +140,9 @@ class Subject(AbstractContextManager["Subject"]):
         keys = [self._chunk_key(chunk) for chunk in range(self._settings.chunks)]
         ways = {
             CEILING: self._of_gets(self._ceiling, self._ceiling_ranges(), chunks_first=None),
-            CHUNK_GETS: self._of_gets(self._gets, chunk_ranges(keys, self._layers * self._slice_bytes), chunks_first=True),
+            CHUNK_GETS: self._of_gets(
+                self._gets, chunk_ranges(keys, self._layers * self._slice_bytes), chunks_first=True
+            ),
             RANGED_GETS: self._of_gets(
                 self._gets, slice_ranges(keys, range(self._layers), self._slice_bytes), chunks_first=False
             ),
