@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -61,16 +61,22 @@ def open_ways(settings: PeersSettings, directory: Path, begin: Callable[[str], N
         storing = next(iter(clients.values()))
         prefix = store_prefix(storing, namespace, chain, settings.segment_chunks, settings.seed, lambda: None)
         held.fill(prefix, settings.sampled_layers)
-        servers, nginx = _start_servers(settings, directory, gateway, stack)
-        getters = []
-        for server in servers:
+        getters: list[tuple[Server, Getter]] = []
+
+        def add(server: Server) -> Getter:
             begin(f"storing: {server.name}")
             getter = stack.enter_context(Getter(server, held, settings.parallel, settings.sampled_layers))
-            if nginx is None or server is not nginx.server:
-                getter.put()
-            else:
-                _link(directory / "gateway" / BUCKET / OBJECTS, nginx, settings.chunks)
             getters.append((server, getter))
+            return getter
+
+        nginx = None
+        add(gateway_server(gateway)).put()
+        if "nginx" in settings.servers:
+            nginx = stack.enter_context(started_nginx(directory))
+            _link(directory / "gateway" / BUCKET / OBJECTS, nginx, settings.chunks)
+            add(nginx.server)
+        if "seaweedfs" in settings.servers:
+            add(stack.enter_context(started_seaweedfs())).put()
         lmcache = []
         if nginx is not None and settings.lmcache_python is not None:
             begin("storing: LMCache")
@@ -84,6 +90,7 @@ def open_ways(settings: PeersSettings, directory: Path, begin: Callable[[str], N
                 _of_getter(server, getter, client, what, held)
                 for what in (CHUNKS, SLICES)
                 for server, getter in getters
+                if server.name in settings.servers
                 for client in CLIENTS
             ],
             *lmcache,
@@ -103,21 +110,6 @@ def _open_client(gateway: BenchGateway, settings: PeersSettings, target: str, st
     client = GatewayCache(gateway.host, gateway.port, BUCKET, options)
     stack.callback(client.close)
     return client
-
-
-def _start_servers(
-    settings: PeersSettings, directory: Path, gateway: BenchGateway, stack: ExitStack
-) -> tuple[list[Server], Nginx | None]:
-    """The gateway first: nginx serves the files that it stores."""
-    nginx = stack.enter_context(started_nginx(directory)) if "nginx" in settings.servers else None
-    servers = []
-    if {"gateway", "nginx"} & set(settings.servers):
-        servers.append(gateway_server(gateway))
-    if nginx is not None:
-        servers.append(nginx.server)
-    if "seaweedfs" in settings.servers:
-        servers.append(stack.enter_context(started_seaweedfs()))
-    return servers, nginx
 
 
 def _link(store: Path, nginx: Nginx, chunks: int) -> None:
@@ -199,8 +191,5 @@ def _checked(measure: Callable[[], Measured], held: HeldKV, arrived: Callable[[]
 
 def planned(settings: PeersSettings) -> int:
     """How many ways there will be."""
-    servers: Sequence[str] = settings.servers
-    if "nginx" in servers and "gateway" not in servers:
-        servers = (*servers, "gateway")
-    lmcache = "nginx" in servers and settings.lmcache_python is not None
-    return 1 + len(settings.targets) + 2 * len(servers) * len(CLIENTS) + lmcache
+    lmcache = "nginx" in settings.servers and settings.lmcache_python is not None
+    return 1 + len(settings.targets) + 2 * len(settings.servers) * len(CLIENTS) + lmcache
