@@ -22,22 +22,33 @@ _SHOWN_CHARACTERS = 2000
 class JsonChild(AbstractContextManager["JsonChild"]):
     """`python -m ARGUMENTS`, which ends when its standard input does, or on SIGTERM.
 
-    Ctrl-C does not reach it: whoever started it ends it. Raises BenchmarkError, with what it printed, when it fails.
+    Ctrl-C does not reach it: whoever started it ends it. `interpreter` comes before the arguments, where that is
+    another one. Raises BenchmarkError, with what it printed, when it fails.
     """
 
-    def __init__(self, arguments: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        interpreter: Sequence[str] = (sys.executable, "-m"),
+    ) -> None:
         self._name = arguments[0]
         self._stack = ExitStack()
         self._errors = self._stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 - closed by the stack
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            pass_fds=pass_fds,
-            process_group=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [*interpreter, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                pass_fds=pass_fds,
+                process_group=0,
+            )
+        except OSError as error:
+            self._stack.close()
+            raise BenchmarkError(f"{interpreter[0]} cannot be run: {error.strerror}") from error
 
     @property
     def pid(self) -> int:

@@ -22,9 +22,15 @@ from objectcache.transports.sockets import recv_exact, tune
 
 
 class RawLoop(AbstractContextManager["RawLoop"]):
-    """`sets` are lists of ranges (fd, offset, length); `run` transfers one of them."""
+    """`sets` are lists of ranges (fd, offset, length); `run` transfers one of them.
 
-    def __init__(self, sets: Sequence[Sequence[tuple[int, int, int]]], connections: int) -> None:
+    Into `memory`, where that is given: room for the largest set, which the caller keeps until after this is left.
+    """
+
+    def __init__(
+        self, sets: Sequence[Sequence[tuple[int, int, int]]], connections: int, memory: memoryview | None = None
+    ) -> None:
+        self._given = memory
         self._pieces = [cut(ranges) for ranges in sets]
         self._stack = ExitStack()
         try:
@@ -43,8 +49,11 @@ class RawLoop(AbstractContextManager["RawLoop"]):
             sock.settimeout(None)
             tune(sock)
             self._sockets.append(sock)
-        self._memory = memoryview(self._stack.enter_context(mmap.mmap(-1, max(map(total_bytes, sets)))))
-        self._stack.callback(self._memory.release)
+        if self._given is not None:
+            self._memory = self._given
+        else:
+            self._memory = memoryview(self._stack.enter_context(mmap.mmap(-1, max(map(total_bytes, sets)))))
+            self._stack.callback(self._memory.release)
         self._threads = self._stack.enter_context(ThreadPoolExecutor(connections, thread_name_prefix="raw"))
 
     def run(self, index: int) -> Transfer:

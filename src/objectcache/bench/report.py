@@ -14,7 +14,7 @@ from objectcache.bench.result import BenchmarkResult
 
 
 def show(console: Console, result: BenchmarkResult) -> None:
-    """A line per row: the median, the range, and from how many samples."""
+    """A line per row: the median, the range, and from how many samples; or why it was not measured."""
     machine = result.machine
     console.print(
         f"[bold]{result.benchmark}[/]: {machine['cpu']}, {machine['cores']} cores, "
@@ -29,6 +29,9 @@ def show(console: Console, result: BenchmarkResult) -> None:
     table.add_column("range", justify="right")
     table.add_column("of", justify="right")
     for row in result.rows:
+        if "not_run" in row:
+            table.add_row(row["name"], "not run", "", row["not_run"], "0")
+            continue
         spread = f"{row['min']:.3g} … {row['max']:.3g}"
         table.add_row(row["name"], f"{row['median']:.3g}", row["unit"], spread, str(len(row["samples"])))
     console.print(table)

@@ -11,7 +11,8 @@ from objectcache.bench.transfer import GB
 class Fetch:
     """`started_s` is on time.perf_counter; times count from asking to bytes in place, verified where that is done.
 
-    `first_layer_s` is None where there are no layers, `requests` where nobody counts those made to the store.
+    `first_layer_s` is None where there are no layers, `requests` where nobody counts those made to the store,
+    `last_asked_s`, when the last of them was made, where nobody looked.
     """
 
     started_s: float
@@ -19,6 +20,7 @@ class Fetch:
     payload_bytes: int
     first_layer_s: float | None = None
     requests: int | None = None
+    last_asked_s: float | None = None
 
     @property
     def goodput_gb_s(self) -> float:

@@ -39,6 +39,23 @@ class Range(NamedTuple):
     whole: bool = False
 
 
+def chunk_ranges(keys: Sequence[str], chunk_bytes: int) -> list[Range]:
+    """Every chunk whole, chunk by chunk in the buffer.
+
+    A chunk's first layer is there when the whole is: with many in flight, that makes no difference.
+    """
+    return [Range(key, 0, chunk_bytes, at * chunk_bytes, True, True) for at, key in enumerate(keys)]
+
+
+def slice_ranges(keys: Sequence[str], layers: Sequence[int], slice_bytes: int) -> list[Range]:
+    """Those `layers` of every chunk, layer by layer, the order in which they are needed, and so in the buffer."""
+    return [
+        Range(key, layer * slice_bytes, slice_bytes, (place * len(keys) + at) * slice_bytes, first_layer=not place)
+        for place, layer in enumerate(layers)
+        for at, key in enumerate(keys)
+    ]
+
+
 class Gets(AbstractContextManager["Gets"]):
     """GETs from a bucket into `buffer`, at most `parallel` in flight. Raises StoreError."""
 
@@ -58,37 +75,64 @@ class Gets(AbstractContextManager["Gets"]):
 
     def fetch(self, ranges: Sequence[Range]) -> Fetch:
         """All of `ranges`, in about that order."""
-        numbers = itertools.count()  # shared: taking one is atomic
-        landed_s = [0.0] * len(ranges)
+        progress = Progress(ranges)
 
         def work(_: int) -> None:
-            while (number := next(numbers)) < len(ranges):
-                self._get(ranges[number])
-                landed_s[number] = time.perf_counter()
+            while (number := progress.ask()) is not None:
+                item = ranges[number]
+                with translated(f"reading {item.key!r}"):
+                    if item.whole:
+                        data = obstore.get(self._bucket, item.key).bytes()
+                    else:
+                        data = obstore.get_range(self._bucket, item.key, start=item.offset, length=item.length)
+                self._place(item, memoryview(data))
+                progress.land(number)
 
-        start_s = time.perf_counter()
         list(self._threads.map(work, range(self._parallel)))
-        first = [at_s for at_s, item in zip(landed_s, ranges, strict=True) if item.first_layer]
-        return Fetch(
-            started_s=start_s,
-            total_s=max(landed_s) - start_s,
-            first_layer_s=max(first) - start_s if first else None,
-            payload_bytes=sum(item.length for item in ranges),
-            requests=len(ranges),
-        )
+        return progress.fetch()
 
-    def _get(self, item: Range) -> None:
-        with translated(f"reading {item.key!r}"):
-            if item.whole:
-                data = obstore.get(self._bucket, item.key).bytes()
-            else:
-                data = obstore.get_range(self._bucket, item.key, start=item.offset, length=item.length)
+    def _place(self, item: Range, data: memoryview) -> None:
         if len(data) != item.length:
             raise BenchmarkError(f"{item.key!r} gave {len(data)} bytes instead of {item.length}")
         # By numpy, which lets other threads run meanwhile.
-        np.copyto(self.buffer[item.at : item.at + item.length], np.frombuffer(memoryview(data), np.uint8))
+        np.copyto(self.buffer[item.at : item.at + item.length], np.frombuffer(data, np.uint8))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class Progress:
+    """Which of `ranges` is next, and when each landed. Begins when it is made; any number of workers share it."""
+
+    def __init__(self, ranges: Sequence[Range]) -> None:
+        self._ranges = ranges
+        self._numbers = itertools.count()  # taking one is atomic
+        self._landed_s = [0.0] * len(ranges)
+        self._last_asked_s = 0.0
+        self._start_s = time.perf_counter()
+
+    def ask(self) -> int | None:
+        """The number of the next range, None when all are taken."""
+        number = next(self._numbers)
+        if number >= len(self._ranges):
+            return None
+        if number == len(self._ranges) - 1:
+            self._last_asked_s = time.perf_counter()
+        return number
+
+    def land(self, number: int) -> None:
+        self._landed_s[number] = time.perf_counter()
+
+    def fetch(self) -> Fetch:
+        """When all have landed."""
+        first = [at_s for at_s, item in zip(self._landed_s, self._ranges, strict=True) if item.first_layer]
+        return Fetch(
+            started_s=self._start_s,
+            total_s=max(self._landed_s) - self._start_s,
+            first_layer_s=max(first) - self._start_s if first else None,
+            payload_bytes=sum(item.length for item in self._ranges),
+            requests=len(self._ranges),
+            last_asked_s=self._last_asked_s - self._start_s,
+        )

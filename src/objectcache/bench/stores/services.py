@@ -18,7 +18,7 @@ from objectcache.client.http import GatewayHttp
 from objectcache.errors import ConfigError
 from objectcache.s3 import Credentials
 
-_SCRIPTS = Path(__file__).parents[4] / "scripts" / "services"
+SCRIPTS = Path(__file__).parents[4] / "scripts" / "services"
 _BUCKET = "objectcache-bench"
 _ACCESS_KEY, _SECRET_KEY = "testaccesskey", "testsecretkey"
 _TIMEOUT_S = 60.0
@@ -64,7 +64,7 @@ def started(name: str) -> Iterator[BenchStore]:
     """
     if name not in KNOWN:
         raise ConfigError(f"{name!r} cannot be started: known are {', '.join(KNOWN)}")
-    if not _SCRIPTS.is_dir() or shutil.which("bash") is None:
+    if not SCRIPTS.is_dir() or shutil.which("bash") is None:
         raise ConfigError("--start needs the scripts/services of a source checkout; give --url for a store that runs")
     first = free_ports(_services(0)[name].ports)
     service = _services(first)[name]
@@ -76,7 +76,7 @@ def started(name: str) -> Iterator[BenchStore]:
         f"{service.variables}_SECRET_KEY": _SECRET_KEY,
         **service.more,
     }
-    with guarded(_SCRIPTS / service.script, service.end, Path(directory), environment):
+    with guarded(SCRIPTS / service.script, service.end, Path(directory), environment):
         _make_bucket(first)
         with _credentials():
             yield BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")

@@ -17,7 +17,7 @@ from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.retrieve.workload import bench_namespace, payload_bytes, random_chain, store_prefix
 from objectcache.bench.stores.delaying import DelayingProxy
 from objectcache.bench.stores.fetch import Fetch
-from objectcache.bench.stores.gets import Gets, Range
+from objectcache.bench.stores.gets import Gets, Range, chunk_ranges, slice_ranges
 from objectcache.bench.stores.retrieving import retrieve
 from objectcache.bench.stores.rows import CEILING, CHUNK_GETS, COLD, DELAYED, DIRECT, HOT, RANGED_GETS
 from objectcache.bench.stores.settings import BenchStore, StoresSettings
@@ -137,10 +137,15 @@ class Subject(AbstractContextManager["Subject"]):
         """By name, in the order in which they are measured: the hot gateway after the cold one, which filled it."""
         prefix = self._prefix
         direct_gets = partial(_count_gets, self._direct)
+        keys = [self._chunk_key(chunk) for chunk in range(self._settings.chunks)]
         ways = {
             CEILING: self._of_gets(self._ceiling, self._ceiling_ranges(), chunks_first=None),
-            CHUNK_GETS: self._of_gets(self._gets, self._chunk_ranges(), chunks_first=True),
-            RANGED_GETS: self._of_gets(self._gets, self._slice_ranges(), chunks_first=False),
+            CHUNK_GETS: self._of_gets(
+                self._gets, chunk_ranges(keys, self._layers * self._slice_bytes), chunks_first=True
+            ),
+            RANGED_GETS: self._of_gets(
+                self._gets, slice_ranges(keys, range(self._layers), self._slice_bytes), chunks_first=False
+            ),
             DIRECT: Way(
                 lambda: retrieve(self._direct, prefix, arrived=prefix.check),
                 lambda: retrieve(self._direct, prefix, direct_gets),
@@ -202,23 +207,6 @@ class Subject(AbstractContextManager["Subject"]):
                 found = arrived[span, layer] if chunks_first else arrived[layer, span]
                 if not np.array_equal(found, stored):
                     raise BenchmarkError(f"what GETs brought of layer {layer} is not what was stored")
-
-    def _chunk_ranges(self) -> list[Range]:
-        """A chunk's first layer is there when the whole is: with many in flight, that makes no difference."""
-        size = self._layers * self._slice_bytes
-        return [
-            Range(self._chunk_key(chunk), 0, size, chunk * size, first_layer=True, whole=True)
-            for chunk in range(self._settings.chunks)
-        ]
-
-    def _slice_ranges(self) -> list[Range]:
-        """Layer by layer, the order in which they are needed."""
-        size, chunks = self._slice_bytes, self._settings.chunks
-        return [
-            Range(self._chunk_key(chunk), layer * size, size, (layer * chunks + chunk) * size, first_layer=not layer)
-            for layer in range(self._layers)
-            for chunk in range(chunks)
-        ]
 
     def _ceiling_ranges(self) -> list[Range]:
         """Most of the segments, which are a little longer than the payload."""
