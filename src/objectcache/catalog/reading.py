@@ -35,7 +35,7 @@ class CatalogReading:
     _environment: Environment
     _records: RecordCache
 
-    def _dangles(self, entry: bytes, place: bytes) -> None:
+    def _dangles(self, part: bytes, entry: bytes) -> None:
         """An index entry was met whose segment is gone."""
 
     @contextmanager

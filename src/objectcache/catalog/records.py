@@ -9,6 +9,8 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 
 from objectcache.errors import CatalogError
 from objectcache.integrity import Buffer
@@ -16,10 +18,15 @@ from objectcache.keys import KEY_BYTES
 from objectcache.layout import DIGEST_BYTES, SegmentGeometry, segment_geometry
 from objectcache.segment import SegmentHeader
 
-_SUFFIX = Struct(">BH")
+_PART = Struct(">BH")
 _U64 = Struct(">Q")
 _INDEX_BITS = 16
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
+
+PART_BYTES = _PART.size
+PLACE_BYTES = _U64.size
+ROW_BYTES = PART_BYTES + KEY_BYTES + PLACE_BYTES
+"""An index entry (key and place) after its part's key."""
 
 
 class DamagedCatalogError(CatalogError):
@@ -136,9 +143,9 @@ class Run(NamedTuple):
     stop: int
 
 
-def part_suffix(group: int, shard: int) -> bytes:
-    """What follows the chunk key in the index: u8 group, u16 shard."""
-    return _SUFFIX.pack(group, shard)
+def part_key(group: int, shard: int) -> bytes:
+    """Under which the index holds a part's entries: u8 group, u16 shard."""
+    return _PART.pack(group, shard)
 
 
 def pack_id(id: int) -> bytes:
@@ -159,14 +166,35 @@ def unpack_place(data: Buffer) -> tuple[int, int]:
     return place >> _INDEX_BITS, place & _INDEX_MASK
 
 
-def chunk_entries(id: int, header: SegmentHeader) -> list[tuple[bytes, bytes]]:
-    """All (index key, place) of a segment."""
-    suffix, data, base = part_suffix(header.group, header.shard), header.keys.data, id << _INDEX_BITS
+def split_entry(entry: Buffer) -> tuple[bytes, int, int]:
+    """Chunk key, segment id and index in the segment of an index entry."""
+    id, index = unpack_place(entry[KEY_BYTES:])
+    return bytes(entry[:KEY_BYTES]), id, index
+
+
+def chunk_entries(id: int, header: SegmentHeader) -> list[bytes]:
+    """All index entries of a segment: key and place."""
+    data, base = header.keys.data, id << _INDEX_BITS
     pack = _U64.pack
     return [
-        (data[index * KEY_BYTES : (index + 1) * KEY_BYTES] + suffix, pack(base + index))
-        for index in range(header.num_chunks)
+        data[index * KEY_BYTES : (index + 1) * KEY_BYTES] + pack(base + index) for index in range(header.num_chunks)
     ]
+
+
+def entry_rows(id: int, header: SegmentHeader) -> npt.NDArray[np.uint8]:
+    """The same as `chunk_entries`, each after its part's key: (chunks, ROW_BYTES)."""
+    rows = np.empty((header.num_chunks, ROW_BYTES), np.uint8)
+    rows[:, :PART_BYTES] = np.frombuffer(part_key(header.group, header.shard), np.uint8)
+    rows[:, PART_BYTES:-PLACE_BYTES] = np.frombuffer(header.keys.data, np.uint8).reshape(-1, KEY_BYTES)
+    places = np.arange(header.num_chunks, dtype=">u8") + (id << _INDEX_BITS)
+    rows[:, -PLACE_BYTES:] = places.astype(">u8").view(np.uint8).reshape(-1, PLACE_BYTES)
+    return rows
+
+
+def row_ids(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """The segment ids of such rows."""
+    places = np.ascontiguousarray(rows[:, -PLACE_BYTES:]).view(">u8").reshape(-1)
+    return places.astype(np.uint64) >> np.uint64(_INDEX_BITS)
 
 
 def _pack_steps(values: Sequence[int]) -> list[int]:
