@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -95,8 +95,7 @@ class SegmentRecord:
                 self.group,
                 self.shard,
                 self.chunk_tokens,
-                _pack_steps(self.layers),
-                _pack_repeats(self.slice_bytes),
+                _pack_layers(self.layers, self.slice_bytes),
                 self.num_chunks,
                 self.depth,
                 self.parent if self.depth else b"",
@@ -112,27 +111,31 @@ class SegmentRecord:
     def decode(cls, id: int, data: Buffer) -> SegmentRecord:
         """The inverse of `encode`. Raises DamagedCatalogError for anything else."""
         try:
-            name, namespace, group, shard, tokens, layers, sizes, *rest = msgpack.unpackb(data)
+            name, namespace, group, shard, tokens, layout, *rest = msgpack.unpackb(data)
             chunks, depth, parent, leaf, header_bytes, total_bytes, digests = rest
-            return cls(
-                id=id,
-                name=name,
-                namespace=namespace,
-                group=group,
-                shard=shard,
-                chunk_tokens=tokens,
-                layers=_unpack_steps(layers),
-                slice_bytes=_unpack_repeats(sizes),
-                num_chunks=chunks,
-                depth=depth,
-                parent=parent if depth else namespace,
-                leaf=leaf,
-                header_bytes=header_bytes,
-                total_bytes=total_bytes,
-                packed_row_digests=digests,
-            )
+            layers, sizes = _unpack_layers(layout)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise DamagedCatalogError(f"the catalog's record of segment {id} is malformed: {error!r}") from error
+        record = object.__new__(cls)
+        # A frozen dataclass sets its fields one by one, which takes longer than all the rest; matching makes many.
+        record.__dict__.update(
+            id=id,
+            name=name,
+            namespace=namespace,
+            group=group,
+            shard=shard,
+            chunk_tokens=tokens,
+            layers=layers,
+            slice_bytes=sizes,
+            num_chunks=chunks,
+            depth=depth,
+            parent=parent if depth else namespace,
+            leaf=leaf,
+            header_bytes=header_bytes,
+            total_bytes=total_bytes,
+            packed_row_digests=digests,
+        )
+        return record
 
 
 class Run(NamedTuple):
@@ -195,6 +198,19 @@ def row_ids(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     """The segment ids of such rows."""
     places = np.ascontiguousarray(rows[:, -PLACE_BYTES:]).view(">u8").reshape(-1)
     return places.astype(np.uint64) >> np.uint64(_INDEX_BITS)
+
+
+@lru_cache(maxsize=1024)
+def _pack_layers(layers: tuple[int, ...], slice_bytes: tuple[int, ...]) -> bytes:
+    packed: bytes = msgpack.packb((_pack_steps(layers), _pack_repeats(slice_bytes)))
+    return packed
+
+
+@lru_cache(maxsize=1024)
+def _unpack_layers(packed: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The same tuples for the same bytes: equal ones are then compared at once. Raises ValueError, TypeError."""
+    layers, sizes = msgpack.unpackb(packed)
+    return _unpack_steps(layers), _unpack_repeats(sizes)
 
 
 def _pack_steps(values: Sequence[int]) -> list[int]:

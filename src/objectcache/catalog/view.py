@@ -9,7 +9,7 @@ from collections.abc import Callable
 import lmdb
 
 from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
-from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_key, split_entry
+from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_key, unpack_place
 from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
 from objectcache.keys import KEY_BYTES, KeyChain
 
@@ -86,7 +86,7 @@ class CatalogView:
             entry = cursor.value()
             if not entry.startswith(key):
                 break
-            _, id, index = split_entry(entry)
+            id, index = unpack_place(entry[KEY_BYTES:])
             record = self.segment(id)
             if record is None:
                 self._dangling(part, entry)
@@ -115,12 +115,13 @@ class CatalogView:
         Takes a look-up or two per segment: the last chunk that a segment could contribute is tested first, and only
         where it is another one the chunks between are searched. Of duplicates the one that reaches farthest is taken.
         """
-        part = part_key(group, shard)
+        part, data, length = part_key(group, shard), chain.data, len(chain)
         runs: list[Run] = []
         at = 0
-        while at < len(chain):
+        while at < length:
             best: Run | None = None
-            for record, index in self.candidates(part, chain[at], at, accept):
+            key = data[at * KEY_BYTES : (at + 1) * KEY_BYTES]
+            for record, index in self.candidates(part, key, at, accept):
                 run = Run(record, index, index + self._reach(part, chain, at, record, index))
                 if best is None or run.stop - run.first > best.stop - best.first:
                     best = run
