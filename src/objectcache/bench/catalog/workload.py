@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,13 @@ WRITER = "bench"
 
 @dataclass(frozen=True)
 class CatalogWorkload:
-    """`num_chains` chains of `chain_chunks` chunks; chain c is stored in segments of `segment_sizes[c % …]` chunks,
-    one log record each."""
+    """`num_chains` chains of `chain_chunks` chunks. Chain c is in segments of `segment_sizes[c % …]` chunks, a log
+    record each.
+    """
 
     num_chains: int
-    chain_chunks: int = 4096
-    segment_sizes: tuple[int, ...] = (256, 64, 256, 16, 256, 256, 256, 256)
+    chain_chunks: int
+    segment_sizes: tuple[int, ...]
     shape: ModelShape = LLAMA_31_8B
     seed: int = field(default=1, repr=False)
 
@@ -43,13 +45,16 @@ class CatalogWorkload:
 
     @cached_property
     def num_segments(self) -> int:
-        return sum(self.segments_of(number) for number in range(self.num_chains))
+        return self.sequence(self.num_chains) - 1
+
+    def sequence(self, number: int) -> int:
+        """Of the first record (and segment) of chain `number`."""
+        whole, rest = divmod(number, len(self.segment_sizes))
+        each = [-(-self.chain_chunks // size) for size in self.segment_sizes]
+        return 1 + whole * sum(each) + sum(each[:rest])
 
     def segment_size(self, number: int) -> int:
         return self.segment_sizes[number % len(self.segment_sizes)]
-
-    def segments_of(self, number: int) -> int:
-        return -(-self.chain_chunks // self.segment_size(number))
 
     def chain(self, number: int) -> KeyChain:
         """The keys of chain `number`; numbers from `num_chains` on are of chains that are not stored."""
@@ -61,16 +66,16 @@ class CatalogWorkload:
         step = max(1, len(numbers) // count)
         return numbers[::step][:count]
 
-    def entries(self, number: int, sequence: int) -> Iterator[CommitEntry]:
-        """The segments of chain `number`; the first is named `sequence`."""
+    def entries(self, number: int) -> Iterator[CommitEntry]:
+        """The segments of chain `number`."""
         chain, size = self.chain(number), self.segment_size(number)
         layout, digest = self.namespace.layout, self.namespace.digest
-        layers = layout.shard(PART.group, PART.shard).layers
-        digests = np.random.default_rng([self.seed, number, 1]).bytes(DIGEST_BYTES * len(layers) + size)
+        rows_bytes = DIGEST_BYTES * len(layout.shard(PART.group, PART.shard).layers)
+        random = np.random.default_rng([self.seed, number, 1])
         for index, first in enumerate(range(0, len(chain), size)):
             header = SegmentHeader.for_layout(
                 layout,
-                name=segment_name(WRITER, sequence + index),
+                name=segment_name(WRITER, self.sequence(number) + index),
                 namespace=digest,
                 group=PART.group,
                 shard=PART.shard,
@@ -78,15 +83,20 @@ class CatalogWorkload:
                 first=first,
                 stop=min(len(chain), first + size),
             )
-            # Nothing is read, so they only have to be incompressible.
-            at = index % size
-            rows = digests[at : at + DIGEST_BYTES * len(layers)]
-            yield CommitEntry(header, tuple(rows[at : at + DIGEST_BYTES] for at in range(0, len(rows), DIGEST_BYTES)))
+            rows = random.bytes(rows_bytes)
+            yield CommitEntry(header, tuple(rows[at : at + DIGEST_BYTES] for at in range(0, rows_bytes, DIGEST_BYTES)))
 
     def records(self, first: int = 0, stop: int | None = None) -> Iterator[LogRecord]:
-        """Records of chains [first, stop), a segment each, numbered as their segments."""
-        sequence = 1 + sum(self.segments_of(number) for number in range(first))
+        """Of chains [first, stop) (None: of all that are stored)."""
         for number in range(first, self.num_chains if stop is None else stop):
-            for entry in self.entries(number, sequence):
+            for sequence, entry in enumerate(self.entries(number), self.sequence(number)):
                 yield LogRecord(WRITER, sequence, 0.0, (entry,))
-                sequence += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What tells it from others; JSON."""
+        return {
+            "num_chains": self.num_chains,
+            "chain_chunks": self.chain_chunks,
+            "segment_sizes": list(self.segment_sizes),
+            "namespace": self.namespace.digest.hex(),
+        }
