@@ -31,10 +31,10 @@ Rows = npt.NDArray[np.uint8]
 class IndexLoad(AbstractContextManager["IndexLoad"]):
     """Takes segments in any order, gives their index rows back in the index's. `rows` counts them."""
 
-    def __init__(self, directory: Path, run_rows: int = RUN_ROWS) -> None:
-        """Temporary files are made in `directory`."""
+    def __init__(self, directory: Path, run_rows: int = 0) -> None:
+        """Temporary files are made in `directory`. `run_rows` 0 are RUN_ROWS."""
         self._directory = directory
-        self._run_rows = run_rows
+        self._run_rows = run_rows or RUN_ROWS
         self._pending: list[Rows] = []
         self._pending_rows = 0
         self._runs: list[npt.NDArray[np.bytes_]] = []
