@@ -149,10 +149,10 @@ class _Run:
         numbers = list(range(0, workload.num_chains, max(1, workload.num_chains // _MATCHED_CHAINS)))
         job = self._job("match", self.site.catalog) | workload.to_dict() | {"numbers": numbers}
         with JsonChild([CHILD]) as child:
-            answer = child.ask(job, LONG_S)
-        self.result.rows += memory_rows(f"matching {len(numbers)} chains", answer)
-        self.progress.step()
-        evicting = self._ask("evict", self.site.catalog)
+            matching = child.ask(job, LONG_S)
+            self.progress.step()
+            evicting = child.ask(self._job("evict", self.site.catalog), LONG_S)
+        self.result.rows += memory_rows(f"matching {len(numbers)} chains", matching)
         self.result.rows += [
             sample_row("first candidate for eviction", "ms", [evicting["seconds"] * 1e3]),
             peak_row("first candidate for eviction", [evicting]),
