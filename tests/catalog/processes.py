@@ -7,8 +7,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from objectcache.catalog import Catalog, Follower
-from objectcache.catalog import catalog as catalog_module
+from objectcache.catalog import Catalog, Follower, grouping
 from objectcache.errors import ObjectExistsError
 from objectcache.logrecord import LogRecord
 from objectcache.stores import FileStore
@@ -68,7 +67,7 @@ def hold_view(folder: Path, results: Connection) -> None:
 
 def fill_for_ever(folder: Path) -> None:
     """Fill an empty catalog, empty it, and so on, until somebody ends it."""
-    catalog_module._BATCH_CHUNKS = 4  # so that sixteen segments are more than a transaction takes
+    grouping.BATCH_CHUNKS = 4  # so that sixteen segments are more than a transaction takes
     chain = chain_of(NAMESPACE, "f" * 64)
     with Catalog.open(folder / "catalog") as catalog:
         entries = Segments(NAMESPACE).entries(chain, range(0, 65, 4))

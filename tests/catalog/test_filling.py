@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.catalog import Catalog, Follower, loading
-from objectcache.catalog import catalog as catalog_module
+from objectcache.catalog import Catalog, Follower, grouping, loading
 from objectcache.catalog.filling import Filling
 from objectcache.catalog.loading import IndexLoad
 from objectcache.catalog.records import ROW_BYTES, chunk_entries, entry_rows, part_key, row_ids
@@ -33,7 +32,7 @@ CHAINS = [chain_of(NAMESPACE, text * 64) for text in "abc"]
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group is eight chunks, a run a few more, and so on: all that is large elsewhere."""
-    monkeypatch.setattr(catalog_module, "_BATCH_CHUNKS", 8)
+    monkeypatch.setattr(grouping, "BATCH_CHUNKS", 8)
     monkeypatch.setattr(loading, "RUN_ROWS", 20)
     monkeypatch.setattr(loading, "_SAMPLE_ROWS", 3)
     monkeypatch.setattr(loading, "_SAMPLES_PER_PART", 2)

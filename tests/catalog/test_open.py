@@ -11,9 +11,9 @@ import lmdb
 import pytest
 
 from objectcache.catalog import Catalog, DamagedCatalogError, state
-from objectcache.catalog.batch import Meta, save_meta
 from objectcache.catalog.catalog import FORMAT_VERSION
 from objectcache.catalog.environment import SEGMENTS, Environment
+from objectcache.catalog.meta import Meta, save_meta
 from objectcache.catalog.records import pack_id
 from objectcache.errors import CatalogError
 from objectcache.names import parse_segment_name

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from objectcache.catalog.batch import Batch, Meta, load_meta, save_meta
+from objectcache.catalog.batch import Batch
 from objectcache.catalog.environment import CHUNKS, REMOVED, SEGMENTS, Environment, remove_files
 from objectcache.catalog.filling import Filling
+from objectcache.catalog.grouping import grouped
 from objectcache.catalog.loading import IndexLoad
+from objectcache.catalog.meta import Meta, load_meta, save_meta
 from objectcache.catalog.reading import CatalogReading
 from objectcache.catalog.recency import Recency, least_recent
 from objectcache.catalog.records import DamagedCatalogError, SegmentRecord
@@ -28,21 +30,17 @@ from objectcache.errors import CatalogError, ObjectCacheError
 from objectcache.keys import Namespace
 from objectcache.logrecord import LogRecord
 from objectcache.names import segment_name
-from objectcache.snapshot import Snapshot, SnapshotPart
+from objectcache.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-C = TypeVar("C", LogRecord, SnapshotPart)
 
 FORMAT_VERSION = 2
 MAP_BYTES = 64 << 20
 """The map's first size. It doubles when it is full."""
 CACHED_RECORDS = 4096
 
-_BATCH_CHUNKS = 1 << 13
-"""In one transaction. Every chunk dirties a page of its own, and two transactions' worth of pages stay free."""
-_BATCH_ITEMS = 4096
 _MOST_WAITING = 8192
 """Uses of segments, or dangling entries met, that wait for the next transaction."""
 
@@ -113,7 +111,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         if meta.format != FORMAT_VERSION:
             raise DamagedCatalogError(f"the catalog at {self.path} is of format {meta.format}, not {FORMAT_VERSION}")
         if self._seat is not None and not meta.complete:
-            raise DamagedCatalogError(f"the catalog at {self.path} has only a part of a snapshot")
+            raise DamagedCatalogError(f"the catalog at {self.path} was not filled to the end")
         self._next_id = meta.next_id
 
     def _forget_cached(self) -> None:
@@ -132,7 +130,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
 
     @property
     def damaged(self) -> bool:
-        """Whether it must be built anew: damage has been found, or a snapshot was not loaded to its end."""
+        """Whether it must be built anew: damage has been found, or it was not filled to the end."""
         return self._environment.damaged or self._restoring
 
     # -- replay -----------------------------------------------------------------------------------
@@ -148,7 +146,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self._check_writable()
         moment_s = time.time() if now_s is None else now_s
         with self._replaying:
-            applied = self._apply(_grouped(records), moment_s)
+            applied = self._apply(grouped(records), moment_s)
             if applied and self._removals_waiting():
                 self._write(Batch.settle_removals, moment_s)
         return applied
@@ -174,19 +172,18 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
 
     def _fill(self, groups: Iterable[list[LogRecord]], now_s: float) -> int:
         """As `_apply`, where there is more than a transaction takes and nothing yet."""
-        applied = 0
+        with self._filling() as filling:
+            return filling.take_all((partial(Batch.apply_all, records=group) for group in groups), now_s)
+
+    @contextmanager
+    def _filling(self) -> Iterator[Filling]:
+        """The catalog is empty; until it is filled it counts as damaged."""
         self._restoring = True
         with Filling(self.path, self._environment, self._write) as filling:
             try:
-                for group in groups:
-                    applied += filling.take(partial(Batch.apply_all, records=group), now_s)
-            except ObjectCacheError:
-                filling.finish({})  # what came before it counts
-                self._restoring = False
-                raise
-            filling.finish({})
-        self._restoring = False
-        return applied
+                yield filling
+            finally:
+                self._restoring = not filling.finished
 
     def _removals_waiting(self) -> int:
         with self._environment.read() as transaction:
@@ -200,12 +197,10 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         moment_s = time.time() if now_s is None else now_s
         with self._replaying:
             self.reset()
-            self._restoring = True
-            with Filling(self.path, self._environment, self._write) as filling:
-                for group in _grouped(snapshot.parts()):
+            with self._filling() as filling:
+                for group in grouped(snapshot.parts()):
                     filling.take(partial(Batch.load, parts=group), moment_s)
                 filling.finish(snapshot.positions)
-            self._restoring = False
 
     def reset(self) -> None:
         """Begin anew, empty. Segment ids go on: those that somebody still holds become nobody else's."""
@@ -317,17 +312,3 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _grouped(items: Iterable[C]) -> Iterator[list[C]]:
-    """Lists of items, as many as a transaction should take."""
-    group: list[C] = []
-    chunks = 0
-    for item in items:
-        group.append(item)
-        chunks += sum(entry.header.num_chunks for entry in item.commits)
-        if chunks >= _BATCH_CHUNKS or len(group) >= _BATCH_ITEMS:
-            yield group
-            group, chunks = [], 0
-    if group:
-        yield group
