@@ -14,7 +14,14 @@ from objectcache.errors import IntegrityError, LayoutError
 from objectcache.integrity import seal
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVLayout
-from objectcache.segment import FORMAT_VERSION, MAX_HEADER_BYTES, SegmentHeader, decode_header, header_length
+from objectcache.segment import (
+    FORMAT_VERSION,
+    MAX_HEADER_BYTES,
+    SegmentHeader,
+    decode_header,
+    decoded_name,
+    header_length,
+)
 from tests.segments import make_header, random_chain
 
 HEADER = make_header(num_chunks=3, layers=(0, 2), slice_bytes=(40, 41))
@@ -65,6 +72,7 @@ def test_a_header_comes_back(header: SegmentHeader) -> None:
     assert again.geometry == header.geometry
     assert header_length(header.encoded[:12]) == len(header.encoded)
     assert decode_header(memoryview(bytearray(header.encoded))) == header
+    assert decoded_name(header.encoded) == header.name
 
 
 def test_the_body_is_as_sealed_gives_it() -> None:

@@ -100,13 +100,30 @@ def test_many_segments_and_removals_take_several_frames() -> None:
     with store.upload(f"{SNAPSHOT_PREFIX}w/000/000/000/001") as upload:
         writer = SnapshotWriter(upload, {"w": 1})
         for _ in range(3000):
-            writer.add(entry)
+            writer.add(entry.to_wire())
         writer.finish(reversed(gone))
         upload.publish()
     snapshot = open_snapshot(store, f"{SNAPSHOT_PREFIX}w/000/000/000/001")
     assert len(held(snapshot)) == 3000
     assert removed(snapshot) == gone
     assert len(list(snapshot.parts())) > 4
+
+
+def test_a_commit_that_does_not_decode_is_not_handed_on() -> None:
+    """Its frame's digest is right: whoever wrote it meant it."""
+    store = MemoryStore()
+    log = CommitLog(store, "w")
+    first, second = entries(2)
+    log.append([first])
+    with store.upload(f"{SNAPSHOT_PREFIX}x/000/000/000/009") as upload:
+        writer = SnapshotWriter(upload, {"w": 1, "x": 8})
+        writer.add([seal(first.to_wire()[0][:-20]), b""])
+        writer.finish([])
+        upload.publish()
+    log.append([second])
+    snapshot = log.write_snapshot({"w": 2})
+    assert held(snapshot) == [first.name, second.name]
+    assert snapshot.positions == {"w": 2}  # not from that one
 
 
 # -- damage ---------------------------------------------------------------------------------------

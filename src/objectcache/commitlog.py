@@ -16,6 +16,7 @@ from objectcache.errors import CatalogError, IntegrityError, LayoutError, Object
 from objectcache.logrecord import CommitEntry, LogRecord, Replacement, Seen
 from objectcache.logview import LogTrimmedError, LogView
 from objectcache.names import check_writer, log_name, snapshot_name
+from objectcache.segment import decoded_name
 from objectcache.snapshot import Snapshot, SnapshotWriter, still_open
 from objectcache.stores import ExpectedObjects, Store, delete_all
 
@@ -100,18 +101,18 @@ class CommitLog(LogView):
         removed = frozenset(pending)
 
         # Positions only grow, so that a name is never used for two snapshots.
-        name = snapshot_name(self.writer, sum(upto.values()))
-        with self._store.upload(name, if_absent=True) as upload:
+        snapshot = Snapshot(self._store, snapshot_name(self.writer, sum(upto.values())), upto)
+        with self._store.upload(snapshot.name, if_absent=True) as upload:
             output = SnapshotWriter(upload, upto)
-            for entry in self._commits(base, after, upto):
-                if entry.name in removed:
-                    pending.pop(entry.name, None)
+            for name, wire in self._commits(base, after, upto):
+                if name in removed:
+                    pending.pop(name, None)
                 else:
-                    output.add(entry)
+                    output.add(wire)
             left = (still_open(removal, upto) for removal in pending.items())
             output.finish(removal for removal in left if removal is not None)
             upload.publish()
-        return Snapshot(self._store, name, upto)
+        return snapshot
 
     def _whole_base(self) -> tuple[Snapshot | None, dict[str, Seen]]:
         """The most advanced snapshot that is undamaged throughout, and what was removed before it was committed."""
@@ -124,11 +125,14 @@ class CommitLog(LogView):
 
     def _commits(
         self, base: Snapshot | None, after: Mapping[str, int], upto: Mapping[str, int]
-    ) -> Iterator[CommitEntry]:
-        for part in base.parts() if base else ():
-            yield from part.commits
+    ) -> Iterator[tuple[str, list[bytes]]]:
+        """By name, as they are stored. Those of the base have been decoded just now, by `_whole_base`."""
+        for part in base.packed_parts() if base else ():
+            for wire in part.commits:
+                yield decoded_name(wire[0]), wire
         for record in self._between(after, upto):
-            yield from record.commits
+            for entry in record.commits:
+                yield entry.name, entry.to_wire()
 
     def _between(self, after: Mapping[str, int], upto: Mapping[str, int]) -> Iterator[LogRecord]:
         """Records after `after` up to `upto`, which somebody has followed: those missing now are lost."""

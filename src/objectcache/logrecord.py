@@ -49,7 +49,7 @@ class CommitEntry:
             raise LayoutError(
                 f"segment {self.header.name} has {len(self.header.layers)} layers, {len(self.row_digests)} row digests"
             )
-        if any(len(digest) != DIGEST_BYTES for digest in self.row_digests):
+        if set(map(len, self.row_digests)) - {DIGEST_BYTES}:
             raise LayoutError(f"segment {self.header.name}: row digests are {DIGEST_BYTES} bytes each")
         try:
             parse_segment_name(self.header.name)

@@ -7,8 +7,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from objectcache.catalog import Catalog, Follower
+from objectcache.catalog import Catalog, Follower, grouping
 from objectcache.errors import ObjectExistsError
+from objectcache.logrecord import LogRecord
 from objectcache.stores import FileStore
 from tests.catalog.world import Segments, chain_of, namespace_of, simple_layout
 
@@ -62,3 +63,16 @@ def hold_view(folder: Path, results: Connection) -> None:
     with Catalog.open(folder / "catalog", readonly=True) as catalog, catalog.view():
         results.send("reading")
         time.sleep(600)
+
+
+def fill_for_ever(folder: Path) -> None:
+    """Fill an empty catalog, empty it, and so on, until somebody ends it."""
+    grouping.BATCH_CHUNKS = 4  # so that sixteen segments are more than a transaction takes
+    chain = chain_of(NAMESPACE, "f" * 64)
+    with Catalog.open(folder / "catalog") as catalog:
+        entries = Segments(NAMESPACE).entries(chain, range(0, 65, 4))
+        records = [LogRecord("w", number, 0.0, (entry,)) for number, entry in enumerate(entries, 1)]
+        (folder / "running").touch()
+        while True:
+            catalog.reset()
+            catalog.apply(records)

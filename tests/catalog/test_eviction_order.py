@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from objectcache.catalog import Catalog
+import pytest
+
+from objectcache.catalog import Catalog, recency
 from objectcache.keys import KeyChain
 from tests.catalog.world import Log, Segments, chain_of, namespace_of, simple_layout
 
@@ -86,6 +88,13 @@ def test_more_uses_than_are_kept_in_memory(catalog: Catalog) -> None:
     catalog.touch(range(1, 20_000), 30.0)
     assert catalog._recency.waiting() == {}
     assert order(catalog) == [3, 5, 2, 1, 4]
+
+
+def test_segments_are_read_in_pieces(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(catalog)
+    for pieces in (1, 2, 5, 6):
+        monkeypatch.setattr(recency, "_JOINED_AT_ONCE", pieces)
+        assert order(catalog) == [3, 2, 1, 5, 4]
 
 
 def test_an_empty_catalog_has_nothing_to_evict(catalog: Catalog) -> None:

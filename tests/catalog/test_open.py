@@ -11,8 +11,9 @@ import lmdb
 import pytest
 
 from objectcache.catalog import Catalog, DamagedCatalogError, state
-from objectcache.catalog.batch import Meta, save_meta
+from objectcache.catalog.catalog import FORMAT_VERSION
 from objectcache.catalog.environment import SEGMENTS, Environment
+from objectcache.catalog.meta import Meta, save_meta
 from objectcache.catalog.records import pack_id
 from objectcache.errors import CatalogError
 from objectcache.names import parse_segment_name
@@ -145,7 +146,7 @@ def write_meta(path: Path, meta: Meta) -> None:
 
 def test_another_format_is_discarded(tmp_path: Path) -> None:
     fill(tmp_path)
-    write_meta(tmp_path, Meta(format=2))
+    write_meta(tmp_path, Meta(format=1))
     with pytest.raises(DamagedCatalogError):
         Catalog.open(tmp_path, readonly=True)
     assert segments_in(tmp_path) == 0
@@ -153,7 +154,7 @@ def test_another_format_is_discarded(tmp_path: Path) -> None:
 
 def test_a_part_of_a_snapshot_is_discarded(tmp_path: Path) -> None:
     fill(tmp_path)
-    write_meta(tmp_path, Meta(format=1, next_id=2, segments=1, complete=False))
+    write_meta(tmp_path, Meta(format=FORMAT_VERSION, next_id=2, segments=1, complete=False))
     assert segments_in(tmp_path) == 0
 
 

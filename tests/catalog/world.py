@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from objectcache.catalog import Catalog, CatalogView, Run
 from objectcache.catalog.environment import CHUNKS, REMOVED
-from objectcache.catalog.records import unpack_place
+from objectcache.catalog.records import split_entry
 from objectcache.catalog.view import RecordCache
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
@@ -126,11 +126,10 @@ def content(catalog: Catalog) -> dict[str, object]:
     with catalog._environment.read() as transaction:
         waiting = list(transaction.cursor(catalog._environment.db(REMOVED)))
         entries = {
-            (entry, record.name, unpack_place(place)[1])
-            for entry, place in transaction.cursor(catalog._environment.db(CHUNKS))
-            if (
-                record := CatalogView(catalog._environment, transaction, RecordCache(1)).segment(unpack_place(place)[0])
-            )
+            (part, key, record.name, index)
+            for part, entry in transaction.cursor(catalog._environment.db(CHUNKS))
+            for key, id, index in [split_entry(entry)]
+            if (record := CatalogView(catalog._environment, transaction, RecordCache(1)).segment(id))
         }
     assert len(entries) == stats.chunks
     return {"segments": segments, "chunks": entries, "positions": catalog.positions(), "waiting": waiting}

@@ -71,11 +71,38 @@ def cpu_s(pid: int) -> float:
 
 def anonymous_bytes(pid: int) -> int:
     """Resident memory that is no file's: heaps and stacks, but neither the page cache nor shared mappings."""
+    return _status_bytes(pid, "RssAnon")
+
+
+def mapped_file_bytes(pid: int) -> int:
+    """Resident pages of mapped files: the page cache's, which the kernel takes back when it needs them."""
+    return _status_bytes(pid, "RssFile")
+
+
+def _status_bytes(pid: int, field: str) -> int:
     for line in (_PROC / str(pid) / "status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name == "RssAnon":
+        if name == field:
             return int(value.split()[0]) * 1024
     return 0
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a file, or all files below a directory, take on the disk."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+def drop_page_cache(path: Path) -> None:
+    """Of a file, or of all files below a directory, that nobody has mapped: the next read of them is the disk's."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # pages that are not written yet would stay
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
 
 def child_pids(pid: int) -> set[int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, repeat
 from struct import Struct
-from typing import Any
 
 import lmdb
 import msgpack
+import numpy as np
+import numpy.typing as npt
 
 from objectcache.catalog.environment import (
     CHUNKS,
@@ -22,14 +23,18 @@ from objectcache.catalog.environment import (
     TOUCHED,
     Environment,
 )
+from objectcache.catalog.meta import load_meta, save_meta
 from objectcache.catalog.records import (
+    PART_BYTES,
+    ROW_BYTES,
     DamagedCatalogError,
     SegmentRecord,
     chunk_entries,
     pack_id,
-    part_suffix,
+    part_key,
+    row_ids,
+    split_entry,
     unpack_id,
-    unpack_place,
 )
 from objectcache.catalog.view import CatalogView, RecordCache
 from objectcache.errors import CatalogError
@@ -38,8 +43,6 @@ from objectcache.logrecord import CommitEntry, LogRecord, Removal
 from objectcache.segment import SegmentHeader
 from objectcache.snapshot import SnapshotPart, still_open
 
-_META = Struct(">6Q?")
-_META_KEY = b"counters"
 _U64 = Struct(">Q")
 TOUCH = Struct(">dI")
 """When a segment was last used (Unix time, seconds), and its depth in its chain."""
@@ -47,52 +50,18 @@ TOUCH = Struct(">dI")
 _ANCESTORS_CACHED = 1024
 
 
-@dataclass(frozen=True)
-class Meta:
-    """Counters. `dangling_chunks` are index entries of segments that are gone; `complete` is off while a snapshot is
-    being loaded."""
-
-    format: int
-    next_id: int = 1
-    segments: int = 0
-    chunks: int = 0
-    total_bytes: int = 0
-    dangling_chunks: int = 0
-    complete: bool = True
-
-
-def load_meta(transaction: lmdb.Transaction[bytes], db: Any) -> Meta:
-    """Raises DamagedCatalogError."""
-    data = transaction.get(_META_KEY, db=db)
-    if data is None:
-        raise DamagedCatalogError("the catalog has lost its counters")
-    if len(data) != _META.size:
-        raise DamagedCatalogError(f"the catalog's counters are {len(data)} bytes, not {_META.size}")
-    return Meta(*_META.unpack(data))
-
-
-def save_meta(transaction: lmdb.Transaction[bytes], db: Any, meta: Meta) -> None:
-    data = _META.pack(
-        meta.format,
-        meta.next_id,
-        meta.segments,
-        meta.chunks,
-        meta.total_bytes,
-        meta.dangling_chunks,
-        meta.complete,
-    )
-    transaction.put(_META_KEY, data, db=db)
-
-
 class Batch:
-    """Collects changes; `finish` writes what was collected. Nothing of it may be used when the transaction aborts."""
+    """Collects changes; `finish` writes what was collected. Nothing of it may be used when the transaction aborts.
+
+    `new` are the segments that came, by id.
+    """
 
     def __init__(self, environment: Environment, transaction: lmdb.Transaction[bytes], now_s: float) -> None:
         self._environment = environment
         self._transaction = transaction
         self._now_s = now_s
         self.meta = load_meta(transaction, environment.db(META))
-        self._new: dict[int, SegmentHeader] = {}
+        self.new: dict[int, SegmentHeader] = {}
         self._names = environment.db(NAMES)
         self._segments = environment.db(SEGMENTS)
         self._touched = environment.db(TOUCHED)
@@ -139,7 +108,7 @@ class Batch:
         self._transaction.put(pack_id(id), record.encode(), append=True, db=self._segments)
         self._transaction.put(pack_id(id), TOUCH.pack(self._now_s, record.depth), append=True, db=self._touched)
         self._transaction.put(record.namespace, b"", overwrite=False, db=self._environment.db(NAMESPACES))
-        self._new[id] = entry.header
+        self.new[id] = entry.header
         self.meta = replace(
             self.meta,
             next_id=id + 1,
@@ -172,7 +141,7 @@ class Batch:
         self._transaction.delete(name.encode(), db=self._names)
         self._transaction.delete(id, db=self._segments)
         self._transaction.delete(id, db=self._touched)
-        fresh = self._new.pop(record.id, None)
+        fresh = self.new.pop(record.id, None)
         self.meta = replace(
             self.meta,
             segments=self.meta.segments - 1,
@@ -196,17 +165,37 @@ class Batch:
         for name in done:
             self._transaction.delete(name, db=self._removed)
 
-    def load(self, parts: Iterable[SnapshotPart]) -> None:
-        """Take over parts of a snapshot; the catalog counts as incomplete until `loaded`."""
+    # -- filling an empty catalog -----------------------------------------------------------------
+
+    def begin_load(self) -> None:
+        """From now on until `end_load` the catalog counts as incomplete, and new segments are not in the index."""
         self.meta = replace(self.meta, complete=False)
+
+    def load(self, parts: Iterable[SnapshotPart]) -> None:
+        """Take over parts of a snapshot."""
         for part in parts:
             for entry in part.commits:
                 self.commit(entry)
             for removal in part.removed:
                 self._put_removed(removal)
 
-    def loaded(self, positions: Mapping[str, int]) -> None:
-        """All parts of a snapshot are in."""
+    def index(self, rows: npt.NDArray[np.uint8], alive: npt.NDArray[np.uint64]) -> None:
+        """Append rows (see `records.entry_rows`) that follow all that are in the index, but not those of segments that
+        are not `alive` (ids, ascending) any more.
+        """
+        if self.meta.dangling_chunks:
+            kept = np.isin(row_ids(rows), alive)
+            self.meta = replace(self.meta, dangling_chunks=self.meta.dangling_chunks - int((~kept).sum()))
+            rows = rows[kept]
+        data = rows.tobytes()
+        entries = [
+            (data[at : at + PART_BYTES], data[at + PART_BYTES : at + ROW_BYTES])
+            for at in range(0, len(data), ROW_BYTES)
+        ]
+        self._transaction.cursor(self._chunks).putmulti(entries, append=True)
+
+    def end_load(self, positions: Mapping[str, int]) -> None:
+        """All is in; `positions` are where a snapshot ends."""
         self.meta = replace(self.meta, complete=True)
         for writer, position in positions.items():
             self._set_position(writer, position)
@@ -234,11 +223,11 @@ class Batch:
     def _touch_ancestors(self) -> None:
         """What new segments stand on was used when they were made: leaves are to go before their prefixes."""
         view = CatalogView(self._environment, self._transaction, RecordCache(_ANCESTORS_CACHED))
-        for header in self._new.values():
-            suffix = part_suffix(header.group, header.shard)
+        for header in self.new.values():
+            part = part_key(header.group, header.shard)
             key, depth = header.parent, header.depth
             while depth:
-                found = view.candidates(key, suffix, depth - 1)
+                found = view.candidates(part, key, depth - 1)
                 if not found:
                     break
                 record = max(found, key=lambda item: item[1])[0]
@@ -257,9 +246,8 @@ class Batch:
         if after is None:
             found = cursor.first()
         else:
-            key, place = after
-            following = _U64.pack(unpack_id(place) + 1)
-            found = cursor.set_range_dup(key, following) or cursor.set_range(key + b"\0")
+            part, entry = after
+            found = cursor.set_range_dup(part, entry + b"\0") or cursor.set_range(part + b"\0")
         entries = list(islice(cursor, max_entries)) if found else []
         return self.remove_dangling(entries), entries[-1] if len(entries) == max_entries else None
 
@@ -267,19 +255,22 @@ class Batch:
         """Remove those of `entries` whose segment is gone. Returns how many."""
         gone: dict[int, bool] = {}
         removed = 0
-        for key, place in entries:
-            id, _ = unpack_place(place)
+        for part, entry in entries:
+            _, id, _ = split_entry(entry)
             if id not in gone:
                 gone[id] = self._transaction.get(pack_id(id), db=self._segments) is None
-            if gone[id] and self._transaction.delete(key, place, db=self._chunks):
+            if gone[id] and self._transaction.delete(part, entry, db=self._chunks):
                 removed += 1
         self.meta = replace(self.meta, dangling_chunks=self.meta.dangling_chunks - removed)
         return removed
 
-    def finish(self) -> Meta:
-        entries = [entry for id, header in self._new.items() for entry in chunk_entries(id, header)]
-        entries.sort()  # neighbours go to the same page
-        self._transaction.cursor(self._chunks).putmulti(entries)
-        self._touch_ancestors()
+    def finish(self, *, indexed: bool = True) -> None:
+        """`indexed`: put new segments into the index, and touch what they stand on."""
+        if indexed:
+            entries: list[tuple[bytes, bytes]] = []
+            for id, header in self.new.items():
+                entries += zip(repeat(part_key(header.group, header.shard)), chunk_entries(id, header), strict=False)
+            entries.sort()  # neighbours go to the same page
+            self._transaction.cursor(self._chunks).putmulti(entries)
+            self._touch_ancestors()
         save_meta(self._transaction, self._environment.db(META), self.meta)
-        return self.meta

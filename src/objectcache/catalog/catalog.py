@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import lmdb
 
-from objectcache.catalog.batch import Batch, Meta, load_meta, save_meta
-from objectcache.catalog.environment import REMOVED, Environment, remove_files
+from objectcache.catalog.batch import Batch
+from objectcache.catalog.environment import CHUNKS, REMOVED, SEGMENTS, Environment, remove_files
+from objectcache.catalog.filling import Filling
+from objectcache.catalog.grouping import grouped
+from objectcache.catalog.loading import IndexLoad
+from objectcache.catalog.meta import Meta, load_meta, save_meta
 from objectcache.catalog.reading import CatalogReading
 from objectcache.catalog.recency import Recency, least_recent
 from objectcache.catalog.records import DamagedCatalogError, SegmentRecord
 from objectcache.catalog.state import WriterSeat
 from objectcache.catalog.view import RecordCache
-from objectcache.errors import CatalogError
+from objectcache.errors import CatalogError, ObjectCacheError
 from objectcache.keys import Namespace
 from objectcache.logrecord import LogRecord
 from objectcache.names import segment_name
-from objectcache.snapshot import Snapshot, SnapshotPart
+from objectcache.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-C = TypeVar("C", LogRecord, SnapshotPart)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAP_BYTES = 64 << 20
 """The map's first size. It doubles when it is full."""
 CACHED_RECORDS = 4096
 
-_BATCH_CHUNKS = 1 << 13
-"""In one transaction. Every chunk dirties a page of its own, and two transactions' worth of pages stay free."""
-_BATCH_ITEMS = 4096
 _MOST_WAITING = 8192
 """Uses of segments, or dangling entries met, that wait for the next transaction."""
 
@@ -59,6 +61,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self._swept: tuple[bytes, bytes] | None = None
         self._next_id = 1
         self._restoring = False
+        self._replaying = threading.RLock()  # whoever makes segments visible
         self._closed = False
         self._environment = Environment(
             path, self._prepare, readonly=seat is None, map_bytes=map_bytes, on_replaced=self._forget_cached
@@ -108,7 +111,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         if meta.format != FORMAT_VERSION:
             raise DamagedCatalogError(f"the catalog at {self.path} is of format {meta.format}, not {FORMAT_VERSION}")
         if self._seat is not None and not meta.complete:
-            raise DamagedCatalogError(f"the catalog at {self.path} has only a part of a snapshot")
+            raise DamagedCatalogError(f"the catalog at {self.path} was not filled to the end")
         self._next_id = meta.next_id
 
     def _forget_cached(self) -> None:
@@ -127,7 +130,7 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
 
     @property
     def damaged(self) -> bool:
-        """Whether it must be built anew: damage has been found, or a snapshot was not loaded to its end."""
+        """Whether it must be built anew: damage has been found, or it was not filled to the end."""
         return self._environment.damaged or self._restoring
 
     # -- replay -----------------------------------------------------------------------------------
@@ -135,18 +138,52 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
     def apply(self, records: Iterable[LogRecord], *, now_s: float | None = None) -> int:
         """Apply log records, each writer's in sequence, passing over those applied before. Returns how many were new.
 
-        Done in large transactions, each with the positions that follow from it. `now_s` (default: the present) is when
+        Done in large transactions, each with the positions that follow from it; a catalog that is empty is filled as a
+        whole, and discarded when the process dies before that is done. `now_s` (default: the present) is when
         the segments count as last used, as do those they stand on. Raises CatalogError also for a record whose
         predecessor has not been applied, and what `records` raises.
         """
         self._check_writable()
         moment_s = time.time() if now_s is None else now_s
-        applied = 0
-        for group in _grouped(records):
-            applied += self._write(partial(Batch.apply_all, records=group), moment_s)
-        if applied and self._removals_waiting():
-            self._write(Batch.settle_removals, moment_s)
+        with self._replaying:
+            applied = self._apply(grouped(records), moment_s)
+            if applied and self._removals_waiting():
+                self._write(Batch.settle_removals, moment_s)
         return applied
+
+    def _apply(self, groups: Iterator[list[LogRecord]], now_s: float) -> int:
+        group, applied = next(groups, None), 0
+        if group is not None and self._is_empty():
+            try:
+                more = next(groups, None)
+            except ObjectCacheError:
+                self._write(partial(Batch.apply_all, records=group), now_s)
+                raise
+            if more is not None:
+                return self._fill(chain([group, more], groups), now_s)
+        while group is not None:
+            applied += self._write(partial(Batch.apply_all, records=group), now_s)
+            group = next(groups, None)
+        return applied
+
+    def _is_empty(self) -> bool:
+        with self._environment.read() as transaction:
+            return not any(transaction.stat(self._environment.db(name))["entries"] for name in (SEGMENTS, CHUNKS))
+
+    def _fill(self, groups: Iterable[list[LogRecord]], now_s: float) -> int:
+        """As `_apply`, where there is more than a transaction takes and nothing yet."""
+        with self._filling() as filling:
+            return filling.take_all((partial(Batch.apply_all, records=group) for group in groups), now_s)
+
+    @contextmanager
+    def _filling(self) -> Iterator[Filling]:
+        """The catalog is empty; until it is filled it counts as damaged."""
+        self._restoring = True
+        with Filling(self.path, self._environment, self._write) as filling:
+            try:
+                yield filling
+            finally:
+                self._restoring = not filling.finished
 
     def _removals_waiting(self) -> int:
         with self._environment.read() as transaction:
@@ -158,19 +195,20 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         Raises IntegrityError or StoreError when it cannot be read to its end: `reset`, or restore another.
         """
         moment_s = time.time() if now_s is None else now_s
-        self.reset()
-        self._restoring = True
-        for group in _grouped(snapshot.parts()):
-            self._write(partial(Batch.load, parts=group), moment_s)
-        self._write(partial(Batch.loaded, positions=snapshot.positions), moment_s)
-        self._restoring = False
+        with self._replaying:
+            self.reset()
+            with self._filling() as filling:
+                for group in grouped(snapshot.parts()):
+                    filling.take(partial(Batch.load, parts=group), moment_s)
+                filling.finish(snapshot.positions)
 
     def reset(self) -> None:
         """Begin anew, empty. Segment ids go on: those that somebody still holds become nobody else's."""
         self._check_writable()
-        self._environment.replace()
-        self._swept = None
-        self._restoring = False
+        with self._replaying:
+            self._environment.replace()
+            self._swept = None
+            self._restoring = False
 
     def drop(self, name: str) -> bool:
         """Forget the segment stored under `name`, which is gone from the store. Whether it was known."""
@@ -187,23 +225,29 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         removed, self._swept = self._write(partial(Batch.sweep, after=self._swept, max_entries=max_entries), 0.0)
         return removed
 
-    def _dangles(self, entry: bytes, place: bytes) -> None:
+    def _dangles(self, part: bytes, entry: bytes) -> None:
         if self._seat is not None and len(self._dangling) < _MOST_WAITING:
-            self._dangling[entry, place] = None
+            self._dangling[part, entry] = None
 
-    def _write(self, work: Callable[[Batch], T], now_s: float) -> T:
+    def _write(self, work: Callable[[Batch], T], now_s: float, load: IndexLoad | None = None) -> T:
         self._check_writable()
         times_s, dangling = self._recency.waiting(), list(self._dangling)
 
-        def run(transaction: lmdb.Transaction[bytes]) -> tuple[T, Meta]:
+        def run(transaction: lmdb.Transaction[bytes]) -> tuple[T, Batch]:
             batch = Batch(self._environment, transaction, now_s)
             batch.touch(times_s)
             batch.remove_dangling(dangling)
+            if load is not None:
+                batch.begin_load()
             result = work(batch)
-            return result, batch.finish()
+            batch.finish(indexed=load is None)
+            return result, batch
 
-        result, meta = self._environment.write(run)
-        self._next_id = max(self._next_id, meta.next_id)
+        result, batch = self._environment.write(run)
+        if load is not None:
+            for id, header in batch.new.items():
+                load.add(id, header)
+        self._next_id = max(self._next_id, batch.meta.next_id)
         self._recency.written(times_s)
         for entry in dangling:
             self._dangling.pop(entry, None)
@@ -268,17 +312,3 @@ class Catalog(CatalogReading, AbstractContextManager["Catalog"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _grouped(items: Iterable[C]) -> Iterator[list[C]]:
-    """Lists of items, as many as a transaction should take."""
-    group: list[C] = []
-    chunks = 0
-    for item in items:
-        group.append(item)
-        chunks += sum(entry.header.num_chunks for entry in item.commits)
-        if chunks >= _BATCH_CHUNKS or len(group) >= _BATCH_ITEMS:
-            yield group
-            group, chunks = [], 0
-    if group:
-        yield group

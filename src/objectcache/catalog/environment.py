@@ -133,7 +133,7 @@ class Environment:
     def _databases(self, env: lmdb.Environment, transaction: lmdb.Transaction[bytes] | None) -> dict[bytes, Any]:
         dbs = {}
         for name in _DATABASES:
-            many = name == CHUNKS  # a chunk may be in several segments
+            many = name == CHUNKS  # the entries of a part: of one size, and LMDB packs what is
             try:
                 dbs[name] = env.open_db(name, transaction, create=not self.readonly, dupsort=many, dupfixed=many)
             except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from objectcache.catalog.batch import load_meta
 from objectcache.catalog.environment import META, NAMES, NAMESPACES, POSITIONS, SEGMENTS, Environment
+from objectcache.catalog.meta import load_meta
 from objectcache.catalog.records import DamagedCatalogError, Run, SegmentRecord, pack_id, unpack_id
 from objectcache.catalog.view import CatalogView, RecordCache
 from objectcache.errors import RequestError
@@ -35,7 +35,7 @@ class CatalogReading:
     _environment: Environment
     _records: RecordCache
 
-    def _dangles(self, entry: bytes, place: bytes) -> None:
+    def _dangles(self, part: bytes, entry: bytes) -> None:
         """An index entry was met whose segment is gone."""
 
     @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 
 from objectcache.errors import CatalogError
 from objectcache.integrity import Buffer
@@ -16,10 +18,15 @@ from objectcache.keys import KEY_BYTES
 from objectcache.layout import DIGEST_BYTES, SegmentGeometry, segment_geometry
 from objectcache.segment import SegmentHeader
 
-_SUFFIX = Struct(">BH")
+_PART = Struct(">BH")
 _U64 = Struct(">Q")
 _INDEX_BITS = 16
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
+
+PART_BYTES = _PART.size
+PLACE_BYTES = _U64.size
+ROW_BYTES = PART_BYTES + KEY_BYTES + PLACE_BYTES
+"""An index entry (key and place) after its part's key."""
 
 
 class DamagedCatalogError(CatalogError):
@@ -88,8 +95,7 @@ class SegmentRecord:
                 self.group,
                 self.shard,
                 self.chunk_tokens,
-                _pack_steps(self.layers),
-                _pack_repeats(self.slice_bytes),
+                _pack_layers(self.layers, self.slice_bytes),
                 self.num_chunks,
                 self.depth,
                 self.parent if self.depth else b"",
@@ -105,27 +111,31 @@ class SegmentRecord:
     def decode(cls, id: int, data: Buffer) -> SegmentRecord:
         """The inverse of `encode`. Raises DamagedCatalogError for anything else."""
         try:
-            name, namespace, group, shard, tokens, layers, sizes, *rest = msgpack.unpackb(data)
+            name, namespace, group, shard, tokens, layout, *rest = msgpack.unpackb(data)
             chunks, depth, parent, leaf, header_bytes, total_bytes, digests = rest
-            return cls(
-                id=id,
-                name=name,
-                namespace=namespace,
-                group=group,
-                shard=shard,
-                chunk_tokens=tokens,
-                layers=_unpack_steps(layers),
-                slice_bytes=_unpack_repeats(sizes),
-                num_chunks=chunks,
-                depth=depth,
-                parent=parent if depth else namespace,
-                leaf=leaf,
-                header_bytes=header_bytes,
-                total_bytes=total_bytes,
-                packed_row_digests=digests,
-            )
+            layers, sizes = _unpack_layers(layout)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise DamagedCatalogError(f"the catalog's record of segment {id} is malformed: {error!r}") from error
+        record = object.__new__(cls)
+        # A frozen dataclass sets its fields one by one, which takes longer than all the rest; matching makes many.
+        record.__dict__.update(
+            id=id,
+            name=name,
+            namespace=namespace,
+            group=group,
+            shard=shard,
+            chunk_tokens=tokens,
+            layers=layers,
+            slice_bytes=sizes,
+            num_chunks=chunks,
+            depth=depth,
+            parent=parent if depth else namespace,
+            leaf=leaf,
+            header_bytes=header_bytes,
+            total_bytes=total_bytes,
+            packed_row_digests=digests,
+        )
+        return record
 
 
 class Run(NamedTuple):
@@ -136,9 +146,9 @@ class Run(NamedTuple):
     stop: int
 
 
-def part_suffix(group: int, shard: int) -> bytes:
-    """What follows the chunk key in the index: u8 group, u16 shard."""
-    return _SUFFIX.pack(group, shard)
+def part_key(group: int, shard: int) -> bytes:
+    """Under which the index holds a part's entries: u8 group, u16 shard."""
+    return _PART.pack(group, shard)
 
 
 def pack_id(id: int) -> bytes:
@@ -159,14 +169,48 @@ def unpack_place(data: Buffer) -> tuple[int, int]:
     return place >> _INDEX_BITS, place & _INDEX_MASK
 
 
-def chunk_entries(id: int, header: SegmentHeader) -> list[tuple[bytes, bytes]]:
-    """All (index key, place) of a segment."""
-    suffix, data, base = part_suffix(header.group, header.shard), header.keys.data, id << _INDEX_BITS
+def split_entry(entry: Buffer) -> tuple[bytes, int, int]:
+    """Chunk key, segment id and index in the segment of an index entry."""
+    id, index = unpack_place(entry[KEY_BYTES:])
+    return bytes(entry[:KEY_BYTES]), id, index
+
+
+def chunk_entries(id: int, header: SegmentHeader) -> list[bytes]:
+    """All index entries of a segment: key and place."""
+    data, base = header.keys.data, id << _INDEX_BITS
     pack = _U64.pack
     return [
-        (data[index * KEY_BYTES : (index + 1) * KEY_BYTES] + suffix, pack(base + index))
-        for index in range(header.num_chunks)
+        data[index * KEY_BYTES : (index + 1) * KEY_BYTES] + pack(base + index) for index in range(header.num_chunks)
     ]
+
+
+def entry_rows(id: int, header: SegmentHeader) -> npt.NDArray[np.uint8]:
+    """The same as `chunk_entries`, each after its part's key: (chunks, ROW_BYTES)."""
+    rows = np.empty((header.num_chunks, ROW_BYTES), np.uint8)
+    rows[:, :PART_BYTES] = np.frombuffer(part_key(header.group, header.shard), np.uint8)
+    rows[:, PART_BYTES:-PLACE_BYTES] = np.frombuffer(header.keys.data, np.uint8).reshape(-1, KEY_BYTES)
+    places = np.arange(header.num_chunks, dtype=">u8") + (id << _INDEX_BITS)
+    rows[:, -PLACE_BYTES:] = places.astype(">u8").view(np.uint8).reshape(-1, PLACE_BYTES)
+    return rows
+
+
+def row_ids(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """The segment ids of such rows."""
+    places = np.ascontiguousarray(rows[:, -PLACE_BYTES:]).view(">u8").reshape(-1)
+    return places.astype(np.uint64) >> np.uint64(_INDEX_BITS)
+
+
+@lru_cache(maxsize=1024)
+def _pack_layers(layers: tuple[int, ...], slice_bytes: tuple[int, ...]) -> bytes:
+    packed: bytes = msgpack.packb((_pack_steps(layers), _pack_repeats(slice_bytes)))
+    return packed
+
+
+@lru_cache(maxsize=1024)
+def _unpack_layers(packed: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The same tuples for the same bytes: equal ones are then compared at once. Raises ValueError, TypeError."""
+    layers, sizes = msgpack.unpackb(packed)
+    return _unpack_steps(layers), _unpack_repeats(sizes)
 
 
 def _pack_steps(values: Sequence[int]) -> list[int]:

@@ -6,9 +6,8 @@ from objectcache.catalog.batch import TOUCH
 from objectcache.catalog.catalog import Catalog
 from objectcache.catalog.environment import CHUNKS, TOUCHED
 from objectcache.catalog.reading import CatalogReading
-from objectcache.catalog.records import SegmentRecord, unpack_id, unpack_place
+from objectcache.catalog.records import SegmentRecord, split_entry, unpack_id
 from objectcache.catalog.view import CatalogView
-from objectcache.keys import KEY_BYTES
 
 Holders = list[tuple[SegmentRecord, int]]
 """Segments that hold a chunk, each with the chunk's index in it."""
@@ -18,20 +17,24 @@ def chunks_beginning(catalog: CatalogReading, digits: str, limit: int) -> dict[b
     """The first `limit` chunk keys whose lower-case hex begins with `digits`, with everything that holds each."""
     found: dict[bytes, Holders] = {}
     environment = catalog._environment
+    first = bytes.fromhex(digits + "0" * (len(digits) % 2))
     with environment.read() as transaction:
         view = CatalogView(environment, transaction, catalog._records)
         cursor = transaction.cursor(environment.db(CHUNKS))
-        if not cursor.set_range(bytes.fromhex(digits + "0" * (len(digits) % 2))):
-            return found
-        for entry, place in cursor:
-            key = bytes(entry[:KEY_BYTES])
-            if not key.hex().startswith(digits) or (len(found) == limit and key not in found):
-                break
-            id, index = unpack_place(place)
-            record = view.segment(id)
-            if record is not None:
-                found.setdefault(key, []).append((record, index))
-    return found
+        parts = list(cursor.iternext_nodup()) if cursor.first() else []
+        for part in parts:
+            there = cursor.set_range_dup(part, first)
+            keys: set[bytes] = set()
+            while there:
+                key, id, index = split_entry(cursor.value())
+                if not key.hex().startswith(digits) or (len(keys) == limit and key not in keys):
+                    break
+                record = view.segment(id)
+                if record is not None:
+                    keys.add(key)
+                    found.setdefault(key, []).append((record, index))
+                there = cursor.next_dup()
+    return {key: found[key] for key in sorted(found)[:limit]}
 
 
 def chunk_holders(catalog: CatalogReading, key: bytes) -> Holders:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import lmdb
 
 from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
-from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_suffix, unpack_place
+from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_key, unpack_place
 from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
 from objectcache.keys import KEY_BYTES, KeyChain
 
@@ -49,7 +49,8 @@ class RecordCache:
 class CatalogView:
     """Valid within `Catalog.view()`, in one thread.
 
-    Positions in a chain are counted in the group's own chunks. `dangling` receives index entries that lead nowhere.
+    Positions in a chain are counted in the group's own chunks. `dangling` receives index entries that lead nowhere
+    (part key, entry).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CatalogView:
         environment: Environment,
         transaction: lmdb.Transaction[bytes],
         records: RecordCache,
-        dangling: Callable[[bytes, bytes], None] = lambda key, place: None,
+        dangling: Callable[[bytes, bytes], None] = lambda part, entry: None,
     ) -> None:
         self._records = records
         self._dangling = dangling
@@ -76,28 +77,35 @@ class CatalogView:
 
     def find(self, key: bytes, group: int, shard: int) -> list[tuple[SegmentRecord, int]]:
         """All segments that hold the chunk, each with the chunk's index in it."""
-        return self._find(key + part_suffix(group, shard))
+        return self._find(part_key(group, shard), key)
 
-    def _find(self, entry: bytes) -> list[tuple[SegmentRecord, int]]:
-        if not self._chunks.set_key(entry):
-            return []
-        found = []
-        for place in list(self._chunks.iternext_dup()):
-            id, index = unpack_place(place)
+    def _find(self, part: bytes, key: bytes) -> list[tuple[SegmentRecord, int]]:
+        cursor, found = self._chunks, []
+        there = cursor.set_range_dup(part, key)
+        while there:
+            entry = cursor.value()
+            if not entry.startswith(key):
+                break
+            id, index = unpack_place(entry[KEY_BYTES:])
             record = self.segment(id)
             if record is None:
-                self._dangling(entry, place)
+                self._dangling(part, entry)
             else:
                 found.append((record, index))
+            there = cursor.next_dup()
         return found
 
+    def _has(self, part: bytes, key: bytes) -> bool:
+        """Whether the index has the chunk, be it only of a segment that is gone."""
+        return self._chunks.set_range_dup(part, key) and self._chunks.value().startswith(key)
+
     def candidates(
-        self, key: bytes, suffix: bytes, position: int, accept: Accept = accept_all
+        self, part: bytes, key: bytes, position: int, accept: Accept = accept_all
     ) -> list[tuple[SegmentRecord, int]]:
         """Segments that hold the chunk at `position` of its chain. One that says it lies elsewhere is not believed."""
         return [
             (record, index)
-            for record, index in self._find(key + suffix)
+            for record, index in self._find(part, key)
             if record.depth + index == position and accept(record)
         ]
 
@@ -107,13 +115,14 @@ class CatalogView:
         Takes a look-up or two per segment: the last chunk that a segment could contribute is tested first, and only
         where it is another one the chunks between are searched. Of duplicates the one that reaches farthest is taken.
         """
-        suffix = part_suffix(group, shard)
+        part, data, length = part_key(group, shard), chain.data, len(chain)
         runs: list[Run] = []
         at = 0
-        while at < len(chain):
+        while at < length:
             best: Run | None = None
-            for record, index in self.candidates(chain[at], suffix, at, accept):
-                run = Run(record, index, index + self._reach(chain, suffix, at, record, index))
+            key = data[at * KEY_BYTES : (at + 1) * KEY_BYTES]
+            for record, index in self.candidates(part, key, at, accept):
+                run = Run(record, index, index + self._reach(part, chain, at, record, index))
                 if best is None or run.stop - run.first > best.stop - best.first:
                     best = run
             if best is None:
@@ -122,7 +131,7 @@ class CatalogView:
             at += best.stop - best.first
         return runs
 
-    def _reach(self, chain: KeyChain, suffix: bytes, at: int, record: SegmentRecord, index: int) -> int:
+    def _reach(self, part: bytes, chain: KeyChain, at: int, record: SegmentRecord, index: int) -> int:
         """How many chunks of `chain` from `at` on `record` holds from its chunk `index` on (which it does hold)."""
         known, beyond = 1, min(len(chain) - at, record.num_chunks - index)
         probe = beyond
@@ -133,7 +142,7 @@ class CatalogView:
             probe = (known + beyond + 1) // 2
         # A key names all that is before it: what holds one chunk of the chain holds all up to it.
         while known < beyond:
-            if self._chunks.set_key_dup(chain[at + probe - 1] + suffix, pack_place(record.id, index + probe - 1)):
+            if self._chunks.set_key_dup(part, chain[at + probe - 1] + pack_place(record.id, index + probe - 1)):
                 known = probe
             else:
                 beyond = probe - 1
@@ -148,22 +157,22 @@ class CatalogView:
         Returns (missing, runs): `missing` is where the last gap begins, which may be before `first`, and the runs cover
         what follows it; it is -1 when nothing is missing.
         """
-        suffix = part_suffix(group, shard)
+        part = part_key(group, shard)
         runs: list[Run] = []
         while stop > first:
-            found = self.candidates(chain[stop - 1], suffix, stop - 1, accept)
+            found = self.candidates(part, chain[stop - 1], stop - 1, accept)
             if not found:
-                return self._gap_start(chain, suffix, stop - 1), runs[::-1]
+                return self._gap_start(part, chain, stop - 1), runs[::-1]
             record, index = max(found, key=lambda item: item[1])
             begin = max(first, stop - 1 - index)
             runs.append(Run(record, index + 1 - (stop - begin), index + 1))
             stop = begin
         return -1, runs[::-1]
 
-    def _gap_start(self, chain: KeyChain, suffix: bytes, missing: int) -> int:
+    def _gap_start(self, part: bytes, chain: KeyChain, missing: int) -> int:
         """The first of the chunks up to `missing`, which is not stored, that are not in the index either."""
         data = chain.data
-        while missing and not self._chunks.set_key(data[(missing - 1) * KEY_BYTES : missing * KEY_BYTES] + suffix):
+        while missing and not self._has(part, data[(missing - 1) * KEY_BYTES : missing * KEY_BYTES]):
             missing -= 1
         return missing
 
@@ -175,14 +184,14 @@ class CatalogView:
         """
         if not 0 <= first < stop:
             raise DescriptorError(f"chunks [{first}, {stop}) are no range")
-        suffix = part_suffix(group, shard)
+        part = part_key(group, shard)
         runs: list[Run] = []
         key, until = leaf, stop
         while until > first:
-            found = [item for item in self._find(key + suffix) if item[0].namespace == namespace]
+            found = [item for item in self._find(part, key) if item[0].namespace == namespace]
             placed = [item for item in found if item[0].depth + item[1] == until - 1]
             if not placed:
-                self._explain(key, suffix, leaf, until, found)
+                self._explain(part, key, leaf, until, found)
             record, index = max(placed, key=lambda item: item[1])
             begin = max(first, record.depth)
             runs.append(Run(record, begin - record.depth, index + 1))
@@ -190,15 +199,15 @@ class CatalogView:
         return runs[::-1]
 
     def _explain(
-        self, key: bytes, suffix: bytes, leaf: bytes, until: int, found: list[tuple[SegmentRecord, int]]
+        self, part: bytes, key: bytes, leaf: bytes, until: int, found: list[tuple[SegmentRecord, int]]
     ) -> None:
         """Raise what is wrong with the chunk `until - 1`, of which `found` are in the namespace."""
-        group, shard = suffix[0], int.from_bytes(suffix[1:], "big")
+        group, shard = part[0], int.from_bytes(part[1:], "big")
         if key == leaf and found:
             record, index = found[0]
             raise DescriptorError(
                 f"the leaf key is of chunk {record.depth + index} of its chain, not of chunk {until - 1}"
             )
-        if key == leaf and self._find(key + suffix):
+        if key == leaf and self._find(part, key):
             raise NamespaceMismatchError("the leaf key belongs to another namespace")
         raise KeyNotFoundError(f"chunk {until - 1} of group {group}, shard {shard} is not stored: {key.hex()}")

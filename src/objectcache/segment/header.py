@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import lt
 from struct import Struct
 from typing import Any
 
@@ -22,6 +23,7 @@ from objectcache.layout import (
     MAX_SLICE_BYTES,
     KVLayout,
     SegmentGeometry,
+    segment_geometry,
 )
 
 HEADER_MAGIC = b"OCKVSEG1"
@@ -69,11 +71,11 @@ class SegmentHeader:
             return f"a segment holds 1 to {MAX_CHUNKS} chunks, not {len(self.keys)}"
         if not self.layers or len(self.layers) != len(self.slice_bytes):
             return "needs one slice size per layer"
-        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+        if not all(map(lt, self.layers, self.layers[1:])):
             return "layers must ascend"
         if not 0 <= self.layers[0] <= self.layers[-1] < MAX_LAYERS:
             return f"layers must lie in 0..{MAX_LAYERS - 1}"
-        if any(not 0 < size <= MAX_SLICE_BYTES for size in self.slice_bytes):
+        if not 0 < min(self.slice_bytes) <= max(self.slice_bytes) <= MAX_SLICE_BYTES:
             return f"slice sizes must lie in 1..{MAX_SLICE_BYTES}"
         if not 0 <= self.group < MAX_GROUPS or not 0 <= self.shard < MAX_SHARDS:
             return "group or shard out of range"
@@ -142,7 +144,7 @@ class SegmentHeader:
 
     @cached_property
     def geometry(self) -> SegmentGeometry:
-        return SegmentGeometry(self.num_chunks, self.slice_bytes, len(self.encoded))
+        return segment_geometry(self.num_chunks, self.slice_bytes, len(self.encoded))
 
     @property
     def total_bytes(self) -> int:
@@ -204,7 +206,7 @@ _FIELD_TYPES = {
 def _check_types(fields: Mapping[str, Any]) -> None:
     """Raises TypeError. `True` passes for 1 and a string for bytes everywhere else, msgpack's own packing included."""
     wrong = [name for name, kind in _FIELD_TYPES.items() if type(fields[name]) is not kind]
-    wrong += [name for name in ("layers", "slice_bytes") if any(type(number) is not int for number in fields[name])]
+    wrong += [name for name in ("layers", "slice_bytes") if set(map(type, fields[name])) - {int}]
     if wrong:
         raise TypeError(f"of the wrong type: {', '.join(wrong)}")
 
@@ -236,6 +238,12 @@ def decode_header(data: Buffer) -> SegmentHeader:
     if header.encoded != bytes(data):
         raise IntegrityError("a segment header is not in canonical form")
     return header
+
+
+def decoded_name(data: Buffer) -> str:
+    """The name in a header that has been decoded before: much cheaper than to do it again."""
+    name: str = msgpack.unpackb(memoryview(data)[_PREFIX.size : -DIGEST_BYTES], **_UNPACK_LIMITS)["name"]
+    return name
 
 
 def encode_footer(header: SegmentHeader, row_digests: Sequence[bytes]) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from objectcache.cache.base import PartId, group_chain
 from objectcache.catalog import CatalogView, SegmentRecord
-from objectcache.catalog.records import part_suffix
+from objectcache.catalog.records import part_key
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVGroup, KVShard, MatchRule
 
@@ -75,7 +75,7 @@ def holdings(view: CatalogView, namespace: Namespace, chain: KeyChain, parts: Se
 
 def _ranges(view: CatalogView, namespace: Namespace, keys: KeyChain, part: PartId) -> Iterator[tuple[int, int]]:
     group, shard = namespace.layout.group(part.group), namespace.layout.shard(*part)
-    suffix = part_suffix(*part)
+    index = part_key(*part)
 
     def fits(record: SegmentRecord) -> bool:
         return (
@@ -87,13 +87,13 @@ def _ranges(view: CatalogView, namespace: Namespace, keys: KeyChain, part: PartI
 
     at, begin = 0, 0
     while at < len(keys):
-        held = view.candidates(keys[at], suffix, at, fits)
+        held = view.candidates(index, keys[at], at, fits)
         if held:
             # A key names all before it: where a segment's last key is the chain's too, the chunks between are.
             whole = [
                 stop
-                for record, index in held
-                if (stop := at + record.num_chunks - index) <= len(keys) and keys[stop - 1] == record.leaf
+                for record, within in held
+                if (stop := at + record.num_chunks - within) <= len(keys) and keys[stop - 1] == record.leaf
             ]
             at = max(whole, default=at + 1)
             continue

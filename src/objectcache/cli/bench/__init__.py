@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import peers, retrieve, stores
+from objectcache.cli.bench import catalog, match, peers, retrieve, stores
 
 __all__ = ["add_to", "app"]
 
 app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
+app.command("catalog")(catalog.command)
+app.command("match")(match.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("stores")(stores.command)
