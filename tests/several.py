@@ -100,7 +100,7 @@ class Participant:
     def _opened(self) -> KVCache:
         cache = self._open_cache()
         if isinstance(cache, LocalCache):
-            cache.core.snapshot_every_records = SNAPSHOT_EVERY_RECORDS
+            cache.core.journal.snapshot_every_records = SNAPSHOT_EVERY_RECORDS
         return cache
 
     def act(self) -> None:
