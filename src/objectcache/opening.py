@@ -23,19 +23,22 @@ def open_cache(
     options: ClientOptions | None = None,
     limit_bytes: int | None = None,
     state_dir: str | Path | None = None,
+    merge_bytes_s: float = 0.0,
 ) -> KVCache:
     """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
 
     `options` are for a gateway; `limit_bytes` is a store's byte limit (of a local one by default 80 % of the free
     disk). `state_dir` is where catalogs of buckets are kept on this machine, a few hundred bytes a chunk (default:
     `$XDG_CACHE_HOME/objectcache`, or `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
+    `merge_bytes_s` above 0 has a thread of this process merge small segments, at that rate; gateways do so by default.
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
     if url.lower().startswith(("http:", "https:")):
         host, port, bucket = _gateway(url)
         return GatewayCache(host, port, bucket, options, tls=url.lower().startswith("https:"))
     buffer_bytes = options.buffer_bytes if options else DEFAULT_BUFFER_BYTES
-    return LocalCache(open_core(url, limit_bytes=limit_bytes, state_dir=state_dir), buffer_bytes=buffer_bytes)
+    core = open_core(url, limit_bytes=limit_bytes, state_dir=state_dir)
+    return LocalCache(core, buffer_bytes=buffer_bytes, merge_bytes_s=merge_bytes_s)
 
 
 def _gateway(url: str) -> tuple[str, int, str]:

@@ -9,17 +9,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from objectcache.cache.base import Lease, Match, PartId, UploadTicket, all_parts, matched_part
+from objectcache.cache.counters import CoreCounters, MergeCounters, ReadCounters
 from objectcache.cache.eviction import evict
 from objectcache.cache.finished import FinishedUploads
 from objectcache.cache.following import FAR, NEAR, Following, Rhythm
 from objectcache.cache.journal import Journal
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
+from objectcache.cache.merging.fragments import Fragments
 from objectcache.cache.namespaces import NamespaceTable
 from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
+from objectcache.cache.replacing import Replacing, record_bytes
 from objectcache.cache.resolving import is_covered, is_visible, resolve
 from objectcache.cache.room import Reservation, Room
 from objectcache.catalog import Catalog, match
@@ -40,23 +42,7 @@ from objectcache.verifying import is_damaged
 
 log = logging.getLogger(__name__)
 
-RECORD_BYTES = 4096
-"""What a log record takes besides the headers in it, and more."""
 ORPHAN_AGE_S = 2 * 3600.0
-NAMES_PER_RECORD = 1000
-
-
-@dataclass(slots=True)
-class CoreCounters:
-    """Since the core was opened."""
-
-    committed: int = 0
-    evicted: int = 0
-    dropped_full: int = 0
-    forgotten: int = 0
-    follow_failures: int = 0
-    orphans: int = 0
-    vanished: int = 0
 
 
 class CacheCore:
@@ -66,6 +52,8 @@ class CacheCore:
         self.store = store
         self.catalog = catalog
         self.counters = CoreCounters()
+        self.merges = MergeCounters()
+        self.reads = ReadCounters()
         self.following = Following(self.follow, self.reconcile, FAR if store.far else NEAR, self._follow_failed)
         self.journal = Journal(store, catalog, self._follow_failed)
         self.on_close: list[Callable[[], None]] = []
@@ -73,7 +61,9 @@ class CacheCore:
         self._room = Room(store, self.evict)
         self._leases = LeaseTable(lease_ttl_s)
         self._finished = FinishedUploads()
+        self.fragments = Fragments()
         self._lock = threading.Lock()  # leases, finished uploads
+        self.replacing = Replacing(store, catalog, self.journal, self._leases, self._lock, self.reserve)
         self._reconciler = Reconciler(store, catalog)
         self._reconciling = threading.Lock()
         self._closing = False
@@ -102,7 +92,9 @@ class CacheCore:
 
     def follow(self) -> int:
         """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
-        return self.journal.follow()
+        applied = self.journal.follow()
+        self.replacing.drop_due()
+        return applied
 
     # -- namespaces -------------------------------------------------------------------------------
 
@@ -138,6 +130,8 @@ class CacheCore:
         now_s = time.monotonic()
         with self._lock:
             lease = self._leases.grant(segments, now_s)
+        for part in found.parts:
+            self.fragments.met(part.runs, now_s)
         per_unit = choose_layers_per_unit([part.shape for part in matched])
         return Match(namespace, found.tokens, matched, Lease(lease, self._leases.ttl_s, None, per_unit))
 
@@ -156,6 +150,7 @@ class CacheCore:
         if descriptor.lease:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
+        self.replacing.planned(descriptor.deadline_s)
         return resolve(self.catalog, descriptor)
 
     def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
@@ -185,6 +180,11 @@ class CacheCore:
                 self.counters.dropped_full += 1
                 raise
 
+    def reserve_spare(self, size_bytes: int) -> Reservation:
+        """Room that nothing has to be evicted for. Raises StoreFullError."""
+        with self.journal.writing:
+            return self._room.reserve(size_bytes, may_evict=False)
+
     def finished(self, ticket: UploadTicket) -> None:
         """An upload is whole in the store: it may be committed for UPLOAD_TTL_S."""
         with self._lock:
@@ -209,8 +209,7 @@ class CacheCore:
             for digest in {entry.header.namespace for entry in entries}:
                 self.register(self.namespace(digest))
             if entries:
-                sizes = (len(entry.header.encoded) + sum(map(len, entry.row_digests)) for entry in entries)
-                with self.reserve(RECORD_BYTES + sum(sizes)):
+                with self.reserve(record_bytes(entries)):
                     self.journal.append(entries)
                 self.counters.committed += len(entries)
         with self._lock:
@@ -230,34 +229,39 @@ class CacheCore:
         """
         with self._reconciling:
             self.follow()
-            findings = self._reconciler.find(
-                orphan_age_s=orphan_age_s, vanished_after_s=vanished_after_s, stopped=lambda: self._closing
+            return self._reconciler.tidy(
+                self.journal,
+                self.counters,
+                orphan_age_s=orphan_age_s,
+                vanished_after_s=vanished_after_s,
+                stopped=lambda: self._closing,
+                is_known=self._is_known,
             )
-            with self._lock:
-                orphans = [name for name in findings.orphans if name not in self._finished]
-            self.journal.delete(orphans)
-            self.counters.orphans += len(orphans)
-            for at in range(0, len(findings.vanished), NAMES_PER_RECORD):
-                self._forget_vanished(tuple(findings.vanished[at : at + NAMES_PER_RECORD]))
-        return Findings(orphans, findings.vanished)
 
-    def _forget_vanished(self, names: tuple[str, ...]) -> None:
-        log.warning("forgetting %d segments that are gone from the store, the first is %s", len(names), names[0])
-        with self.journal.writing:
-            self.journal.append(deletes=names)
-        self.counters.vanished += len(names)
+    def _is_known(self, name: str) -> bool:
+        """Whether an object that is in no catalog is somebody's all the same."""
+        with self._lock:
+            finished = name in self._finished
+        return finished or self.replacing.holds(name)
 
     def evict(self, wanted_bytes: int) -> int:
         """Remove least recently used segments, leaves before their prefixes, pinned ones not. Bytes freed."""
-        with self._lock:
-            self._leases.expire(time.monotonic())
-            pinned = self._leases.pinned
+        freed = self.replacing.make_room(wanted_bytes)
+        if freed >= wanted_bytes:
+            return freed
+        pinned = self.pinned()
         with self.journal.writing:
-            chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes)
+            chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes - freed)
             if chosen:
                 self.journal.remove(tuple(segment.name for segment in chosen))
                 self.counters.evicted += len(chosen)
-        return sum(segment.total_bytes for segment in chosen)
+        return freed + sum(segment.total_bytes for segment in chosen)
+
+    def pinned(self) -> frozenset[int]:
+        """Ids of segments that leases pin."""
+        with self._lock:
+            self._leases.expire(time.monotonic())
+            return self._leases.pinned
 
     def suspect(self, name: str) -> None:
         """A segment that was read is not what its digests say: forget it.

@@ -22,6 +22,7 @@ from objectcache.cache.base import (
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.merging.background import BackgroundMerging
 from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.requests import FIRST_REQUESTS
 from objectcache.cache.retrieval import Retrieval
@@ -44,13 +45,20 @@ READERS = min(4, os.cpu_count() or 1)
 class LocalCache(KVCache):
     """Everything in this process: matching, reading and writing a store directly."""
 
-    def __init__(self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
-        """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written."""
+    def __init__(
+        self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, merge_bytes_s: float = 0.0
+    ) -> None:
+        """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written. A thread merges
+        small segments, `merge_bytes_s` at most; 0: none does.
+        """
         self.core = core
         self.pool = BufferPool(buffer_bytes)
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
         self._scratch = Scratch()
+        self._merging: BackgroundMerging | None = None
+        if merge_bytes_s:
+            self._merging = BackgroundMerging(core, merge_bytes_s, is_busy=lambda: bool(self.pool.usage().in_use_bytes))
 
     def request_counts(self) -> Mapping[str, int]:
         """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
@@ -134,6 +142,8 @@ class LocalCache(KVCache):
         self.core.commit([t.header.name for t in tickets], [t.header.name for t in discard])
 
     def close(self) -> None:
+        if self._merging is not None:
+            self._merging.stop()
         self._executor.shutdown(wait=True, cancel_futures=True)
         self.core.close()
         self.pool.close()

@@ -33,12 +33,13 @@ class Room:
         self._lock = threading.Lock()
         self._reserved_bytes = 0
 
-    def reserve(self, size_bytes: int) -> Reservation:
+    def reserve(self, size_bytes: int, *, may_evict: bool = True) -> Reservation:
         """Evicts if need be. Its callers take turns, so that no two count on the same room. Raises StoreFullError."""
         usage = self._store.usage()
         if usage.limit_bytes is not None:
             wanted = usage.used_bytes + self._reserved_bytes + size_bytes - usage.limit_bytes
-            if wanted > 0 and (size_bytes > usage.limit_bytes or self._evict(wanted) < wanted):
+            evicts = may_evict and size_bytes <= usage.limit_bytes
+            if wanted > 0 and not (evicts and self._evict(wanted) >= wanted):
                 raise StoreFullError(
                     f"{size_bytes} bytes do not fit: the limit is {usage.limit_bytes} bytes and what is stored is "
                     "pinned"

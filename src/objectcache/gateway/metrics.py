@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from objectcache.cache.core import CoreCounters
+from objectcache.cache.counters import CoreCounters
 
 _CORE_HELP = {
     "committed": "Segments made visible by this process.",
