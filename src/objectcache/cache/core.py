@@ -151,7 +151,9 @@ class CacheCore:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
         self.replacing.planned(descriptor.deadline_s)
-        return resolve(self.catalog, descriptor)
+        plan = resolve(self.catalog, descriptor)
+        self.reads.planned(plan)
+        return plan
 
     def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
         """Whether chunks [first, stop) of the chain that ends in `leaf` are all stored."""

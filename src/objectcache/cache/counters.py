@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+
+from objectcache.plan import Plan
 
 
 @dataclass(slots=True)
@@ -42,23 +45,38 @@ class MergeCounters:
         return self.skipped_room + self.failed
 
 
-@dataclass(slots=True)
 class ReadCounters:
-    """What deliveries took. A range is one run of chunks of one segment at one layer of a part: what is read at once.
+    """What deliveries took. Thread-safe.
 
-    `layers` are those of all parts. `read_bytes` are the digest rows too, and what stores that are far away were asked
-    for beyond what is wanted.
+    A range is one run of chunks of one segment at one layer of a part: what is read at once where the store is near.
+    `layers` are those of all parts. `read_bytes` are the payload and its digest rows; where `measured`, what the store
+    was asked for, which may be more.
     """
 
-    deliveries: int = 0
-    layers: int = 0
-    ranges: int = 0
-    payload_bytes: int = 0
-    read_bytes: int = 0
+    def __init__(self) -> None:
+        self.deliveries = self.layers = self.ranges = self.payload_bytes = self.read_bytes = 0
+        self.measured = False
+        """Whether those who read tell what they have read, instead of it being taken from plans."""
+        self._lock = threading.Lock()
+
+    def planned(self, plan: Plan) -> None:
+        """A delivery begins."""
+        read_bytes = 0 if self.measured else plan.read_bytes
+        with self._lock:
+            self.deliveries += 1
+            self.layers += plan.num_layers
+            self.ranges += plan.num_ranges
+            self.payload_bytes += plan.payload_bytes
+            self.read_bytes += read_bytes
+
+    def read(self, read_bytes: int) -> None:
+        """So much was read from the store for deliveries."""
+        with self._lock:
+            self.read_bytes += read_bytes
 
     @property
-    def read_amplification(self) -> float:
-        """Bytes read from the store for each byte delivered; 0.0 before the first."""
+    def amplification(self) -> float:
+        """Bytes read from the store for each byte to deliver; 0.0 before the first."""
         return self.read_bytes / self.payload_bytes if self.payload_bytes else 0.0
 
     @property

@@ -20,6 +20,7 @@ from objectcache.cache.base import (
     select_parts,
 )
 from objectcache.cache.core import CacheCore
+from objectcache.cache.counters import MergeCounters, ReadCounters
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
 from objectcache.cache.merging.background import BackgroundMerging
@@ -56,6 +57,7 @@ class LocalCache(KVCache):
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
         self._scratch = Scratch()
+        core.reads.measured = core.store.far
         self._merging: BackgroundMerging | None = None
         if merge_bytes_s:
             self._merging = BackgroundMerging(core, merge_bytes_s, is_busy=lambda: bool(self.pool.usage().in_use_bytes))
@@ -63,6 +65,16 @@ class LocalCache(KVCache):
     def request_counts(self) -> Mapping[str, int]:
         """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
         return self.core.store.request_counts()
+
+    @property
+    def reads(self) -> ReadCounters:
+        """What retrievals took so far: ranges a layer, and bytes read for each byte delivered."""
+        return self.core.reads
+
+    @property
+    def merges(self) -> MergeCounters:
+        """What was merged so far by this process."""
+        return self.core.merges
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         self.core.learn(namespace)
@@ -95,7 +107,16 @@ class LocalCache(KVCache):
         told = {"on_gone": self.core.forget, "on_damage": self.core.suspect}
         reading: NearReading | FarReading
         if self.core.store.far:
-            reading = FarReading(plan, keys, readers, retrieval, destination, scratch=self._scratch, **told)
+            reading = FarReading(
+                plan,
+                keys,
+                readers,
+                retrieval,
+                destination,
+                scratch=self._scratch,
+                on_read=self.core.reads.read,
+                **told,
+            )
         else:
             reading = NearReading(plan, keys, readers, retrieval, destination, **told)
         destination.begin(cancel=reading.cancel)

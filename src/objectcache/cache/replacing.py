@@ -101,6 +101,12 @@ class Replacing:
         self._journal.delete(names)
         return freed
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of objects that were replaced and are not deleted yet."""
+        with self._lock:
+            return self.superseded.total_bytes
+
     def due_in_s(self) -> float:
         """Seconds until all that was replaced so far may be deleted."""
         with self._lock:

@@ -58,6 +58,10 @@ class Superseded:
                 freed += held.size_bytes
         return self._take(chosen), freed
 
+    @property
+    def total_bytes(self) -> int:
+        return sum(held.size_bytes for held in self._objects.values())
+
     def due_in_s(self, now_s: float) -> float:
         """Seconds until the last of them is due; 0.0 when there are none."""
         return max((held.until_s - now_s for held in self._objects.values()), default=0.0)
