@@ -20,6 +20,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.cache.counters import MergeCounters
 from objectcache.cache.explain.opening import find_cache
 from objectcache.cache.merging.merger import Findings, Merger
+from objectcache.cache.merging.policy import MergeLimits
 from objectcache.cli.explain_tables import size
 from objectcache.config import parse_bytes
 from objectcache.errors import ConfigError
@@ -107,7 +108,7 @@ def _existing(url: str) -> str:
 
 
 def _merge_all(core: CacheCore, bytes_s: float, *, dry_run: bool) -> MergeReport:
-    merger = Merger(core)
+    merger = Merger(core, MergeLimits.at_rate(bytes_s))
     began_s, before = time.perf_counter(), core.catalog.stats().segments
     first = findings = merger.find_all()
     if not dry_run:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from objectcache.cache.core import CacheCore
 from objectcache.cache.merging.background import PAUSE_S
 from objectcache.cache.merging.merger import Begun, Merger
+from objectcache.cache.merging.policy import MergeLimits
 from objectcache.config import GatewayConfig
 from objectcache.errors import IntegrityError, ObjectCacheError, SegmentGoneError
 from objectcache.gateway.buckets import BucketTable
@@ -66,7 +67,7 @@ class Merging:
                     self._paused_until_s[name] = time.monotonic() + PAUSE_S
 
     async def _merge(self, core: CacheCore) -> None:
-        merger, unlucky = Merger(core), core.merges.unlucky
+        merger, unlucky = Merger(core, MergeLimits.at_rate(self._bytes_s)), core.merges.unlucky
         findings = await asyncio.to_thread(merger.find)
         await asyncio.to_thread(merger.drop_duplicates, findings)
         for run in findings.runs:

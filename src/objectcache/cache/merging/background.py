@@ -9,6 +9,7 @@ from functools import partial
 
 from objectcache.cache.core import CacheCore
 from objectcache.cache.merging.merger import Merger
+from objectcache.cache.merging.policy import MergeLimits
 from objectcache.errors import ObjectCacheError
 from objectcache.joining import JoinStoppedError, Pace
 
@@ -26,7 +27,7 @@ class BackgroundMerging:
     def __init__(
         self, core: CacheCore, bytes_s: float, *, is_busy: Callable[[], bool], interval_s: float = INTERVAL_S
     ) -> None:
-        self._core, self._merger = core, Merger(core)
+        self._core, self._merger = core, Merger(core, MergeLimits.at_rate(bytes_s))
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._new_pace = partial(Pace, bytes_s, is_busy=is_busy, stopped=self._stopped)

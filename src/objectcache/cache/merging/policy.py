@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from objectcache.catalog import SegmentRecord
 
 GROWTH = 4
+LONGEST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class MergeLimits:
     max_bytes: int = 512 << 20
     max_layer_bytes: int = 64 << 20
     small_layer_bytes: int = 4 << 20
+
+    @classmethod
+    def at_rate(cls, bytes_s: float) -> MergeLimits:
+        """For merging at that rate: no merge takes so long that its upload would be swept as nobody's."""
+        return cls(max_bytes=int(min(cls().max_bytes, bytes_s * LONGEST_S)))
 
     def is_small(self, segment: SegmentRecord) -> bool:
         return (
