@@ -18,6 +18,8 @@ from typing import Protocol
 
 from objectcache.cache import KVCache, Match, UploadTicket
 from objectcache.cache.local import LocalCache
+from objectcache.cache.merging.merger import Merger
+from objectcache.cache.merging.policy import MergeLimits
 from objectcache.errors import (
     DeliveryError,
     GatewayUnavailableError,
@@ -42,6 +44,9 @@ MISFORTUNE_EVERY_S = 1.5
 ORPHAN_AGE_S = 1.5
 """Uploads are committed before, or late. The clock of S3 has whole seconds."""
 SNAPSHOT_EVERY_RECORDS = 12
+GRACE_S = 1.0
+"""Long enough for who has just found a segment, short enough for some to be late."""
+MERGE_LIMITS = MergeLimits(max_chunks=CHUNKS)
 
 MISSES = (KeyNotFoundError, LeaseExpiredError, UploadNotFoundError)
 """What may come of segments that others delete, and of uploads that others sweep."""
@@ -100,7 +105,8 @@ class Participant:
     def _opened(self) -> KVCache:
         cache = self._open_cache()
         if isinstance(cache, LocalCache):
-            cache.core.snapshot_every_records = SNAPSHOT_EVERY_RECORDS
+            cache.core.journal.snapshot_every_records = SNAPSHOT_EVERY_RECORDS
+            cache.core.replacing.superseded.grace_s = GRACE_S
         return cache
 
     def act(self) -> None:
@@ -109,6 +115,7 @@ class Participant:
             self.read: 10,
             self.delete_behind_everybody: 3,
             self.commit_late: 2,
+            self.merge: 2,
             self.reconcile: 1,
             self.reopen: 1,
         }
@@ -193,6 +200,13 @@ class Participant:
             )
             self._several.count("orphans", len(found.orphans))
             self._several.count("vanished", len(found.vanished))
+
+    def merge(self) -> None:
+        if isinstance(self.cache, LocalCache):
+            merger = Merger(self.cache.core, MERGE_LIMITS)
+            findings = merger.find() if self._random.random() < 0.5 else merger.find_all()
+            merger.drop_duplicates(findings)
+            self._several.count("merged", sum(merger.merge(run) for run in findings.runs))
 
     def reopen(self) -> None:
         self.cache.close()

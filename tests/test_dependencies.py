@@ -25,7 +25,7 @@ FLOORS = (
     ("keys", "integrity"),
     ("segment", "frames"),
     ("stores", "logrecord"),
-    ("snapshot", "verifying"),
+    ("snapshot", "verifying", "joining"),
     ("logview",),
     ("commitlog",),
     ("catalog", "descriptor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -62,6 +63,11 @@ class GatewayConfig:
     plain_data: bool | None = None
     """Whether KV travels over data connections, which have no TLS: yes where HTTP has none either; otherwise only when
     this says that the network is trusted. Without them, KV comes in HTTP responses."""
+    merge_bytes_s: int | None = None
+    """How many bytes a second merging of small segments rewrites at most; 0: it does not. Default: 64 MiB, but 0 where
+    `store` is set: there it costs requests."""
+    merge_interval_s: float = 2.0
+    """How often it is looked whether there is something to merge."""
     lease_ttl_s: float = 60.0
     """How long a match pins what it found."""
     attach_s: float = 30.0
@@ -79,6 +85,8 @@ class GatewayConfig:
             raise ConfigError("buckets must name at least one bucket")
         for bucket in self.buckets:
             check_bucket(bucket)
+        if not 0 < self.merge_interval_s <= threading.TIMEOUT_MAX:
+            raise ConfigError(f"merge_interval_s must be positive, got {self.merge_interval_s}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key go together: give both, or neither")
         if not _REGION.fullmatch(self.region):
@@ -149,9 +157,9 @@ def _convert(name: str, value: Any) -> Any:
         return _grant(value)
     if name == "plain_data" and not isinstance(value, bool):
         raise ConfigError(f"plain_data must be true or false, got {value!r}")
-    if name in ("limit_bytes", "cache_bytes"):
+    if name in ("limit_bytes", "cache_bytes", "merge_bytes_s"):
         return parse_bytes(value)
-    if name in ("lease_ttl_s", "attach_s", "drain_s"):
+    if name in ("lease_ttl_s", "attach_s", "drain_s", "merge_interval_s"):
         return float(value)
     if name in ("port", "data_port", "workers"):
         return int(value)

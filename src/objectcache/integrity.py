@@ -45,13 +45,21 @@ class LayerBinding:
         return xxh3_128_digest(row, self._seed(last_key, _ROW, count))
 
 
-def layer_row(binding: LayerBinding, row: LayerRow, keys: Sequence[bytes], data: memoryview) -> bytes:
-    """The digest row of a whole layer. `data` holds all its slices, contiguous; `keys` are the segment's."""
+def layer_row(
+    binding: LayerBinding, row: LayerRow, keys: Sequence[bytes], data: memoryview, slice_digests: bytes | None = None
+) -> bytes:
+    """The digest row of a whole layer. `data` holds all its slices, contiguous; `keys` are the segment's.
+
+    `slice_digests`, where the slices have just been verified by them, are taken as they are: they do not depend on the
+    segment that a slice is in.
+    """
     digests = []
     size = row.slice_bytes
     for piece in range(row.num_pieces):
         first, stop = row.piece_range(piece)
         digests.append(binding.piece_digest(data[first * size : stop * size], keys[stop - 1], stop - first))
+    if slice_digests is not None:
+        return b"".join(digests) + slice_digests
     for chunk in range(row.num_chunks):
         digests.append(binding.slice_digest(data[chunk * size : (chunk + 1) * size], keys[chunk]))
     return b"".join(digests)

@@ -23,6 +23,7 @@ def open_cache(
     options: ClientOptions | None = None,
     limit_bytes: int | None = None,
     state_dir: str | Path | None = None,
+    merge_bytes_s: float = 0.0,
 ) -> KVCache:
     """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
 
@@ -30,6 +31,7 @@ def open_cache(
     store's byte limit (of a local one by default 80 % of the free disk). `state_dir` is where catalogs of buckets are
     kept on this machine, a few hundred bytes a chunk (default: `$XDG_CACHE_HOME/objectcache`, or
     `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
+    `merge_bytes_s` above 0 has a thread of this process merge small segments, at that rate; gateways do so by default.
     Raises ConfigError for a URL that is none of these, CatalogError, StoreError.
     """
     if url.lower().startswith(("http:", "https:")):
@@ -39,7 +41,7 @@ def open_cache(
     core = open_core(url, limit_bytes=limit_bytes, state_dir=state_dir)
     # What is near is in memory anyway: the system caches files.
     tiering = options.tier.open() if options and core.store.far else None
-    return LocalCache(core, buffer_bytes=buffer_bytes, tiering=tiering)
+    return LocalCache(core, buffer_bytes=buffer_bytes, tiering=tiering, merge_bytes_s=merge_bytes_s)
 
 
 def _gateway(url: str) -> tuple[str, int, str]:

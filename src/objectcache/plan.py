@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,6 +147,34 @@ class Plan:
             if layer >= self.from_layer
             for part in geometry.parts_of(layer)
         )
+
+    @property
+    def num_layers(self) -> int:
+        """Layers to deliver, of all parts."""
+        return sum(len(self._positions(part)) for part in self.parts)
+
+    @property
+    def num_ranges(self) -> int:
+        """Of segments, layer by layer: what is read at once where the store is near."""
+        return sum(len(self._positions(part)) * len(part.runs) for part in self.parts)
+
+    @property
+    def read_bytes(self) -> int:
+        """The payload, and the digest rows that belong to it."""
+        rows_bytes = 0
+        for part in self.parts:
+            positions = self._positions(part)
+            for run in part.runs:
+                if len(positions) == len(part.shape.layers):
+                    rows_bytes += run.geometry.rows_bytes
+                else:
+                    rows_bytes += sum(run.geometry.rows[position].row_bytes for position in positions)
+        return self.payload_bytes + rows_bytes
+
+    def _positions(self, part: PlanPart) -> range:
+        """Of the part's layers that are delivered."""
+        layers = part.shape.layers
+        return range(bisect_left(layers, self.from_layer), len(layers))
 
     # -- to a worker ------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ def test_a_snapshot_that_takes_long_keeps_nobody(world: World, tmp_path: Path) -
             go_on.wait(30)
 
     world.store.before = hold
-    world.cache.core.snapshot_every_records = 3
+    world.cache.core.journal.snapshot_every_records = 3
     for seed in range(8):
         store_parts(world.cache, world.namespace, prompt(world.namespace, 1, seed=seed))
         world.cache.core.follow()

@@ -24,6 +24,13 @@ class PartId(NamedTuple):
     shard: int
 
 
+def all_parts(namespace: Namespace) -> list[PartId]:
+    """Every shard of every group of a namespace's layout."""
+    return [
+        PartId(group, shard) for group, held in enumerate(namespace.layout.groups) for shard in range(len(held.shards))
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class MatchedPart:
     """Chunks [first, stop) of one shard, counted in the group's own chunks; `keys` are theirs.

@@ -9,28 +9,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_part
+from objectcache.cache.base import Lease, Match, PartId, UploadTicket, all_parts, matched_part
+from objectcache.cache.counters import CoreCounters, MergeCounters, ReadCounters
 from objectcache.cache.eviction import evict
-from objectcache.cache.following import FAR, NEAR, Background, Following, Rhythm
+from objectcache.cache.finished import FinishedUploads
+from objectcache.cache.following import FAR, NEAR, Following, Rhythm
+from objectcache.cache.journal import Journal
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
+from objectcache.cache.merging.fragments import Fragments
+from objectcache.cache.namespaces import NamespaceTable
 from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
-from objectcache.catalog import Catalog, Follower, Run, match
-from objectcache.catalog.follower import publish_namespace, read_namespace
+from objectcache.cache.replacing import Replacing, record_bytes
+from objectcache.cache.resolving import is_covered, is_visible, resolve
+from objectcache.cache.room import Reservation, Room
+from objectcache.catalog import Catalog, match
 from objectcache.commitlog import CommitEntry
-from objectcache.descriptor import Descriptor, DescriptorPart
+from objectcache.descriptor import Descriptor
 from objectcache.errors import (
-    HeldVersionError,
-    IntegrityError,
-    InvalidObjectNameError,
-    KeyNotFoundError,
-    NamespaceMismatchError,
     ObjectCacheError,
-    ObjectNotFoundError,
     RequestError,
     StoreError,
     StoreFullError,
@@ -38,49 +36,13 @@ from objectcache.errors import (
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import parse_segment_name
-from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part, same_versions
-from objectcache.stores import Store, delete_all
+from objectcache.plan import Plan, choose_layers_per_unit
+from objectcache.stores import Store
 from objectcache.verifying import is_damaged
 
 log = logging.getLogger(__name__)
 
-UPLOAD_TTL_S = 600.0
-RECORD_BYTES = 4096
-"""What a log record takes besides the headers in it, and more."""
 ORPHAN_AGE_S = 2 * 3600.0
-SNAPSHOT_EVERY_RECORDS = 1024
-FAR_SNAPSHOT_EVERY_RECORDS = 256
-"""A rebuild replays at most about this many records of the log after the latest snapshot. Far away, the records that
-are kept should be one page of a listing."""
-SEGMENTS_PER_RECORD = 64
-"""Nor is a snapshot written for fewer records than one for so many segments."""
-NAMES_PER_RECORD = 1000
-
-
-@dataclass(slots=True)
-class CoreCounters:
-    """Since the core was opened."""
-
-    committed: int = 0
-    evicted: int = 0
-    dropped_full: int = 0
-    forgotten: int = 0
-    follow_failures: int = 0
-    orphans: int = 0
-    vanished: int = 0
-
-
-class Reservation(AbstractContextManager["Reservation"]):
-    """Room for an upload, until it is in the store or given up."""
-
-    def __init__(self, core: CacheCore, size_bytes: int) -> None:
-        self._core = core
-        self._size_bytes = size_bytes
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._core._unreserve(self._size_bytes)
 
 
 class CacheCore:
@@ -90,22 +52,21 @@ class CacheCore:
         self.store = store
         self.catalog = catalog
         self.counters = CoreCounters()
-        self._follower = Follower(store, catalog)
+        self.merges = MergeCounters()
+        self.reads = ReadCounters()
+        self.following = Following(self.follow, self.reconcile, FAR if store.far else NEAR, self._follow_failed)
+        self.journal = Journal(store, catalog, self._follow_failed)
+        self.on_close: list[Callable[[], None]] = []
+        self._namespaces = NamespaceTable(store, catalog, self.reserve)
+        self._room = Room(store, self.evict)
         self._leases = LeaseTable(lease_ttl_s)
-        self._namespaces: dict[bytes, Namespace] = {}
-        self._written_namespaces: set[bytes] = set()
-        self._finished: dict[str, tuple[UploadTicket, float]] = {}
-        self._reserved_bytes = 0
-        self._records_since_snapshot = 0
-        self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
-        self._writing = threading.RLock()  # whoever appends to the log and applies it
+        self._finished = FinishedUploads()
+        self.fragments = Fragments()
+        self._lock = threading.Lock()  # leases, finished uploads
+        self.replacing = Replacing(store, catalog, self.journal, self._leases, self._lock, self.reserve)
         self._reconciler = Reconciler(store, catalog)
         self._reconciling = threading.Lock()
-        self.snapshot_every_records = FAR_SNAPSHOT_EVERY_RECORDS if store.far else SNAPSHOT_EVERY_RECORDS
-        self._snapshots = Background("snapshot", self._follow_failed)
-        self.on_close: list[Callable[[], None]] = []
         self._closing = False
-        self.following = Following(self.follow, self.reconcile, FAR if store.far else NEAR, self._follow_failed)
 
     @classmethod
     def open(cls, store: Store, catalog_path: Path, *, lease_ttl_s: float = DEFAULT_TTL_S) -> CacheCore:
@@ -131,64 +92,23 @@ class CacheCore:
 
     def follow(self) -> int:
         """Bring the catalog up to the logs now; how many records that took. Raises StoreError, CatalogError."""
-        applied = self._follower.poll()
-        with self._lock:
-            self._records_since_snapshot += applied
-            due = self._records_since_snapshot >= self.snapshot_every_records
-        if due and self._is_worth_a_snapshot() and self._snapshots.begin(self._follower.snapshot):
-            with self._lock:
-                self._records_since_snapshot = 0
+        applied = self.journal.follow()
+        self.replacing.drop_due()
         return applied
-
-    def _is_worth_a_snapshot(self) -> bool:
-        """Writing it takes as long as there are segments: it is put off while records are few beside them."""
-        return self._records_since_snapshot * SEGMENTS_PER_RECORD >= self.catalog.stats().segments
 
     # -- namespaces -------------------------------------------------------------------------------
 
     def register(self, namespace: Namespace) -> None:
         """Make a namespace known, readable beside the data. Raises StoreError."""
-        self.learn(namespace)
-        with self._lock:
-            if namespace.digest in self._written_namespaces:
-                return
-        with self.reserve(len(namespace.to_json())):
-            publish_namespace(self.store, namespace)
-        with self._lock:
-            self._written_namespaces.add(namespace.digest)
+        self._namespaces.register(namespace)
 
     def learn(self, namespace: Namespace) -> None:
         """Know a namespace that this process was given, without writing anything."""
-        with self._lock:
-            self._namespaces.setdefault(namespace.digest, namespace)
+        self._namespaces.learn(namespace)
 
     def namespace(self, digest: bytes) -> Namespace:
         """Raises NamespaceMismatchError when nothing is known of it here."""
-        try:
-            return self._known(digest)
-        except NamespaceMismatchError:
-            pass
-        try:
-            found = read_namespace(self.store, digest)
-        except (ObjectNotFoundError, IntegrityError) as error:
-            raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here: {error}") from error
-        self.learn(found)
-        return found
-
-    def _served(self, digest: bytes) -> Namespace:
-        """One that something may be stored under. A store that is far away is not asked: that may take seconds."""
-        return self._known(digest) if self.store.far else self.namespace(digest)
-
-    def _known(self, digest: bytes) -> Namespace:
-        """Without asking the store: the catalog has those of all visible segments. Raises NamespaceMismatchError."""
-        with self._lock:
-            found = self._namespaces.get(digest)
-        if found is None:
-            found = self.catalog.namespace(digest)
-            if found is None:
-                raise NamespaceMismatchError(f"namespace {digest.hex()} is not known here")
-            self.learn(found)
-        return found
+        return self._namespaces.find(digest)
 
     # -- matching and resolving -------------------------------------------------------------------
 
@@ -197,7 +117,7 @@ class CacheCore:
 
         Raises NamespaceMismatchError for a namespace that nobody has registered, LayoutError for unknown parts.
         """
-        namespace = self._served(namespace_digest)
+        namespace = self._namespaces.served(namespace_digest)
         wanted = list(parts) if parts is not None else all_parts(namespace)
         found = match(self.catalog, namespace, chain, wanted)
         if not found.tokens:
@@ -210,6 +130,8 @@ class CacheCore:
         now_s = time.monotonic()
         with self._lock:
             lease = self._leases.grant(segments, now_s)
+        for part in found.parts:
+            self.fragments.met(part.runs, now_s)
         per_unit = choose_layers_per_unit([part.shape for part in matched])
         return Match(namespace, found.tokens, matched, Lease(lease, self._leases.ttl_s, None, per_unit))
 
@@ -223,44 +145,25 @@ class CacheCore:
 
         Raises NamespaceMismatchError, DescriptorError, LeaseExpiredError, KeyNotFoundError. Nothing is read.
         """
-        namespace = self._served(descriptor.namespace)
+        namespace = self._namespaces.served(descriptor.namespace)
         descriptor.check_layout(namespace.layout)
         if descriptor.lease:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
-        with self.catalog.view() as view:
-            resolved = [
-                view.resolve(namespace.digest, part.group, part.shard, part.leaf, part.first, part.stop)
-                for part in descriptor.parts
-            ]
-        parts = [self._plan_part(part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
-        plan = Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
-        for asked, served in zip(descriptor.parts, plan.versions, strict=True):
-            if asked.held and not same_versions(asked.versions, served):
-                raise HeldVersionError("what the client holds is of segments that were replaced since")
+        self.replacing.planned(descriptor.deadline_s)
+        plan = resolve(self.catalog, descriptor)
+        self.reads.planned(plan)
         return plan
-
-    @staticmethod
-    def _plan_part(part: DescriptorPart, runs: Sequence[Run]) -> PlanPart:
-        for run in runs:
-            if run.segment.layers != part.layers or run.segment.slice_bytes != part.slice_bytes:
-                raise KeyNotFoundError(f"segment {run.segment.name} is not laid out as its namespace says")
-        return plan_part(part.group, part.shard, part.shape, runs)
 
     def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
         """Whether chunks [first, stop) of the chain that ends in `leaf` are all stored."""
-        with self.catalog.view() as view:
-            try:
-                view.resolve(namespace_digest, part.group, part.shard, leaf, first, stop)
-            except RequestError:
-                return False
-        return True
+        return is_covered(self.catalog, namespace_digest, part, leaf, first, stop)
 
     # -- storing ----------------------------------------------------------------------------------
 
     def new_segment_name(self) -> str:
         """Never given out twice, not even after a crash."""
-        with self._writing:
+        with self.journal.writing:
             return self.catalog.next_segment_name()
 
     def check_upload_name(self, name: str) -> str:
@@ -272,36 +175,23 @@ class CacheCore:
     def reserve(self, size_bytes: int) -> Reservation:
         """Room for an upload, made by evicting if need be. Raises StoreFullError, which drops the upload."""
         self.following.use()
-        with self._writing:
-            usage = self.store.usage()
-            if usage.limit_bytes is not None:
-                wanted = usage.used_bytes + self._reserved_bytes + size_bytes - usage.limit_bytes
-                if wanted > 0:
-                    self._make_room(wanted, size_bytes, usage.limit_bytes)
-            with self._lock:
-                self._reserved_bytes += size_bytes
-        return Reservation(self, size_bytes)
+        with self.journal.writing:
+            try:
+                return self._room.reserve(size_bytes)
+            except StoreFullError:
+                self.counters.dropped_full += 1
+                raise
 
-    def _make_room(self, wanted_bytes: int, size_bytes: int, limit_bytes: int) -> None:
-        if size_bytes > limit_bytes or self.evict(wanted_bytes) < wanted_bytes:
-            self.counters.dropped_full += 1
-            raise StoreFullError(
-                f"{size_bytes} bytes do not fit: the limit is {limit_bytes} bytes and what is stored is pinned"
-            )
-
-    def _unreserve(self, size_bytes: int) -> None:
-        with self._lock:
-            self._reserved_bytes -= size_bytes
+    def reserve_spare(self, size_bytes: int) -> Reservation:
+        """Room that nothing has to be evicted for. Raises StoreFullError."""
+        with self.journal.writing:
+            return self._room.reserve(size_bytes, may_evict=False)
 
     def finished(self, ticket: UploadTicket) -> None:
         """An upload is whole in the store: it may be committed for UPLOAD_TTL_S."""
-        now_s = time.monotonic()
         with self._lock:
-            self._finished[ticket.header.name] = (ticket, now_s)
-            stale = [name for name, (_, since_s) in self._finished.items() if since_s < now_s - UPLOAD_TTL_S]
-            for name in stale:
-                del self._finished[name]
-        self._delete(stale)
+            stale = self._finished.add(ticket, time.monotonic())
+        self.journal.delete(stale)
 
     def commit(self, names: Sequence[str], discard: Sequence[str] = ()) -> None:
         """Make uploads visible, all in one record, and drop others. Names that are visible already are fine.
@@ -309,37 +199,26 @@ class CacheCore:
         Raises UploadNotFoundError (then nothing is committed), StoreError.
         """
         names = list(dict.fromkeys(names))
-        with self._writing:
+        with self.journal.writing:
             with self._lock:
                 tickets = [self._finished.get(name) for name in names]
             entries = []
             for name, found in zip(names, tickets, strict=True):
                 if found is not None:
-                    entries.append(CommitEntry(found[0].header, found[0].row_digests))
-                elif not self._is_visible(name):
+                    entries.append(CommitEntry(found.header, found.row_digests))
+                elif not is_visible(self.catalog, name):
                     raise UploadNotFoundError(f"upload {name} was not finished here, was dropped, or has timed out")
             for digest in {entry.header.namespace for entry in entries}:
                 self.register(self.namespace(digest))
             if entries:
-                sizes = (len(entry.header.encoded) + sum(map(len, entry.row_digests)) for entry in entries)
-                with self.reserve(RECORD_BYTES + sum(sizes)):
-                    self._follower.append(entries)
-                with self._lock:
-                    self._records_since_snapshot += 1
+                with self.reserve(record_bytes(entries)):
+                    self.journal.append(entries)
                 self.counters.committed += len(entries)
         with self._lock:
-            for name in names:
-                self._finished.pop(name, None)
+            self._finished.drop(names)
             # Nothing but uploads: the names are a client's, and log records are objects too.
-            dropped = [name for name in discard if self._finished.pop(name, None) is not None]
-        self._delete(dropped)
-
-    def _is_visible(self, name: str) -> bool:
-        try:
-            parse_segment_name(name)
-        except InvalidObjectNameError:
-            return False
-        return self.catalog.segment_named(name) is not None
+            dropped = self._finished.drop(discard)
+        self.journal.delete(dropped)
 
     # -- forgetting -------------------------------------------------------------------------------
 
@@ -352,34 +231,39 @@ class CacheCore:
         """
         with self._reconciling:
             self.follow()
-            findings = self._reconciler.find(
-                orphan_age_s=orphan_age_s, vanished_after_s=vanished_after_s, stopped=lambda: self._closing
+            return self._reconciler.tidy(
+                self.journal,
+                self.counters,
+                orphan_age_s=orphan_age_s,
+                vanished_after_s=vanished_after_s,
+                stopped=lambda: self._closing,
+                is_known=self._is_known,
             )
-            with self._lock:
-                orphans = [name for name in findings.orphans if name not in self._finished]
-            self._delete(orphans)
-            self.counters.orphans += len(orphans)
-            for at in range(0, len(findings.vanished), NAMES_PER_RECORD):
-                self._forget_vanished(tuple(findings.vanished[at : at + NAMES_PER_RECORD]))
-        return Findings(orphans, findings.vanished)
 
-    def _forget_vanished(self, names: tuple[str, ...]) -> None:
-        log.warning("forgetting %d segments that are gone from the store, the first is %s", len(names), names[0])
-        with self._writing:
-            self._follower.append(deletes=names)
-        self.counters.vanished += len(names)
+    def _is_known(self, name: str) -> bool:
+        """Whether an object that is in no catalog is somebody's all the same."""
+        with self._lock:
+            finished = name in self._finished
+        return finished or self.replacing.holds(name)
 
     def evict(self, wanted_bytes: int) -> int:
         """Remove least recently used segments, leaves before their prefixes, pinned ones not. Bytes freed."""
+        freed = self.replacing.make_room(wanted_bytes)
+        if freed >= wanted_bytes:
+            return freed
+        pinned = self.pinned()
+        with self.journal.writing:
+            chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes - freed)
+            if chosen:
+                self.journal.remove(tuple(segment.name for segment in chosen))
+                self.counters.evicted += len(chosen)
+        return freed + sum(segment.total_bytes for segment in chosen)
+
+    def pinned(self) -> frozenset[int]:
+        """Ids of segments that leases pin."""
         with self._lock:
             self._leases.expire(time.monotonic())
-            pinned = self._leases.pinned
-        with self._writing:
-            chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes)
-            if chosen:
-                self._remove(tuple(segment.name for segment in chosen))
-                self.counters.evicted += len(chosen)
-        return sum(segment.total_bytes for segment in chosen)
+            return self._leases.pinned
 
     def suspect(self, name: str) -> None:
         """A segment that was read is not what its digests say: forget it.
@@ -397,46 +281,20 @@ class CacheCore:
 
     def forget(self, name: str) -> None:
         """A segment turned out to be gone or damaged: it must not match again."""
-        with self._writing:
+        with self.journal.writing:
             if self.catalog.segment_named(name) is None:
                 return
             log.warning("forgetting segment %s, which is gone or damaged", name)
             try:
-                self._remove((name,))
+                self.journal.remove((name,))
             except StoreFullError:
                 self.catalog.drop(name)  # others find out by themselves
             self.counters.forgotten += 1
 
-    def _remove(self, names: tuple[str, ...]) -> None:
-        """Write down that segments go, and delete them. Raises StoreFullError when even that made no room.
-
-        Where there is no room for the record, the other way round: that a segment is gone is found out in any case.
-        """
-        try:
-            self._follower.append(deletes=names)
-        except StoreFullError:
-            self._delete(names)
-            self._follower.append(deletes=names)
-        else:
-            self._delete(names)
-
-    def _delete(self, names: Sequence[str]) -> None:
-        for name, error in delete_all(self.store, names).items():
-            log.warning("object %s could not be deleted: %s", name, error)
-
     def close(self) -> None:
         self._closing = True
         self.following.stop()
-        self._snapshots.wait()
-        with self._writing:
-            self.catalog.close()
+        self.journal.close()
         self.store.close()
         for call in self.on_close:
             call()
-
-
-def all_parts(namespace: Namespace) -> list[PartId]:
-    """Every shard of every group of a namespace's layout."""
-    return [
-        PartId(group, shard) for group, held in enumerate(namespace.layout.groups) for shard in range(len(held.shards))
-    ]

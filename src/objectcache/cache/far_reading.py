@@ -69,8 +69,11 @@ class FarReading(Reading[Request]):
         on_gone: Callable[[str], None],
         on_damage: Callable[[str], None],
         scratch: Scratch,
+        on_read: Callable[[int], None],
     ) -> None:
+        """`on_read(bytes)` is told of each request."""
         self._scratch = scratch
+        self._on_read = on_read
         self._progress: dict[int, _LayerProgress] = {}
         super().__init__(plan, keys, readers, landing, on_gone=on_gone, on_damage=on_damage)
 
@@ -79,6 +82,7 @@ class FarReading(Reading[Request]):
 
     def _read(self, task: Request) -> Iterator[tuple[int, int]]:
         content = task.contents[0]
+        self._on_read(task.length)
         with self._using(task.segment, content.layer_run.layer) as source:
             if len(task.contents) == 1 and not content.row:
                 source.read_into(task.begin, self._place(content.layer_run, content.first, content.stop)[0])

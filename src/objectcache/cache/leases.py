@@ -11,6 +11,8 @@ from objectcache.descriptor import ID_BYTES
 from objectcache.errors import LeaseExpiredError
 
 DEFAULT_TTL_S = 60.0
+_MOVES_KEPT = 4096
+"""Replaced segments that are remembered, for whoever found them just before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,14 @@ class LeaseTable:
         self.ttl_s = ttl_s
         self._held: dict[bytes, _Held] = {}  # in order of expiry, since all live equally long
         self._pins: Counter[int] = Counter()
+        self._moved: dict[int, int] = {}
 
     def grant(self, segment_ids: Iterable[int], now_s: float) -> bytes:
         """A new lease, 16 random bytes, that pins `segment_ids`."""
         self.expire(now_s)
         lease = secrets.token_bytes(ID_BYTES)
-        held = _Held(tuple(set(segment_ids)), now_s + self.ttl_s)
+        ids = {self._moved.get(id, id) for id in segment_ids}
+        held = _Held(tuple(ids), now_s + self.ttl_s)
         self._held[lease] = held
         self._pins.update(held.segment_ids)
         return lease
@@ -55,6 +59,20 @@ class LeaseTable:
                 return
             del self._held[lease]
             self._unpin(held)
+
+    def move(self, old_ids: Iterable[int], new_id: int) -> None:
+        """What was in the segments `old_ids` is in `new_id` now: who pins any of them pins that instead."""
+        old = frozenset(old_ids)
+        for lease, held in self._held.items():
+            if old.intersection(held.segment_ids):
+                self._unpin(held)
+                ids = (*(id for id in held.segment_ids if id not in old), new_id)
+                self._held[lease] = _Held(ids, held.until_s)
+                self._pins.update(ids)
+        self._moved = {id: new_id if to in old else to for id, to in self._moved.items()}
+        self._moved |= dict.fromkeys(old, new_id)
+        while len(self._moved) > _MOVES_KEPT:
+            del self._moved[next(iter(self._moved))]
 
     def _unpin(self, held: _Held) -> None:
         for segment in held.segment_ids:

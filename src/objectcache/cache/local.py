@@ -19,9 +19,11 @@ from objectcache.cache.base import (
     select_parts,
 )
 from objectcache.cache.core import CacheCore
+from objectcache.cache.counters import MergeCounters, ReadCounters
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
 from objectcache.cache.landing import Landing
+from objectcache.cache.merging.background import BackgroundMerging
 from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.requests import FIRST_REQUESTS
 from objectcache.cache.retrieval import Retrieval
@@ -48,20 +50,40 @@ class LocalCache(KVCache):
     """Everything in this process: matching, reading and writing a store directly."""
 
     def __init__(
-        self, core: CacheCore, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES, tiering: Tiering | None = None
+        self,
+        core: CacheCore,
+        *,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        tiering: Tiering | None = None,
+        merge_bytes_s: float = 0.0,
     ) -> None:
         """`buffer_bytes` bounds the destinations of retrievals; memory is taken only as it is written. `tiering` is
-        closed with the cache."""
+        closed with the cache. A thread merges small segments, `merge_bytes_s` at most; 0: none does.
+        """
         self.core = core
         self.tiering = tiering
         self.pool = BufferPool(buffer_bytes)
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
         self._scratch = Scratch()
+        core.reads.measured = core.store.far
+        self._merging: BackgroundMerging | None = None
+        if merge_bytes_s:
+            self._merging = BackgroundMerging(core, merge_bytes_s, is_busy=lambda: bool(self.pool.usage().in_use_bytes))
 
     def request_counts(self) -> Mapping[str, int]:
         """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
         return self.core.store.request_counts()
+
+    @property
+    def reads(self) -> ReadCounters:
+        """What retrievals took so far: ranges a layer, and bytes read for each byte delivered."""
+        return self.core.reads
+
+    @property
+    def merges(self) -> MergeCounters:
+        """What was merged so far by this process."""
+        return self.core.merges
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         self.core.learn(namespace)
@@ -105,7 +127,9 @@ class LocalCache(KVCache):
         told = {"on_gone": self.core.forget, "on_damage": self.core.suspect}
         reading: NearReading | FarReading
         if self.core.store.far:
-            reading = FarReading(plan, keys, readers, landing, scratch=self._scratch, **told)
+            reading = FarReading(
+                plan, keys, readers, landing, scratch=self._scratch, on_read=self.core.reads.read, **told
+            )
         else:
             reading = NearReading(plan, keys, readers, landing, **told)
 
@@ -171,6 +195,8 @@ class LocalCache(KVCache):
         self.pool.register(registrar)
 
     def close(self) -> None:
+        if self._merging is not None:
+            self._merging.stop()
         self._executor.shutdown(wait=True, cancel_futures=True)
         if self.tiering is not None:
             self.tiering.close()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
+from objectcache.cache.counters import CoreCounters
+from objectcache.cache.journal import Journal
 from objectcache.catalog import Catalog
 from objectcache.errors import InvalidObjectNameError, ObjectNotFoundError
 from objectcache.names import SEGMENT_PREFIX, clock_name, parse_segment_name
@@ -21,6 +23,7 @@ VANISHED_AFTER_S = 300.0
 _CONFIRMED = 8
 """So many of the entries without a segment are asked for by name, lest a listing that lacks something be believed."""
 _MARKS = 8
+NAMES_PER_RECORD = 1000
 _CLOCK = b"Written to read this store's own clock from it.\n"
 
 
@@ -89,6 +92,30 @@ class Reconciler:
             # Whose commit was read since the listing passed is not one.
             orphans = [info for info in orphans if info.modified_s < until_s and self._catalog.id_of(info.name) is None]
         return Findings([info.name for info in orphans], vanished if self._are_gone(vanished) else [])
+
+    def tidy(
+        self,
+        journal: Journal,
+        counters: CoreCounters,
+        *,
+        orphan_age_s: float,
+        vanished_after_s: float,
+        stopped: Callable[[], bool],
+        is_known: Callable[[str], bool],
+    ) -> Findings:
+        """`find`, and act on it: delete orphans, but for those that `is_known(name)`; forget, in the log, what has
+        vanished. Returns both. Raises StoreError, CatalogError.
+        """
+        found = self.find(orphan_age_s=orphan_age_s, vanished_after_s=vanished_after_s, stopped=stopped)
+        orphans = [name for name in found.orphans if not is_known(name)]
+        journal.delete(orphans)
+        counters.orphans += len(orphans)
+        for at in range(0, len(found.vanished), NAMES_PER_RECORD):
+            names = tuple(found.vanished[at : at + NAMES_PER_RECORD])
+            log.warning("forgetting %d segments that are gone from the store, the first is %s", len(names), names[0])
+            journal.append(deletes=names)
+            counters.vanished += len(names)
+        return Findings(orphans, found.vanished)
 
     def _are_gone(self, vanished: Iterable[str]) -> bool:
         for name in islice(vanished, _CONFIRMED):

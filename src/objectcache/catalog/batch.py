@@ -39,7 +39,7 @@ from objectcache.catalog.records import (
 from objectcache.catalog.view import CatalogView, RecordCache
 from objectcache.errors import CatalogError
 from objectcache.keys import Namespace
-from objectcache.logrecord import CommitEntry, LogRecord, Removal
+from objectcache.logrecord import CommitEntry, LogRecord, Removal, Replacement
 from objectcache.segment import SegmentHeader
 from objectcache.snapshot import SnapshotPart, still_open
 
@@ -62,6 +62,7 @@ class Batch:
         self._now_s = now_s
         self.meta = load_meta(transaction, environment.db(META))
         self.new: dict[int, SegmentHeader] = {}
+        self._merged: set[int] = set()
         self._names = environment.db(NAMES)
         self._segments = environment.db(SEGMENTS)
         self._touched = environment.db(TOUCHED)
@@ -87,6 +88,8 @@ class Batch:
             raise CatalogError(f"record {record.sequence} of writer {record.writer} does not follow {position}")
         for entry in record.commits:
             self.commit(entry)
+        for replacement in record.replaces:
+            self._inherit(replacement)
         for removal in record.removals():
             self.remove(removal)
         self._set_position(record.writer, record.sequence)
@@ -220,10 +223,24 @@ class Batch:
         self._transaction.put(pack_id(id), TOUCH.pack(time_s, depth), db=self._touched)
         return True
 
+    def _inherit(self, replacement: Replacement) -> None:
+        """A segment that replaces others was last used when the latest of them was: it is no new use."""
+        found = [self._transaction.get(name.encode(), db=self._names) for name in replacement.old]
+        touched = [self._transaction.get(id, db=self._touched) for id in found if id is not None]
+        times_s = [TOUCH.unpack(item)[0] for item in touched if item is not None]
+        for name in replacement.new if times_s else ():
+            id = self._transaction.get(name.encode(), db=self._names)
+            if id is not None and unpack_id(id) in self.new:
+                depth = self.new[unpack_id(id)].depth
+                self._transaction.put(id, TOUCH.pack(max(times_s), depth), db=self._touched)
+                self._merged.add(unpack_id(id))
+
     def _touch_ancestors(self) -> None:
         """What new segments stand on was used when they were made: leaves are to go before their prefixes."""
         view = CatalogView(self._environment, self._transaction, RecordCache(_ANCESTORS_CACHED))
-        for header in self.new.values():
+        for id, header in self.new.items():
+            if id in self._merged:
+                continue
             part = part_key(header.group, header.shard)
             key, depth = header.parent, header.depth
             while depth:

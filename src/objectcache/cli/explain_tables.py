@@ -73,7 +73,7 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
         return [Text("nothing is stored here")]
     table = _table(
         *("namespace", "model", "dtype", "layout", ">epoch", "adapter", "salted"),
-        *(">segments", ">chunks", ">tokens", ">bytes", ">last use"),
+        *(">segments", ">chunks", ">tokens", ">ranges/4K", ">bytes", ">last use"),
     )
     for info in listing.namespaces:
         table.add_row(*_namespace_cells(info))
@@ -89,6 +89,10 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
         size(listing.total_bytes),
     )
     shown += [Text(), Text(f"{', '.join(counts)}; the store holds {size(listing.store_used_bytes)}")]
+    if listing.total_segments:
+        shown.append(
+            Text(f"a segment has {listing.median_chunks:g} chunks (median); `objectcache merge` merges small ones")
+        )
     return shown
 
 
@@ -97,7 +101,7 @@ def _namespace_cells(info: NamespaceInfo) -> Iterable[str]:
     yield info.digest[:SHOWN_DIGITS]
     yield from known
     yield from (info.kv_dtype, info.layout, str(info.epoch), info.adapter or NONE, "yes" if info.salted else "no")
-    yield from (f"{info.segments:,}", f"{info.chunks:,}", f"{info.tokens:,}")
+    yield from (f"{info.segments:,}", f"{info.chunks:,}", f"{info.tokens:,}", f"{info.ranges_4k:.1f}")
     yield from (size(info.total_bytes), ago(info.last_used_s))
 
 

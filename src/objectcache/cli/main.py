@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import objectcache
-from objectcache.cli import bench, demo, explain, serve
+from objectcache.cli import bench, demo, explain, merge, serve
 from objectcache.errors import ObjectCacheError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 serve.add_to(app)
 demo.add_to(app)
 explain.add_to(app)
+merge.add_to(app)
 bench.add_to(app)
 
 

@@ -41,6 +41,13 @@ def run(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help='Bytes a second that merging small segments rewrites, e.g. "200MiB"; 0: none (default: 64MiB, with '
+            "--store 0)."
+        ),
+    ] = None,
     access_keys: Annotated[
         Path | None,
         typer.Option(help="TOML file of access keys (default: access-keys.toml in DATA, made at the first start)."),
@@ -92,6 +99,7 @@ def run(
         "buckets": tuple(bucket) if bucket else None,
         "workers": workers,
         "limit_bytes": limit,
+        "merge_bytes_s": merge,
         "access_keys": access_keys,
         "anonymous": anonymous,
         "domains": tuple(domain) if domain else None,

@@ -27,6 +27,7 @@ from objectcache.gateway.guard import Guard, open_keys
 from objectcache.gateway.handoff import awaits_continue, expect_later
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.kv_storing import StoringRoutes
+from objectcache.gateway.merging import Merging
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.object_reading import ReadingRoutes
 from objectcache.gateway.objects import ObjectRoutes
@@ -58,6 +59,7 @@ class Gateway:
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost)
+        self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
         routes = (
@@ -118,12 +120,14 @@ class Gateway:
         site = web.TCPSite(self._runner, self.config.host, self.config.port, ssl_context=tls_context(self.config))
         await site.start()
         self.port = self._runner.addresses[0][1]
+        self._merging.start()
         self._ready = True
 
     async def drain(self) -> None:
         """Refuse new deliveries, and let those under way end: `drain_s` at most. May be cancelled."""
         self._ready = False
         self._drain.begin()
+        await self._merging.stop()
         until = time.monotonic() + self.config.drain_s
         while any(worker.load for worker in self._pool.workers) and time.monotonic() < until:
             await asyncio.sleep(DRAIN_POLL_S)
@@ -131,6 +135,7 @@ class Gateway:
     async def close(self) -> None:
         """End everything, also what is still under way."""
         self._ready = False
+        await self._merging.stop()
         if self._listener is not None:
             await self._listener.stop()
         await self._pool.stop()
@@ -200,11 +205,7 @@ class Gateway:
     def _metrics(self) -> web.Response:
         self.metrics.sessions.set(len(self._sessions))
         for name, core in self._buckets.items():
-            usage = core.store.usage()
-            for counter, gauge in self.metrics.core.items():
-                gauge.labels(name).set(getattr(core.counters, counter))
-            self.metrics.store_bytes.labels(name).set(usage.used_bytes)
-            self.metrics.store_limit_bytes.labels(name).set(usage.limit_bytes or 0)
+            self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 

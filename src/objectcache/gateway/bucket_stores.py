@@ -57,7 +57,9 @@ class BucketStores:
         if store.far and config.cache_bytes != 0:
             cache_dir = config.cache_dir or config.data / READ_CACHE
             store = ReadCache(store, cache_dir, limit_bytes=config.cache_bytes, fill_on_write=True)
-        return open_beside(store, self._catalogs(name), lease_ttl_s=config.lease_ttl_s)
+        core = open_beside(store, self._catalogs(name), lease_ttl_s=config.lease_ttl_s)
+        core.reads.measured = isinstance(store, ReadCache)  # by the workers, which fill it
+        return core
 
     def _catalogs(self, name: str) -> Path:
         return self._config.data / "catalogs" / name

@@ -191,6 +191,7 @@ class KVRoutes:
             problem = future.exception()
             if problem is None:
                 self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
+                core.reads.read(future.result()["fetched_bytes"])
             elif isinstance(problem, WorkerOrderError) and problem.segment:
                 if core.store.far and isinstance(problem.error, IntegrityError):
                     # It may be a copy that is damaged: the segment itself is asked before it is forgotten.

@@ -6,7 +6,8 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from objectcache.cache.core import CoreCounters
+from objectcache.cache.core import CacheCore
+from objectcache.cache.counters import CoreCounters, MergeCounters
 
 _CORE_HELP = {
     "committed": "Segments made visible by this process.",
@@ -16,6 +17,24 @@ _CORE_HELP = {
     "follow_failures": "Times that the logs could not be followed.",
     "orphans": "Uploads that were never committed, deleted.",
     "vanished": "Segments that a listing showed to be gone from the store.",
+}
+_MERGE_HELP = {
+    "merged": "Segments that merging made out of several.",
+    "segments": "Segments that were merged into others.",
+    "bytes_rewritten": "Bytes written by merging.",
+    "duplicates": "Segments dropped because others held all of their chunks.",
+    "skipped_room": "Merges not made: there was no room that is free.",
+    "outrun": "Merges not made, or made in vain: segments were evicted or merged by another meanwhile.",
+    "failed": "Merges that met damage, or a store that failed.",
+}
+_READ_HELP = {
+    "deliveries": "Deliveries planned.",
+    "layers": "Layers to deliver, of all parts.",
+    "ranges": "Ranges of segments that those layers are in.",
+    "payload_bytes": "Bytes to deliver.",
+    "read_bytes": "Bytes read from the store for that: payload, digest rows and what a read cache fetched besides.",
+    "amplification": "Bytes read from the store for each byte to deliver, since the start.",
+    "ranges_per_layer": "Ranges of segments for each layer to deliver, since the start.",
 }
 
 
@@ -63,6 +82,25 @@ class GatewayMetrics:
             item.name: Gauge(f"objectcache_core_{item.name}", _CORE_HELP[item.name], ["bucket"], registry=self.registry)
             for item in fields(CoreCounters)
         }
+        self.merges = {
+            item.name: Gauge(
+                f"objectcache_merge_{item.name}", _MERGE_HELP[item.name], ["bucket"], registry=self.registry
+            )
+            for item in fields(MergeCounters)
+        }
+        self.reads = {
+            name: Gauge(f"objectcache_read_{name}", text, ["bucket"], registry=self.registry)
+            for name, text in _READ_HELP.items()
+        }
+
+    def show(self, bucket: str, core: CacheCore) -> None:
+        """Take over what the core of a bucket has counted."""
+        for gauges, counters in ((self.core, core.counters), (self.merges, core.merges), (self.reads, core.reads)):
+            for name, gauge in gauges.items():
+                gauge.labels(bucket).set(getattr(counters, name))
+        usage = core.store.usage()
+        self.store_bytes.labels(bucket).set(usage.used_bytes)
+        self.store_limit_bytes.labels(bucket).set(usage.limit_bytes or 0)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -114,6 +114,11 @@ class SegmentGeometry:
     def rows(self) -> tuple[LayerRow, ...]:
         return tuple(LayerRow(self.num_chunks, size) for size in self.slice_bytes)
 
+    @cached_property
+    def rows_bytes(self) -> int:
+        """Of the digest rows of all layers."""
+        return sum(row.row_bytes for row in self.rows)
+
     def row_offset(self, position: int) -> int:
         """Offset of the digest row of the layer at `position` (not the model's layer number)."""
         return self.data_offsets[position] - self.rows[position].row_bytes

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from objectcache.errors import IntegrityError, LayoutError, RangeError
 from objectcache.integrity import Buffer, LayerBinding, layer_row, span_matches
-from objectcache.layout import SegmentGeometry
+from objectcache.layout import DIGEST_BYTES, SegmentGeometry, Span
 from objectcache.segment.header import (
     HEADER_PREFIX_BYTES,
     SegmentHeader,
@@ -33,8 +33,11 @@ class SegmentWriter:
         self._row_digests: list[bytes] = []
         write(header.encoded)
 
-    def write_layer(self, data: Buffer) -> None:
-        """The next layer's slices of all chunks, contiguous: num_chunks * slice_bytes bytes."""
+    def write_layer(self, data: Buffer, slice_digests: bytes | None = None) -> None:
+        """The next layer's slices of all chunks, contiguous: num_chunks * slice_bytes bytes.
+
+        `slice_digests`: theirs, where the slices have just been verified by them.
+        """
         position = len(self._row_digests)
         header = self._header
         if position == len(header.layers):
@@ -46,8 +49,10 @@ class SegmentWriter:
                 f"layer {header.layers[position]} of segment {header.name} is "
                 f"{geometry.layer_bytes(position)} bytes, got {len(view)}"
             )
+        if slice_digests is not None and len(slice_digests) != header.num_chunks * DIGEST_BYTES:
+            raise LayoutError(f"{header.num_chunks} slices have as many digests, not {len(slice_digests)} bytes")
         binding = header.binding(position)
-        row = layer_row(binding, geometry.rows[position], header.keys, view)
+        row = layer_row(binding, geometry.rows[position], header.keys, view, slice_digests)
         self._write(bytes(geometry.padding_before_row(position)) + row)
         self._write(view)
         self._row_digests.append(binding.row_digest(row, header.leaf, header.num_chunks))
@@ -139,6 +144,18 @@ class CommittedLayer:
             span_keys = keys[span.first - first : span.stop - first]
             if not span_matches(self.binding, span, size, span_keys, row[begin:end], part):
                 raise IntegrityError(f"chunks {span.first} to {span.stop - 1} of a segment are not the committed ones")
+
+    def check_slices(self, keys: Sequence[bytes], data: memoryview, row: bytes) -> bytes:
+        """`data` holds all slices of the layer: each is verified by its own digest, bound to its own key.
+
+        Returns the digests of the slices. `row` is the layer's digest row, checked. Raises IntegrityError.
+        """
+        layer = self.geometry.rows[self.position]
+        span = Span(0, layer.num_chunks, None)
+        begin, end = layer.digest_range(span)
+        if not span_matches(self.binding, span, layer.slice_bytes, keys, row[begin:end], data):
+            raise IntegrityError("slices of a segment are not the committed ones")
+        return row[begin:end]
 
 
 class SegmentReader:

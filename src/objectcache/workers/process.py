@@ -36,6 +36,8 @@ from objectcache.verifying import is_damaged
 from objectcache.workers.bodies import BodySpec
 from objectcache.workers.channel import BlockingChannel, Message
 from objectcache.workers.copying import copy_ranges
+from objectcache.workers.fetched import Fetched
+from objectcache.workers.joins import Joins
 from objectcache.workers.open_objects import HeldObjects, OpenObjects
 from objectcache.workers.uploads import ExpectedSegment, receive_object, receive_segment
 
@@ -53,6 +55,8 @@ class Worker:
         self._sessions: dict[bytes, SenderSession] = {}
         self._stores: dict[str, Store] = {}
         self._objects = OpenObjects()
+        self._joins = Joins(self._is_delivering)
+        self._fetched = Fetched()
         self._lock = threading.Lock()
 
     def serve(self) -> None:
@@ -70,6 +74,8 @@ class Worker:
             "copy": self._copy,
             "forget_store": self._forget_store,
             "verify": self._verify,
+            "join": self._join,
+            "stop_joins": lambda message, fds: self._joins.stop(),
         }
         while (received := self._channel.receive()) is not None:
             message, fds = received
@@ -194,7 +200,8 @@ class Worker:
             if session.once:
                 with self._lock:
                     self._sessions.pop(message["session"], None)
-            self._answer(message, error, sent_bytes=state.sent_bytes)
+            fetched_bytes = self._fetched.since_last(store) if error is None else 0
+            self._answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
 
         session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
 
@@ -216,6 +223,10 @@ class Worker:
             for session in sessions:
                 session.reap(now_s)
             self._objects.close_idle(now_s)
+
+    def _is_delivering(self) -> bool:
+        with self._lock:
+            return not all(session.idle for session in self._sessions.values())
 
     # -- whole objects ----------------------------------------------------------------------------
 
@@ -316,6 +327,18 @@ class Worker:
                 self._answer(message, error)
 
         self._carry_out("verify", message, verify)
+
+    def _join(self, message: Message, fds: list[int]) -> None:
+        """Segments that follow each other, as a new one."""
+
+        def run() -> None:
+            try:
+                joined = self._joins.run(self._store(message["store"]), message)
+                self._answer(message, header=joined.header.encoded, row_digests=list(joined.row_digests))
+            except ObjectCacheError as error:
+                self._answer(message, error)
+
+        self._carry_out("join", message, run)
 
 
 def _listen(session: SenderSession, sock: socket.socket) -> None:

@@ -28,24 +28,35 @@ class _Sum:
     total_bytes: int = 0
     last_used_s: float | None = None
     tokens_of_part: Counter[tuple[int, int]] = field(default_factory=Counter)
+    segments_of_part: Counter[tuple[int, int]] = field(default_factory=Counter)
+    by_chunks: Counter[int] = field(default_factory=Counter)
 
     def add(self, record: SegmentRecord, used_s: float | None) -> None:
         self.segments += 1
         self.chunks += record.num_chunks
         self.total_bytes += record.total_bytes
         self.tokens_of_part[record.group, record.shard] += record.num_chunks * record.chunk_tokens
+        self.segments_of_part[record.group, record.shard] += 1
+        self.by_chunks[record.num_chunks] += 1
         if used_s is not None:
             self.last_used_s = max(used_s, self.last_used_s or used_s)
 
-    def tokens(self, namespace: Namespace | None) -> int:
-        """A recurrent state stands for one boundary, not for the tokens of a chunk."""
+    def _growing(self, namespace: Namespace | None) -> Mapping[tuple[int, int], int]:
+        """Tokens by part. A recurrent state stands for one boundary, not for the tokens of a chunk."""
         states = {
             index
             for index, group in enumerate(namespace.layout.groups if namespace else ())
             if group.rule is MatchRule.STATE
         }
-        growing = {part: tokens for part, tokens in self.tokens_of_part.items() if part[0] not in states}
-        return max((growing or self.tokens_of_part).values(), default=0)
+        return {part: tokens for part, tokens in self.tokens_of_part.items() if part[0] not in states}
+
+    def tokens(self, namespace: Namespace | None) -> int:
+        return max((self._growing(namespace) or self.tokens_of_part).values(), default=0)
+
+    def ranges(self, namespace: Namespace | None, tokens: int) -> float:
+        """How many segments so many tokens are in, on average, in the part where they are in most. At least one."""
+        growing = self._growing(namespace)
+        return max((max(1.0, self.segments_of_part[part] * tokens / held) for part, held in growing.items()), default=0)
 
     def of(self, digest: bytes, namespace: Namespace | None) -> NamespaceInfo:
         info = namespace_info(namespace) if namespace else NamespaceInfo(short(digest), problem=UNREADABLE)
@@ -56,7 +67,21 @@ class _Sum:
             tokens=self.tokens(namespace),
             total_bytes=self.total_bytes,
             last_used_s=self.last_used_s,
+            median_chunks=median(self.by_chunks),
+            ranges_4k=self.ranges(namespace, 4096),
         )
+
+
+def median(counts: Mapping[int, int]) -> float:
+    """Of numbers, given how often each occurs; 0.0 of none."""
+    total = sum(counts.values())
+    wanted = ((total - 1) // 2, total // 2)
+    found: list[int] = []
+    before = 0
+    for number in sorted(counts):
+        found += [number for place in wanted if before <= place < before + counts[number]]
+        before += counts[number]
+    return sum(found) / len(found) if found else 0.0
 
 
 def used_by_name(catalogs: Iterable[Catalog]) -> dict[str, float]:
@@ -128,4 +153,5 @@ def list_stored(stored: Stored, used: Mapping[str, float], namespace: str, with_
         total_chunks=sum(info.chunks for info in infos),
         total_bytes=sum(info.total_bytes for info in infos),
         store_used_bytes=stored.store.usage().used_bytes,
+        median_chunks=median(sum((held.by_chunks for held in sums.values()), Counter())),
     )

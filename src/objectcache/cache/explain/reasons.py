@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from objectcache.cache.core import ORPHAN_AGE_S, all_parts
+from objectcache.cache.base import all_parts
+from objectcache.cache.core import ORPHAN_AGE_S
 from objectcache.cache.explain.holdings import Holding, holdings, longest_match
 from objectcache.cache.explain.results import Explanation, PartState, Reason
 from objectcache.cache.explain.stored import Stored

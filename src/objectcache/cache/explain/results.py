@@ -15,6 +15,8 @@ class NamespaceInfo:
     """`tokens` are those of the part that holds most: what is stored twice counts twice. `layout` is in words.
 
     `last_used_s` is Unix time, None where nobody has written it down. `problem` says why nothing of it can match.
+    `median_chunks` are those of a segment; `ranges_4k` is how many segments 4,096 tokens are in, on average, in the
+    part where they are in most.
     """
 
     digest: str
@@ -30,6 +32,8 @@ class NamespaceInfo:
     total_bytes: int = 0
     last_used_s: float | None = None
     problem: str = ""
+    median_chunks: float = 0.0
+    ranges_4k: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Listing:
     total_chunks: int
     total_bytes: int
     store_used_bytes: int
+    median_chunks: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

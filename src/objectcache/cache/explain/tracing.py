@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from objectcache.cache.base import PartId
-from objectcache.cache.core import all_parts
+from objectcache.cache.base import PartId, all_parts
 from objectcache.cache.explain.stored import Stored
 from objectcache.catalog.scanning import Holders
 from objectcache.errors import IntegrityError, StoreError

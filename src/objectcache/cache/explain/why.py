@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from objectcache.cache.core import all_parts
+from objectcache.cache.base import all_parts
 from objectcache.cache.explain.reasons import NEXT_STEPS, explain_chain, removal_notes
 from objectcache.cache.explain.results import Explanation, Neighbour, Reason
 from objectcache.cache.explain.stored import Orphan, Stored
