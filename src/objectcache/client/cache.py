@@ -8,10 +8,11 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
+    ForeignUpload,
     KVCache,
     Lease,
     Match,
@@ -31,7 +32,7 @@ from objectcache.client.fencing import Fencer
 from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
-from objectcache.client.upload import GatewayUpload
+from objectcache.client.upload import GatewayElsewhere, GatewayUpload
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.errors import (
     ConfigError,
@@ -99,6 +100,7 @@ class GatewayCache(KVCache):
         self._striped = self.options.target != "http"
         self.bucket = bucket
         self.pool = BufferPool(self.options.buffer_bytes)
+        self._where = {"host": host, "port": port, "tls": tls, "options": asdict(self.options)}
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
@@ -291,6 +293,26 @@ class GatewayCache(KVCache):
     def store(
         self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
     ) -> SegmentUpload | None:
+        header = self._header(namespace, chain, part, first, stop)
+        try:
+            return GatewayUpload.begin(self._http, self.bucket, header)
+        except NamespaceMismatchError:
+            self._register(namespace)  # the gateway's store was emptied since
+            return GatewayUpload.begin(self._http, self.bucket, header)
+
+    stores_elsewhere = True
+
+    def store_elsewhere(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> ForeignUpload | None:
+        """Never None: whether all is covered is what the gateway answers to whoever writes it."""
+        header = self._header(namespace, chain, part, first, stop)
+        return GatewayElsewhere(self._where, self.bucket, header, self._forget_registered)
+
+    def _header(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, first: int, stop: int | None
+    ) -> SegmentHeader:
+        """Of a new segment, in a namespace that the gateway knows."""
         keys = group_chain(namespace, chain, part.group)
         header = SegmentHeader.for_layout(
             namespace.layout,
@@ -304,11 +326,10 @@ class GatewayCache(KVCache):
         )
         if namespace.digest not in self._registered:
             self._register(namespace)
-        try:
-            return GatewayUpload.begin(self._http, self.bucket, header)
-        except NamespaceMismatchError:
-            self._register(namespace)  # the gateway's store was emptied since
-            return GatewayUpload.begin(self._http, self.bucket, header)
+        return header
+
+    def _forget_registered(self, namespace_digest: bytes) -> None:
+        self._registered.discard(namespace_digest)
 
     def _register(self, namespace: Namespace) -> None:
         self._request("PUT", "kv-namespace", namespace.to_json())
