@@ -51,6 +51,12 @@ class ProcessWriter(Writer):
         self.processes += 1
         return _Child(self._pool)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        with self._lock:
+            return None if self._child is None else self._child.pid
+
     def _living(self) -> _Child:
         with self._lock:
             if self._closed:
@@ -127,6 +133,10 @@ class _Child:
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         self._listening = threading.Thread(target=self._listen, name="storing-process", daemon=True)
         self._listening.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def open(self, number: int, store: _Store, segments: Sequence[tuple[object, int, int]]) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 
 from objectcache.cache.base import KVCache, PartId, UploadTicket, group_chain
-from objectcache.errors import ConfigError, ObjectCacheError
+from objectcache.errors import ConfigError, LayoutError, ObjectCacheError
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import MatchRule
 from objectcache.storing.admission import Admission, AdmissionOptions, Offer
@@ -117,6 +117,8 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
         keys = group_chain(namespace, chain, part.group)
         stop = len(keys) if stop is None else stop
         shard = namespace.layout.shard(part.group, part.shard)
+        if not 0 <= first <= stop <= len(keys):
+            raise LayoutError(f"chunks [{first}, {stop}) are not in a chain of {len(keys)}")
         chunk_bytes = sum(shard.slice_bytes)
         self._counter.offered((stop - first) * chunk_bytes)
         offer = Offer(part, keys, first, stop, namespace.layout.group(part.group).chunk_tokens, ended)
