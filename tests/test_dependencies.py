@@ -38,6 +38,7 @@ FLOORS = (
     ("gateway", "client"),
     ("opening",),
     (FACADE,),
+    ("storing",),
     ("device",),
     ("connectors",),
     ("simulation",),

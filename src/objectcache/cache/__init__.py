@@ -2,6 +2,7 @@
 
 from objectcache.cache.base import (
     CHUNKWISE,
+    ForeignUpload,
     KVCache,
     Lease,
     Match,
@@ -15,6 +16,7 @@ from objectcache.cache.retrieval import LayerGroup, Retrieval
 
 __all__ = [
     "CHUNKWISE",
+    "ForeignUpload",
     "KVCache",
     "LayerGroup",
     "Lease",

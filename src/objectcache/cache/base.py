@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from objectcache.cache.retrieval import Retrieval
-from objectcache.errors import LayoutError, RequestError
+from objectcache.errors import LayoutError, NotSupportedError, ObjectCacheError, RequestError
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import PartShape
@@ -152,6 +152,21 @@ class SegmentUpload(AbstractContextManager["SegmentUpload"], ABC):
         self.abort()
 
 
+class ForeignUpload(ABC):
+    """One segment that another process of this host writes, by `recipe` (what msgpack can carry)."""
+
+    header: SegmentHeader
+    recipe: Mapping[str, Any]
+
+    @abstractmethod
+    def finished(self, row_digests: Sequence[bytes]) -> UploadTicket:
+        """It is whole; these are the digests of its rows."""
+
+    @abstractmethod
+    def close(self, error: ObjectCacheError | None = None) -> None:
+        """Nothing writes it any more; `error` is why it is not whole, if it is not."""
+
+
 class KVCache(AbstractContextManager["KVCache"], ABC):
     """Prefix KV by key. Calls block, may be made from any thread, and raise ObjectCacheError.
 
@@ -178,6 +193,15 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
 
         Raises StoreFullError when there is no room even after evicting.
         """
+
+    stores_elsewhere = False
+    """Whether `store_elsewhere` can be had."""
+
+    def store_elsewhere(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> ForeignUpload | None:
+        """As `store`, for another process to write. Raises NotSupportedError where only this process can."""
+        raise NotSupportedError("what this cache stores can only be written by its own process")
 
     @abstractmethod
     def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:

@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
+    ForeignUpload,
     KVCache,
     Match,
     PartId,
@@ -32,6 +34,7 @@ from objectcache.descriptor import Descriptor, Target, TargetKind
 from objectcache.errors import (
     HeldVersionError,
     KeyNotFoundError,
+    ObjectCacheError,
     ObjectNotFoundError,
 )
 from objectcache.integrity import Buffer
@@ -170,6 +173,29 @@ class LocalCache(KVCache):
     def store(
         self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
     ) -> SegmentUpload | None:
+        header = self._begin(namespace, chain, part, first, stop)
+        if header is None:
+            return None
+        with self.core.reserve(header.total_bytes):  # until the store itself has reserved it
+            upload = self.core.store.upload(header.name, size_bytes=header.total_bytes, if_absent=True)
+        return LocalUpload(header, upload, self.core.finished)
+
+    @property
+    def stores_elsewhere(self) -> bool:  # type: ignore[override]
+        return not self.core.store.url.startswith("memory:")
+
+    def store_elsewhere(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> ForeignUpload | None:
+        if not self.stores_elsewhere:
+            return super().store_elsewhere(namespace, chain, part, first=first, stop=stop)
+        header = self._begin(namespace, chain, part, first, stop)
+        return None if header is None else _StoreElsewhere(self.core, header)
+
+    def _begin(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, first: int, stop: int | None
+    ) -> SegmentHeader | None:
+        """What to upload; None when all of it is there."""
         keys = group_chain(namespace, chain, part.group)
         header = SegmentHeader.for_layout(
             namespace.layout,
@@ -184,9 +210,7 @@ class LocalCache(KVCache):
         if self.core.covers(namespace.digest, part, header.leaf, first, first + header.num_chunks):
             return None
         self.core.register(namespace)
-        with self.core.reserve(header.total_bytes):  # until the store itself has reserved it
-            upload = self.core.store.upload(header.name, size_bytes=header.total_bytes, if_absent=True)
-        return LocalUpload(self.core, header, upload)
+        return header
 
     def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
         self.core.commit([t.header.name for t in tickets], [t.header.name for t in discard])
@@ -205,12 +229,12 @@ class LocalCache(KVCache):
 
 
 class LocalUpload(SegmentUpload):
-    """Not thread-safe."""
+    """Into a store of this process. `finished` is told of the ticket. Not thread-safe."""
 
-    def __init__(self, core: CacheCore, header: SegmentHeader, upload: ObjectUpload) -> None:
+    def __init__(self, header: SegmentHeader, upload: ObjectUpload, finished: Callable[[UploadTicket], None]) -> None:
         self.header = header
-        self._core = core
         self._upload = upload
+        self._finished = finished
         self._writer = SegmentWriter(header, upload.write)
 
     def write_layer(self, data: Buffer) -> None:
@@ -220,11 +244,31 @@ class LocalUpload(SegmentUpload):
         row_digests = self._writer.finish()
         self._upload.publish()
         ticket = UploadTicket(self.header, self.header.total_bytes, row_digests)
-        self._core.finished(ticket)
+        self._finished(ticket)
         return ticket
 
     def abort(self) -> None:
         self._upload.abort()
+
+
+class _StoreElsewhere(ForeignUpload):
+    """Another process opens the store too; room is reserved here meanwhile."""
+
+    def __init__(self, core: CacheCore, header: SegmentHeader) -> None:
+        self.header = header
+        self.recipe = {"kind": "store", "url": core.store.url, "header": header.encoded}
+        self._core = core
+        self._room = ExitStack()
+        self._room.enter_context(core.reserve(header.total_bytes))
+
+    def finished(self, row_digests: Sequence[bytes]) -> UploadTicket:
+        ticket = UploadTicket(self.header, self.header.total_bytes, tuple(row_digests))
+        self._core.store.account(ticket.total_bytes)
+        self._core.finished(ticket)
+        return ticket
+
+    def close(self, error: ObjectCacheError | None = None) -> None:
+        self._room.close()
 
 
 def _layers_per_unit(match: Match, options: RetrieveOptions) -> int:

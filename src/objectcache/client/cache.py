@@ -8,10 +8,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
+    ForeignUpload,
     KVCache,
     Lease,
     Match,
@@ -32,7 +33,7 @@ from objectcache.client.fencing import Fencer
 from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
-from objectcache.client.upload import GatewayUpload
+from objectcache.client.upload import GatewayElsewhere, GatewayUpload
 from objectcache.descriptor import Descriptor, Target, TargetKind, Versions
 from objectcache.errors import (
     ConfigError,
@@ -87,6 +88,10 @@ class ClientOptions:
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
 
+    def to_wire(self) -> dict[str, object]:
+        """What a process that uploads for this one needs of them: all but the tier."""
+        return {name: getattr(self, name) for name in (f.name for f in fields(self)) if name != "tier"}
+
     def endpoint(self, host: str, port: int, *, tls: bool = False) -> Endpoint:
         """Raises ConfigError."""
         context = client_tls(self.ca_file) if tls else None
@@ -104,6 +109,7 @@ class GatewayCache(KVCache):
         self.bucket = bucket
         self.pool = BufferPool(self.options.buffer_bytes)
         self.tiering = self.options.tier.open()
+        self._where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
@@ -332,6 +338,26 @@ class GatewayCache(KVCache):
     def store(
         self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
     ) -> SegmentUpload | None:
+        header = self._header(namespace, chain, part, first, stop)
+        try:
+            return GatewayUpload.begin(self._http, self.bucket, header)
+        except NamespaceMismatchError:
+            self._register(namespace)  # the gateway's store was emptied since
+            return GatewayUpload.begin(self._http, self.bucket, header)
+
+    stores_elsewhere = True
+
+    def store_elsewhere(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
+    ) -> ForeignUpload | None:
+        """Never None: whether all is covered is what the gateway answers to whoever writes it."""
+        header = self._header(namespace, chain, part, first, stop)
+        return GatewayElsewhere(self._where, self.bucket, header, self._forget_registered)
+
+    def _header(
+        self, namespace: Namespace, chain: KeyChain, part: PartId, first: int, stop: int | None
+    ) -> SegmentHeader:
+        """Of a new segment, in a namespace that the gateway knows."""
         keys = group_chain(namespace, chain, part.group)
         header = SegmentHeader.for_layout(
             namespace.layout,
@@ -345,11 +371,10 @@ class GatewayCache(KVCache):
         )
         if namespace.digest not in self._registered:
             self._register(namespace)
-        try:
-            return GatewayUpload.begin(self._http, self.bucket, header)
-        except NamespaceMismatchError:
-            self._register(namespace)  # the gateway's store was emptied since
-            return GatewayUpload.begin(self._http, self.bucket, header)
+        return header
+
+    def _forget_registered(self, namespace_digest: bytes) -> None:
+        self._registered.discard(namespace_digest)
 
     def _register(self, namespace: Namespace) -> None:
         self._request("PUT", "kv-namespace", namespace.to_json())

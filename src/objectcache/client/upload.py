@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import http.client
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from objectcache.cache.base import SegmentUpload, UploadTicket
+from objectcache.cache.base import ForeignUpload, SegmentUpload, UploadTicket
 from objectcache.client.http import GatewayHttp, awaited
-from objectcache.errors import GatewayUnavailableError
+from objectcache.errors import GatewayUnavailableError, NamespaceMismatchError, ObjectCacheError
 from objectcache.integrity import Buffer
 from objectcache.messages import StoreRequest
 from objectcache.segment import SegmentHeader, SegmentWriter
@@ -99,3 +101,25 @@ class GatewayUpload(SegmentUpload):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class GatewayElsewhere(ForeignUpload):
+    """Another process speaks to the gateway itself; `where` is how. The commit comes from here, by name."""
+
+    def __init__(
+        self,
+        where: Mapping[str, Any],
+        bucket: str,
+        header: SegmentHeader,
+        on_unknown_namespace: Callable[[bytes], None],
+    ) -> None:
+        self.header = header
+        self.recipe = {"kind": "gateway", **where, "bucket": bucket, "header": header.encoded}
+        self._on_unknown_namespace = on_unknown_namespace
+
+    def finished(self, row_digests: Sequence[bytes]) -> UploadTicket:
+        return UploadTicket(self.header, self.header.total_bytes, tuple(row_digests))
+
+    def close(self, error: ObjectCacheError | None = None) -> None:
+        if isinstance(error, NamespaceMismatchError):  # the gateway's store was emptied since
+            self._on_unknown_namespace(self.header.namespace)

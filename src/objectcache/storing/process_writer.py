@@ -1,0 +1,201 @@
+"""A process of its own writes: digests, copies into sockets and files stay clear of the engine's interpreter lock."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+
+from objectcache.buffers import Buffer, BufferPool
+from objectcache.cache.base import ForeignUpload, KVCache, UploadTicket
+from objectcache.errors import ObjectCacheError, StoreUnavailableError, error_from_code
+from objectcache.storing.writer import Wanted, Writer, WriterEvents
+from objectcache.workers.channel import BlockingChannel, Message
+
+MODULE = "objectcache.storing.process"
+CLOSE_TIMEOUT_S = 2.0
+SEND_TIMEOUT_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    uploads: list[ForeignUpload]
+    events: WriterEvents
+
+    def tickets(self, rows: Sequence[Sequence[bytes] | None]) -> list[UploadTicket]:
+        return [
+            upload.finished(digests) for upload, digests in zip(self.uploads, rows, strict=True) if digests is not None
+        ]
+
+    def close(self, error: ObjectCacheError | None = None) -> None:
+        for upload in self.uploads:
+            upload.close(error)
+
+
+class ProcessWriter(Writer):
+    """The storing process, which maps the staging pool. Started anew when it has ended and is needed."""
+
+    def __init__(self, cache: KVCache, pool: BufferPool) -> None:
+        self._cache = cache
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._closed = False
+        self._child: _Child | None = self._start()
+
+    def _start(self) -> _Child:
+        self.processes += 1
+        return _Child(self._pool)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        with self._lock:
+            return None if self._child is None else self._child.pid
+
+    def _living(self) -> _Child:
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailableError("the store queue is closed")
+            if self._child is None or self._child.gone:
+                self._child = self._start()
+            return self._child
+
+    def open(self, number: int, wanted: Wanted, events: WriterEvents) -> bool:
+        uploads: list[ForeignUpload] = []
+        segments = []
+        try:
+            for first, stop in wanted.segments:
+                upload = self._cache.store_elsewhere(
+                    wanted.namespace, wanted.chain, wanted.part, first=first, stop=stop
+                )
+                if upload is not None:
+                    uploads.append(upload)
+                    segments.append((upload.recipe, first - wanted.offered, stop - wanted.offered))
+            if uploads:
+                self._living().open(number, _Store(uploads, events), segments)
+        except BaseException:
+            for upload in uploads:
+                upload.close()
+            raise
+        return bool(uploads)
+
+    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
+        where = {"offset": staged.offset, "size": len(staged.view), "slice_bytes": slice_bytes}
+        self._send({"op": "layer", "id": number, "position": position, **where})
+
+    def finish(self, number: int) -> None:
+        self._send({"op": "finish", "id": number})
+
+    def abort(self, number: int) -> None:
+        self._send({"op": "abort", "id": number})
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            child = self._child
+        if child is not None:  # one that has been replaced has told of the end of its stores
+            child.send(message)
+
+    def unstick(self) -> None:
+        """End the process, and with it whatever hangs; the next store starts another."""
+        with self._lock:
+            child = self._child
+        if child is not None:
+            child.kill()
+
+    def close(self, timeout_s: float) -> None:
+        with self._lock:
+            self._closed = True
+            child = self._child
+        if child is not None:
+            child.close(min(timeout_s, CLOSE_TIMEOUT_S))
+
+
+class _Child:
+    """One storing process, and what it has under way."""
+
+    def __init__(self, pool: BufferPool) -> None:
+        mine, theirs = socket.socketpair()
+        # A process that hangs takes nothing: no thread of the engine may wait for it for ever.
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
+        self._socket = mine
+        self._channel = BlockingChannel(mine)
+        self._lock = threading.Lock()
+        self._stores: dict[int, _Store] = {}
+        self.gone = False
+        with theirs:
+            fds = (theirs.fileno(), pool.fileno())
+            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes))]
+            self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        self._listening = threading.Thread(target=self._listen, name="storing-process", daemon=True)
+        self._listening.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def open(self, number: int, store: _Store, segments: Sequence[tuple[object, int, int]]) -> None:
+        with self._lock:
+            if self.gone:
+                raise StoreUnavailableError("the storing process has ended")
+            self._stores[number] = store
+        self.send({"op": "open", "id": number, "segments": segments})
+
+    def send(self, message: Message) -> None:
+        self._channel.send(message)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self, timeout_s: float) -> None:
+        with contextlib.suppress(OSError):  # it may be gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listening.join(timeout_s)
+
+    def _listen(self) -> None:
+        while (received := self._channel.receive()) is not None:
+            self._take(received[0])
+        with self._lock:
+            self.gone = True
+            orphans, self._stores = self._stores, {}
+        # Its last breath: with it, nothing reads the memory any more.
+        if self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSE_TIMEOUT_S)
+            self._process.kill()
+            self._process.wait()
+        ended = StoreUnavailableError("the storing process ended")
+        for store in orphans.values():
+            store.close(ended)
+            store.events.on_failed(ended)
+            store.events.on_ended([])
+        self._socket.close()
+
+    def _take(self, message: Message) -> None:
+        event, number = message["event"], message["id"]
+        with self._lock:
+            store = self._stores.pop(number, None) if event == "ended" else self._stores.get(number)
+        if store is None:
+            return
+        match event:
+            case "read":
+                store.events.on_read(message["position"])
+            case "finished":
+                store.events.on_finished(store.tickets(message["rows"]))
+            case "failed":
+                error = error_from_code(message["code"], message["message"], message["status"])
+                store.close(error)
+                store.events.on_failed(error)
+            case "ended":
+                left = store.tickets(message["rows"])
+                store.close()
+                store.events.on_ended(left)
