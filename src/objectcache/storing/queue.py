@@ -81,6 +81,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
             if cache.stores_elsewhere and self.options.writer != "threads"
             else ThreadWriter(cache)
         )
+        self.staging.reap = self.writer.reap
         self._lanes = Lanes(STORING_THREADS, "objectcache-store")
         self._counter = StoreCounter()
         self._admission = Admission(self.options.admission)
@@ -155,6 +156,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
 
     @property
     def stats(self) -> StoreStats:
+        self.writer.reap()
         return self._counter.snapshot(
             staging_bytes=self.staging.pool.size_bytes,
             staged_bytes=self.staging.used_bytes,

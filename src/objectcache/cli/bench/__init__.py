@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import retrieve, stores
+from objectcache.cli.bench import retrieve, store, stores
 
 __all__ = ["add_to", "app"]
 
 app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
 app.command("retrieve")(retrieve.command)
+app.command("store")(store.command)
 app.command("stores")(stores.command)
 
 
