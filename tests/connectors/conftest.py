@@ -11,6 +11,7 @@ import pytest
 
 import objectcache
 from objectcache.cache import KVCache
+from objectcache.storing import ALL, StoreOptions
 
 if TYPE_CHECKING:
     from tests.connectors.tiny import Connect
@@ -38,8 +39,18 @@ def connect(cache: KVCache) -> Iterator[Connect]:
 
     made: list[TransformersConnector] = []
 
-    def make(model: Any, over: KVCache | None = None, **options: Any) -> TransformersConnector:
-        made.append(TransformersConnector(over or cache, model, **options))
+    def make(
+        model: Any,
+        over: KVCache | None = None,
+        *,
+        segment_chunks: int = 256,
+        staging_bytes: int = 1 << 30,
+        **options: Any,
+    ) -> TransformersConnector:
+        # By threads: a process for each connector of each test would take longer than all else.
+        storing = StoreOptions(ALL, staging_bytes=staging_bytes, writer="threads", segment_chunks=segment_chunks)
+        more.setdefault("storing", storing)
+        made.append(TransformersConnector(over or cache, model, **more))
         return made[-1]
 
     yield make

@@ -144,7 +144,7 @@ def test_slices_are_k_then_v_by_head_token_and_dimension(connect: Connect, cache
 
 
 def test_stores_a_cache_that_is_already_filled(connect: Connect, model: Any) -> None:
-    connector = connect(model, max_pending_bytes=1)
+    connector = connect(model, staging_bytes=32 << 10)  # room for one layer
     ids = prompt(70)
     outputs = recomputed(model, ids)
     recording = connector.store(ids, cache_output(outputs))

@@ -33,7 +33,8 @@ def layer_of(chain: KeyChain, layer: int, first: int, stop: int, part: PartId = 
 
 def give(handle: StoreHandle, chain: KeyChain, part: PartId = PART, layers: Sequence[int] = range(LAYERS)) -> bool:
     """All of its layers; whether all were taken."""
-    return all([handle.layer(layer, layer_of(chain, layer, handle.first, handle.stop, part)) for layer in layers])
+    taken = [handle.layer(layer, layer_of(chain, layer, handle.first, handle.stop, part)) for layer in layers]
+    return all(taken)
 
 
 class HeldSource:

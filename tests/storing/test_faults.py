@@ -182,7 +182,8 @@ def test_who_may_wait_waits_for_room(cache: KVCache) -> None:
     with StoreQueue(Scripted(cache), replace(OPTIONS, staging_bytes=room)) as queue:
         namespace, chain = new_prompt()
         handle = begun(queue, namespace, chain)
-        assert all([handle.layer(layer, layer_of(chain, layer, 0, CHUNKS), wait_s=WAIT_S) for layer in range(LAYERS)])
+        for layer in range(LAYERS):
+            assert handle.layer(layer, layer_of(chain, layer, 0, CHUNKS), wait_s=WAIT_S)
         handle.finish()
         assert handle.wait(WAIT_S)
         assert handle.stored
@@ -297,9 +298,7 @@ def test_closing_stores_what_was_finished_and_drops_the_rest(cache: KVCache) -> 
 
 def process_of(queue: StoreQueue) -> int:
     assert isinstance(queue.writer, ProcessWriter)
-    pid = queue.writer.pid
-    assert pid is not None
-    return pid
+    return queue.writer.pid
 
 
 def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
@@ -316,7 +315,8 @@ def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
         assert cache.match(namespace, chain).tokens == 0
         assert stores(queue, cache)
         assert queue.stats.processes == 2
-        assert cache.core._reserved_bytes == 0  # type: ignore[attr-defined]
+        assert queue.flush(WAIT_S)
+        assert cache.core._room._reserved_bytes == 0  # type: ignore[attr-defined]
 
 
 def test_a_storing_process_that_hangs_is_replaced(cache: KVCache) -> None:

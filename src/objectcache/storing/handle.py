@@ -46,6 +46,7 @@ class StoreHandle:
         wanted: Wanted,
         claim: Claim,
         on_copied: Callable[[int], None] | None,
+        on_settled: Callable[[StoreHandle], None] | None,
     ) -> None:
         self.first, self.stop = wanted.offered, wanted.stop
         self._queue = queue
@@ -53,6 +54,7 @@ class StoreHandle:
         self._wanted = wanted
         self._claim = claim
         self._on_copied = on_copied
+        self._on_settled = on_settled
         shard = wanted.namespace.layout.shard(wanted.part.group, wanted.part.shard)
         self._layers, self._slice_bytes = shard.layers, shard.slice_bytes
         self._next = 0
@@ -240,6 +242,8 @@ class StoreHandle:
 
     def _settle(self) -> None:
         self._queue.settled(self, self._claim)
+        if self._on_settled is not None:
+            self._on_settled(self)
         self._done.set()
         self._leave()
 

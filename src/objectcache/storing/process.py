@@ -1,4 +1,4 @@
-"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY SIZE`, numbers of descriptors and bytes.
+"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY MARKS SIZE COUNT`: descriptors, sizes.
 
 It reads staged layers from the engine's staging pool, digests them and writes them. It ends with the engine.
 """
@@ -63,9 +63,11 @@ class Recipes:
 class _Process:
     """The process itself."""
 
-    def __init__(self, channel: BlockingChannel, memory: memoryview) -> None:
+    def __init__(self, channel: BlockingChannel, memory: memoryview, marks: mmap.mmap) -> None:
         self._channel = channel
         self._memory = memory
+        self._marks = marks
+        self._marked: dict[tuple[int, int], int] = {}  # by store and layer
         self._recipes = Recipes()
         self._segments = SegmentThreads(WRITING_THREADS)
 
@@ -77,6 +79,7 @@ class _Process:
                 case "open":
                     self._open(number, message["segments"])
                 case "layer":
+                    self._marked[number, message["position"]] = message["mark"]
                     data = self._memory[message["offset"] : message["offset"] + message["size"]]
                     self._segments.layer(number, message["position"], data, message["slice_bytes"])
                 case "finish":
@@ -93,12 +96,17 @@ class _Process:
             number,
             begins,
             SegmentEvents(
-                on_read=lambda position: tell("read", position=position),
+                on_read=partial(self._read, number),
                 on_finished=lambda tickets: tell("finished", rows=_rows(tickets)),
                 on_failed=lambda error: tell("failed", code=error.code, message=str(error), status=error.status),
                 on_ended=lambda tickets: tell("ended", rows=_rows(tickets)),
             ),
         )
+
+    def _read(self, number: int, position: int) -> None:
+        mark = self._marked.pop((number, position))
+        if mark >= 0:
+            self._marks[mark] = 1
 
     def _tell(self, number: int, event: str, **more: object) -> None:
         message: Message = {"event": event, "id": number, **more}
@@ -111,13 +119,13 @@ def _rows(tickets: Tickets) -> list[tuple[bytes, ...] | None]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
-    fd, memory_fd, size_bytes = (int(argument) for argument in sys.argv[1:4])
+    fd, memory_fd, marks_fd, size_bytes, marks = (int(argument) for argument in sys.argv[1:6])
     with suppress(OSError, AttributeError):  # where there is no such class: then it competes
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.nice(19)
     memory = memoryview(mmap.mmap(memory_fd, size_bytes, prot=mmap.PROT_READ))
     with socket.socket(fileno=fd) as sock:
-        _Process(BlockingChannel(sock), memory).serve()
+        _Process(BlockingChannel(sock), memory, mmap.mmap(marks_fd, marks)).serve()
     os._exit(0)  # what is still being written belongs to nobody
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from objectcache.workers.channel import BlockingChannel, Message
 MODULE = "objectcache.storing.process"
 CLOSE_TIMEOUT_S = 2.0
 SEND_TIMEOUT_S = 2
+MARKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +48,21 @@ class ProcessWriter(Writer):
         self._pool = pool
         self._lock = threading.Lock()
         self._closed = False
-        self._child: _Child | None = self._start()
+        self._child = self._start()
 
     def _start(self) -> _Child:
         self.processes += 1
         return _Child(self._pool)
 
     @property
-    def pid(self) -> int | None:
-        """Of the process, if there is one."""
-        with self._lock:
-            return None if self._child is None else self._child.pid
+    def pid(self) -> int:
+        return self._running.pid
 
     def _living(self) -> _Child:
         with self._lock:
             if self._closed:
                 raise StoreUnavailableError("the store queue is closed")
-            if self._child is None or self._child.gone:
+            if self._child.gone:
                 self._child = self._start()
             return self._child
 
@@ -85,34 +86,75 @@ class ProcessWriter(Writer):
         return bool(uploads)
 
     def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
-        where = {"offset": staged.offset, "size": len(staged.view), "slice_bytes": slice_bytes}
-        self._send({"op": "layer", "id": number, "position": position, **where})
+        self._running.layer(number, position, staged, slice_bytes)
 
     def finish(self, number: int) -> None:
-        self._send({"op": "finish", "id": number})
+        self._running.send({"op": "finish", "id": number})
 
     def abort(self, number: int) -> None:
-        self._send({"op": "abort", "id": number})
+        self._running.send({"op": "abort", "id": number})
 
-    def _send(self, message: Message) -> None:
+    def reap(self) -> None:
+        self._running.reap()
+
+    @property
+    def _running(self) -> _Child:
+        """The latest. One that it has replaced has told of the end of its stores, or is about to."""
         with self._lock:
-            child = self._child
-        if child is not None:  # one that has been replaced has told of the end of its stores
-            child.send(message)
+            return self._child
 
     def unstick(self) -> None:
         """End the process, and with it whatever hangs; the next store starts another."""
-        with self._lock:
-            child = self._child
-        if child is not None:
-            child.kill()
+        self._running.kill()
 
     def close(self, timeout_s: float) -> None:
         with self._lock:
             self._closed = True
-            child = self._child
-        if child is not None:
-            child.close(min(timeout_s, CLOSE_TIMEOUT_S))
+        self._running.close(min(timeout_s, CLOSE_TIMEOUT_S))
+
+
+class _Read:
+    """What the process says of layers without a word, which would wake a thread here that wants the interpreter lock:
+    a byte in shared memory for each that is on its way, set when its memory is free again.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("objectcache-read", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, MARKS)
+        self._marks = mmap.mmap(self.fd, MARKS)
+        self._lock = threading.Lock()
+        self._free = list(range(MARKS))
+        self._waiting: dict[int, tuple[int, int]] = {}  # number of the store, position of the layer
+
+    def expect(self, number: int, position: int) -> int | None:
+        """The mark of one layer; None when there are too many on their way."""
+        with self._lock:
+            if not self._free:
+                return None
+            mark = self._free.pop()
+            self._marks[mark] = 0
+            self._waiting[mark] = (number, position)
+        return mark
+
+    def take(self) -> list[tuple[int, int]]:
+        """Those that are free since the last time."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            done = [mark for mark in self._waiting if self._marks[mark]]
+            self._free += done
+            return [self._waiting.pop(mark) for mark in done]
+
+    def forget(self, number: int) -> None:
+        """All layers of a store that has ended."""
+        with self._lock:
+            done = [mark for mark, (of, _) in self._waiting.items() if of == number]
+            self._free += done
+            for mark in done:
+                del self._waiting[mark]
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
 class _Child:
@@ -126,11 +168,13 @@ class _Child:
         self._channel = BlockingChannel(mine)
         self._lock = threading.Lock()
         self._stores: dict[int, _Store] = {}
+        self._read = _Read()
         self.gone = False
         with theirs:
-            fds = (theirs.fileno(), pool.fileno())
-            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes))]
+            fds = (theirs.fileno(), pool.fileno(), self._read.fd)
+            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, MARKS))]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        self._read.close()
         self._listening = threading.Thread(target=self._listen, name="storing-process", daemon=True)
         self._listening.start()
 
@@ -144,6 +188,20 @@ class _Child:
                 raise StoreUnavailableError("the storing process has ended")
             self._stores[number] = store
         self.send({"op": "open", "id": number, "segments": segments})
+
+    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
+        mark = self._read.expect(number, position)
+        if mark is None:  # without it the memory comes back when the store ends
+            mark = -1
+        where = {"offset": staged.offset, "size": len(staged.view), "slice_bytes": slice_bytes}
+        self.send({"op": "layer", "id": number, "position": position, "mark": mark, **where})
+
+    def reap(self) -> None:
+        for number, position in self._read.take():
+            with self._lock:
+                store = self._stores.get(number)
+            if store is not None:
+                store.events.on_read(position)
 
     def send(self, message: Message) -> None:
         self._channel.send(message)
@@ -187,8 +245,6 @@ class _Child:
         if store is None:
             return
         match event:
-            case "read":
-                store.events.on_read(message["position"])
             case "finished":
                 store.events.on_finished(store.tickets(message["rows"]))
             case "failed":
@@ -196,6 +252,7 @@ class _Child:
                 store.close(error)
                 store.events.on_failed(error)
             case "ended":
+                self._read.forget(number)
                 left = store.tickets(message["rows"])
                 store.close()
                 store.events.on_ended(left)

@@ -81,6 +81,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
             if cache.stores_elsewhere and self.options.writer != "threads"
             else ThreadWriter(cache)
         )
+        self.staging.reap = self.writer.reap
         self._lanes = Lanes(STORING_THREADS, "objectcache-store")
         self._counter = StoreCounter()
         self._admission = Admission(self.options.admission)
@@ -104,6 +105,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
         stop: int | None = None,
         ended: bool = True,
         on_copied: Callable[[int], None] | None = None,
+        on_settled: Callable[[StoreHandle], None] | None = None,
         on_declined: Callable[[Reason], None] | None = None,
     ) -> StoreHandle | None:
         """Begin to store chunks [first, stop) of `part`, counted in its group's chunks.
@@ -112,7 +114,8 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
         the handle takes are [handle.first, handle.stop), which may be fewer; of those, what turns out to be stored
         already is not stored again. `chain` is the keys of the prompt from its start, `ended` says that no more chunks
         of this request will follow. `on_copied(layer)` is called in a storing thread once for each layer that was
-        taken, when its source is not read any more. Raises LayoutError for chunks that the chain does not have.
+        taken, when its source is not read any more; `on_settled(handle)` once, when it is visible or dropped. Neither
+        may block. Raises LayoutError for chunks that the chain does not have.
         """
         keys = group_chain(namespace, chain, part.group)
         stop = len(keys) if stop is None else stop
@@ -133,7 +136,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
             if chunks:
                 self._counter.part_dropped(reason, chunks * chunk_bytes)
         wanted = Wanted(namespace, chain, part, begin, begin, end, self.options.segment_chunks)
-        handle = StoreHandle(self, next(self._numbers), wanted, found.claim, on_copied)
+        handle = StoreHandle(self, next(self._numbers), wanted, found.claim, on_copied, on_settled)
         with self._changed:
             self._handles.add(handle)
         handle.start()
@@ -155,6 +158,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
 
     @property
     def stats(self) -> StoreStats:
+        self.writer.reap()
         return self._counter.snapshot(
             staging_bytes=self.staging.pool.size_bytes,
             staged_bytes=self.staging.used_bytes,

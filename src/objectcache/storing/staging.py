@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from objectcache.buffers import Buffer, BufferPool
 from objectcache.errors import BufferPoolExhaustedError
 
+_REAP_S = 0.005
+
 
 class Staging:
-    """A pool, what of it is in use, and waiting for room by those who may. Thread-safe."""
+    """A pool, what of it is in use, and waiting for room by those who may. Thread-safe.
+
+    `reap` is called before memory is taken: it may give some back.
+    """
 
     def __init__(self, size_bytes: int) -> None:
         self.pool = BufferPool(size_bytes)
         self._changed = threading.Condition(threading.Lock())
         self._used_bytes = self._peak_bytes = 0
+        self.reap: Callable[[], None] = lambda: None
 
     @property
     def used_bytes(self) -> int:
@@ -31,19 +38,20 @@ class Staging:
         ObjectCacheError.
         """
         deadline_s = time.monotonic() + wait_s if wait_s else 0.0
-        with self._changed:
-            while True:
+        while True:
+            self.reap()
+            with self._changed:
                 try:
                     staged = self.pool.allocate(size_bytes)
-                    break
                 except BufferPoolExhaustedError:
                     left_s = deadline_s - time.monotonic() if wait_s else 0.0
                     if left_s <= 0 or size_bytes > self.pool.size_bytes:
                         raise
-                    self._changed.wait(left_s)
-            self._used_bytes += staged.size_bytes
-            self._peak_bytes = max(self._peak_bytes, self._used_bytes)
-        return staged
+                    self._changed.wait(min(left_s, _REAP_S))
+                else:
+                    self._used_bytes += staged.size_bytes
+                    self._peak_bytes = max(self._peak_bytes, self._used_bytes)
+                    return staged
 
     def give_back(self, staged: Buffer) -> None:
         """Nothing reads or writes it any more."""

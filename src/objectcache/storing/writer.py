@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class WriterEvents:
-    """What a writer tells of one store, from threads of its own; none of it may block.
+    """What a writer tells of one store, from threads of its own (or in `reap`); none of it may block.
 
     `on_read(position)`: it reads that layer's memory no more. `on_finished(tickets)`: every segment is whole, or
     covered (those have no ticket). `on_failed(error)`: it will not be. `on_ended(tickets)`: the last of all, nothing of
@@ -77,6 +77,10 @@ class Writer(ABC):
     @abstractmethod
     def abort(self, number: int) -> None:
         """Give it up. Harmless where it has ended."""
+
+    @abstractmethod
+    def reap(self) -> None:
+        """Have `on_read` called for what has been read since, where it is not called at once."""
 
     @abstractmethod
     def unstick(self) -> None:
@@ -119,6 +123,9 @@ class ThreadWriter(Writer):
 
     def abort(self, number: int) -> None:
         self._segments.abort(number)
+
+    def reap(self) -> None:
+        """Nothing: it is called at once."""
 
     def unstick(self) -> None:
         """Nothing: no thread can be ended from outside."""

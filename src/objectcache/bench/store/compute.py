@@ -1,11 +1,12 @@
 """What keeps a core busy as an engine's step does, in quanta of equal work.
 
-An engine's thread alternates between operators, which release the interpreter lock while they run, and Python between
-them, which holds it. Here: numpy over arrays that stay in the core's own cache, and a loop in Python.
+An engine's thread alternates between Python, which holds the interpreter lock, and operators that it runs or waits for
+without the lock. Here: a loop in Python, and SHA-256 over bytes that stay in the core's own cache, on this very thread.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import time
@@ -13,36 +14,27 @@ from collections.abc import Callable
 
 import numpy as np
 
-_FLOATS = 32 * 1024
-_QUANTUM_S = 500e-6
-_CALLS = 8
-"""How many operators, and loops between them, are in one quantum."""
+_QUANTUM_S = 250e-6
+_PROBE_BYTES = 64 << 10
 
 
 class Compute:
-    """`quantum` is about half a millisecond of work, `python_share` of it under the interpreter lock."""
+    """`quantum` is about a quarter of a millisecond: `python_share` of it under the lock, then one call without it."""
 
     def __init__(self, python_share: float) -> None:
-        rng = np.random.default_rng(0)
-        self._left, self._right = rng.random((2, _FLOATS), np.float32)
-        self._out = np.empty(_FLOATS, np.float32)
-        per_call_s = _QUANTUM_S / _CALLS
-        self._operators = _count(lambda: self._operate(1), per_call_s * (1 - python_share))
-        self._steps = _count(lambda: _python(100), per_call_s * python_share) * 100
-        self.quantum_s = _median_s(self.quantum, 200)
+        data = np.random.default_rng(0).bytes(1 << 20)
+        probe_s = _median_s(lambda: hashlib.sha256(data[:_PROBE_BYTES]), 200)
+        self._data = data[: round(_PROBE_BYTES * _QUANTUM_S * (1 - python_share) / probe_s)]
+        self._steps = round(_QUANTUM_S * python_share / _median_s(lambda: _python(100), 500)) * 100
+        self.quantum_s = _median_s(self.quantum, 400)
 
     def quantum(self) -> None:
-        for _ in range(_CALLS):
-            self._operate(self._operators)
-            _python(self._steps)
+        _python(self._steps)
+        hashlib.sha256(self._data)
 
     def quanta(self, seconds: float) -> int:
         """How many take about so long when nothing disturbs them."""
         return max(1, round(seconds / self.quantum_s))
-
-    def _operate(self, times: int) -> None:
-        for _ in range(times):
-            np.multiply(self._left, self._right, out=self._out)
 
 
 def _python(steps: int) -> int:
@@ -50,10 +42,6 @@ def _python(steps: int) -> int:
     for step in range(steps):
         total += step & 7
     return total
-
-
-def _count(work: Callable[[], object], seconds: float) -> int:
-    return round(seconds / _median_s(work, 500))
 
 
 def _median_s(work: Callable[[], object], times: int) -> float:

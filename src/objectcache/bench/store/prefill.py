@@ -40,12 +40,13 @@ class Prefilled:
 
 @dataclass
 class SyntheticPrefill:
-    """`quanta` of work between two layers. `clear()` is called after each measurement that stored something."""
+    """`run` computes on `core`. `clear(bytes)` deletes what a measurement stored."""
 
     settings: StoreSettings
     compute: Compute
     queue: StoreQueue
     clear: Callable[[int], object]
+    core: set[int]
     _seeds: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class SyntheticPrefill:
         end_s = [start_s]
 
         def compute() -> None:
-            os.sched_setaffinity(0, split_cores_of(self))
+            os.sched_setaffinity(0, self.core)
             begun_cpu_s = time.thread_time()
             nonlocal start_s
             start_s = time.perf_counter()
@@ -110,3 +111,8 @@ class SyntheticPrefill:
                 call_s.append(time.perf_counter() - start_s)
         if handle is not None:
             handle.finish()
+
+
+def _cpu_s() -> float:
+    """Of this process and those that it has started and still has."""
+    return time.process_time() + sum(map(cpu_s, child_pids(os.getpid())))

@@ -14,20 +14,18 @@ from types import TracebackType
 import numpy as np
 
 from objectcache.bench.children import JsonChild
-from objectcache.bench.store.compute import split_cores
 from objectcache.bench.store.raw_receiver import PIECE_BYTES
 from objectcache.transports.sockets import recv_exact, tune
 
 
 class RawStoring(AbstractContextManager["RawStoring"]):
-    """`size_bytes` from memory of this process into a file in `directory`, beside a process that keeps a core busy."""
+    """`size_bytes` from memory of this process into a file in `directory`, while a process keeps `core` busy."""
 
-    def __init__(self, directory: Path, size_bytes: int, layer_bytes: int) -> None:
+    def __init__(self, directory: Path, size_bytes: int, layer_bytes: int, core: set[int]) -> None:
         self._size = size_bytes
         self._memory = memoryview(np.random.default_rng(0).bytes(layer_bytes))
         self._stack = ExitStack()
         try:
-            core = split_cores()[0]
             self._busy = self._stack.enter_context(JsonChild(["objectcache.bench.store.busy", str(min(core))]))
             self._busy.read()
             receiver = self._stack.enter_context(JsonChild(["objectcache.bench.store.raw_receiver"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, match, peers, retrieve, stores
+from objectcache.cli.bench import catalog, match, peers, retrieve, store, stores
 
 __all__ = ["add_to", "app"]
 
@@ -13,6 +13,7 @@ app.command("catalog")(catalog.command)
 app.command("match")(match.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
+app.command("store")(store.command)
 app.command("stores")(stores.command)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from objectcache.cache.retrieval import Retrieval
-from objectcache.connectors.transformers.slices import KVShape, to_slices
+from objectcache.connectors.transformers.slices import KVShape, write_slices
 from objectcache.device import DeviceLoader, DeviceRetrieval, DeviceSaver, contiguous_kv
 from objectcache.errors import DeliveryError
+from objectcache.storing import LayerSource
 
 
 @cache
@@ -63,21 +61,24 @@ class LayersAhead:
         self._loading.close()
 
 
-def slices_later(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> Callable[[], npt.NDArray[np.uint8]]:
-    """`to_slices` for another thread to call: of K and V as they are when what is queued by now is computed.
+class _HostLayer:
+    """K and V of a layer in host memory."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> None:
+        self._keys, self._values = keys, values
+        self._chunk_tokens = chunk_tokens
+
+    def copy_into(self, memory: memoryview) -> None:
+        write_slices(self._keys, self._values, self._chunk_tokens, memory)
+
+
+def layer_source(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> LayerSource:
+    """K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, as they are when what is queued by now is computed.
 
     They must not be written to afterwards.
     """
     saver = saver_of(keys.device)
     if saver is None:
-        return lambda: to_slices(keys, values, chunk_tokens)
+        return _HostLayer(keys, values, chunk_tokens)
     num_chunks = keys.shape[2] // chunk_tokens
-    source = saver.source(contiguous_kv(keys, values, chunk_tokens=chunk_tokens, num_chunks=num_chunks))
-
-    def copy() -> npt.NDArray[np.uint8]:
-        host = torch.empty(source.num_bytes, dtype=torch.uint8, pin_memory=keys.is_cuda)
-        slices: npt.NDArray[np.uint8] = host.numpy()
-        source.copy_into(slices.data)
-        return slices.reshape(num_chunks, -1)
-
-    return copy
+    return saver.source(contiguous_kv(keys, values, chunk_tokens=chunk_tokens, num_chunks=num_chunks))

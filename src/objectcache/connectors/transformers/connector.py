@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
@@ -21,6 +22,7 @@ from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.stats import ConnectorStats, StatsCounter
 from objectcache.errors import ObjectCacheError, RequestError
 from objectcache.keys import KeyChain, Namespace, chain_keys
+from objectcache.storing import ALL, StoreOptions, StoreQueue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,15 +50,14 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         epoch: int = 0,
         chunk_tokens: int = 16,
         options: RetrieveOptions | None = None,
-        segment_chunks: int = 256,
-        max_pending_bytes: int = 2 << 30,
+        storing: StoreOptions | None = None,
     ) -> None:
         """Runs `model` over two tokens to see what it caches.
 
         `weights_fingerprint` replaces the digest over all weights (see `model.weights_fingerprint` for its cost);
         whoever gives one answers for its changing with the weights. `adapter` names active adapters and their
-        weights. `options` is the default of `load`. `segment_chunks` bounds the chunks of one stored segment,
-        `max_pending_bytes` the KV that waits to be stored: prompts beyond it are dropped.
+        weights. `options` is the default of `load`. `storing` says what is stored and how (default: every prompt); its
+        `staging_bytes` must hold a layer of a prompt, and what does not fit beside what is pending is dropped.
         Raises LayoutError for models that are not supported, ConfigError for what is missing.
         """
         self._cache = cache
@@ -65,12 +66,12 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         self._adapter, self._salt, self._epoch = adapter, salt, epoch
         self._chunk_tokens = chunk_tokens
         self._options = options or RetrieveOptions()
-        self._segment_chunks = segment_chunks
-        self._background = BackgroundThread(max_pending_bytes)
+        self._background = BackgroundThread()
         self._stats = StatsCounter()
         self._shape = kv_shape(model)
         self._version: object = None
         self._namespace = self.namespace
+        self._queue = StoreQueue(cache, storing or StoreOptions(ALL))
 
     @property
     def namespace(self) -> Namespace:
@@ -196,19 +197,13 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
 
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Whether all storing under way has ended within `timeout_s`."""
-        return self._background.flush(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        background = self._background.flush(timeout_s)  # may abort recordings
+        return self._queue.flush(max(0.0, deadline_s - time.monotonic())) and background
 
     def _record(self, namespace: Namespace, chain: KeyChain, stored_tokens: int) -> Recording:
-        return Recording(
-            self._cache,
-            namespace,
-            chain,
-            stored_tokens // self._chunk_tokens,
-            shape=self._shape,
-            segment_chunks=self._segment_chunks,
-            background=self._background,
-            stats=self._stats,
-        )
+        first = stored_tokens // self._chunk_tokens
+        return Recording(self._queue, namespace, chain, first, shape=self._shape, stats=self._stats)
 
     # -- the whole of it --------------------------------------------------------------------------
 
@@ -295,6 +290,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
     def close(self, timeout_s: float = 30.0) -> None:
         """Finish storing what is under way, for at most `timeout_s`."""
         self._background.close(timeout_s)
+        self._queue.close(timeout_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -36,23 +36,19 @@ class KVShape:
         )
 
 
-def to_slices(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int) -> npt.NDArray[np.uint8]:
-    """Slices of K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, in host memory: uint8 array (n, slice_bytes).
-
-    Contiguous, in memory of its own.
-    """
+def write_slices(keys: torch.Tensor, values: torch.Tensor, chunk_tokens: int, memory: memoryview) -> None:
+    """Slices of K and V, [1, kv_heads, n * chunk_tokens, head_dim] each, one after the other into host memory."""
     _, heads, tokens, dim = keys.shape
     chunks = tokens // chunk_tokens
+    out = np.frombuffer(memory, _RAW_NUMPY[keys.element_size()]).reshape(chunks, 2, heads, chunk_tokens, dim)
     if keys.device.type == "cpu":
         # By numpy: one thread, instead of a second pool of torch's beside the forward's.
-        out = np.empty((chunks, 2, heads, chunk_tokens, dim), dtype=_RAW_NUMPY[keys.element_size()])
         for which, states in enumerate((keys, values)):
             out[:, which] = _raw(states)[0].reshape(heads, chunks, chunk_tokens, dim).swapaxes(0, 1)
     else:
         both = torch.stack((keys[0], values[0])).view(2, heads, chunks, chunk_tokens, dim)
         slices = both.permute(2, 0, 1, 3, 4).contiguous()
-        out = _raw(slices.cpu())
-    return out.view(np.uint8).reshape(chunks, -1)
+        np.copyto(out, _raw(slices.cpu()))
 
 
 def from_slices(
