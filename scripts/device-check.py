@@ -18,9 +18,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts"), str(ROOT)]
-for missing in ("aiohttp", "lmdb", "botocore", "awscrt", "obstore", "prometheus_client"):
-    if importlib.util.find_spec(missing) is None:
-        sys.modules[missing] = types.ModuleType(missing)
+
+
+class StandIn(types.ModuleType):
+    """For a package that is imported on the way, and not used."""
+
+    def __getattr__(self, name: str) -> type[Exception]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (Exception,), {})
+
+
+for package in ("aiohttp", "lmdb", "botocore", "awscrt", "obstore", "prometheus_client"):
+    if importlib.util.find_spec(package) is None:
+        sys.modules[package] = StandIn(package)
 
 import torch  # noqa: E402
 

@@ -33,6 +33,8 @@ class World:
     def __init__(self, options: argparse.Namespace) -> None:
         self.device = torch.device(options.device)
         self.cuda = self.device.type == "cuda"
+        if not self.cuda:
+            torch.set_num_threads(1)  # a pool of threads beside busy ones measures the scheduler
         self.pairs = 3 if options.quick else options.pairs
         self.num_layers = 4 if options.quick else options.layers
         self.layer_bytes = (2 << 20) if options.quick else options.layer_mib << 20

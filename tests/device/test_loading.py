@@ -36,6 +36,7 @@ class World:
 
     layers_per_unit: int = 1
     deadline_s: float = 30.0
+    wipe: bool = False  # the memory, as soon as it goes back: somebody else writes there
     closed: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class World:
             self.geometry,
             self.memory.data,
             deadline_s=time.perf_counter() + self.deadline_s,
-            on_close=self.closed.append,
+            on_close=_note(self.closed, self.memory if self.wipe else None),
         )
 
     def landed(self, part: int, layer: int) -> torch.Tensor:
@@ -72,6 +73,15 @@ class World:
             place.gather(slices, 0)
             found.append(torch.equal(slices, self.landed(part, layer)))
         return all(found)
+
+
+def _note(closed: list[bool], wiped: Any) -> Callable[[bool], None]:
+    def note(complete: bool) -> None:
+        closed.append(complete)
+        if wiped is not None:
+            wiped[:] = 0
+
+    return note
 
 
 LOADERS: dict[str, Callable[[], DeviceLoader]] = {

@@ -62,8 +62,8 @@ class DeviceLoader:
         """Put every layer of `retrieval` in its place as it lands; the retrieval is closed when all are copied.
 
         Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
-        still use the places. `idle` says that nothing does, which lets layers come beside that work. Raises LayoutError
-        when places are missing or of another size.
+        still use the places. `idle` says that nothing does: layers come beside that work, and `wait` does not keep the
+        host until it is done. Raises LayoutError when places are missing or of another size.
         """
         _check(retrieval.geometry, places, self.device)
         after = None if idle else current_mark(self.device, stream)

@@ -8,6 +8,7 @@ source.copy_into(memory)                          # later, in a storing thread
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -57,37 +58,50 @@ class DeviceSaver:
 
     def move(self, place: Place, produced: Event, out: torch.Tensor) -> None:
         """Fill `out`, uint8 [num_chunks, slice_bytes] in host memory; returns when it is."""
+        host_wait(produced)  # before the lock is taken: others are saved meanwhile
         if not self._staged:
             place.gather(out, 0)
             return
-        straight = out.is_pinned()
         with self._lock:
-            self._gathers.wait(produced)
-            filling: list[tuple[Slot, int, int]] = []
-            for slot, first, stop in self._ring.pieces(*out.shape):
-                if filling and filling[0][0] is slot:
-                    self._empty(*filling.pop(0), out, straight)
-                staged = slot.slices(stop - first, out.shape[1])
-                with self._gathers():
-                    self._gathers.wait(slot.freed)
-                    place.gather(staged, first)
-                    slot.filled = self._gathers.mark(slot.filled)
-                with self._copies():
-                    self._copies.wait(slot.filled)
-                    target = out[first:stop] if straight else slot.host_slices(*staged.shape)
-                    target.copy_(staged, non_blocking=True)
-                    slot.freed = self._copies.mark(slot.freed)
-                filling.append((slot, first, stop))
-            for use in filling:
-                self._empty(*use, out, straight)
+            if out.is_pinned():
+                self._straight(place, out)
+            else:
+                self._by_pinned_memory(place, out)
 
-    @staticmethod
-    def _empty(slot: Slot, first: int, stop: int, out: torch.Tensor, straight: bool) -> None:
-        """Have what passes through `slot` in `out`. Copies straight to memory that is not pinned would be the driver's:
-        slow, and in the way of launches."""
-        host_wait(slot.freed)
-        if not straight:
+    def _straight(self, place: Place, out: torch.Tensor) -> None:
+        slot: Slot | None = None
+        for slot, first, stop in self._ring.pieces(*out.shape):
+            self._queue(place, slot, first, out[first:stop])
+        if slot is not None:
+            host_wait(slot.freed)  # and so are all before it
+
+    def _by_pinned_memory(self, place: Place, out: torch.Tensor) -> None:
+        """Copies straight to memory that is not pinned would be the driver's: slow, and in the way of launches."""
+        passing: deque[tuple[Slot, int, int]] = deque()
+
+        def arrive() -> None:
+            slot, first, stop = passing.popleft()
+            host_wait(slot.freed)
             np.copyto(out[first:stop].numpy(), slot.host_slices(stop - first, out.shape[1]).numpy())
+
+        for slot, first, stop in self._ring.pieces(*out.shape):
+            if passing and passing[0][0] is slot:
+                arrive()
+            self._queue(place, slot, first, slot.host_slices(stop - first, out.shape[1]))
+            passing.append((slot, first, stop))
+        while passing:
+            arrive()
+
+    def _queue(self, place: Place, slot: Slot, first: int, target: torch.Tensor) -> None:
+        staged = slot.slices(*target.shape)
+        with self._gathers():
+            self._gathers.wait(slot.freed)
+            place.gather(staged, first)
+            slot.filled = self._gathers.mark(slot.filled)
+        with self._copies():
+            self._copies.wait(slot.filled)
+            target.copy_(staged, non_blocking=True)
+            slot.freed = self._copies.mark(slot.freed)
 
 
 class DeviceLayerSource:

@@ -1,0 +1,100 @@
+"""Whatever order streams run in, as far as events allow: what the compute stream and the host see is right."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from objectcache.device import DeviceLoader, DeviceSaver
+from tests.device.caches import Shape, make, random_slices
+from tests.device.late import LateWorld
+from tests.device.test_loading import World
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_compute_stream_finds_each_layer_behind_its_wait(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    loader = DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=1 + seed % 3)
+    worlds = [World(wipe=True), World(layers_per_unit=2, wipe=True)]
+    expected = [[world.landed(part, layer) for part, layer in world.places] for world in worlds]
+    used_before = [world.kv[0].clone() for world in worlds]
+    found: list[list[torch.Tensor]] = []
+    loadings = []
+    for world, seen in zip(worlds, used_before, strict=True):
+        with late.compute():
+            seen.copy_(world.kv[0])  # what an earlier step still reads
+        before = seen.clone()
+        loadings.append((loader.load(world.retrieval, world.places), before))
+    for world, (loading, _) in zip(worlds, loadings, strict=True):
+        for unit in range(len(world.geometry.units)):
+            world.retrieval.land(unit)
+        snapshots = []
+        for part, layer in world.places:
+            loading.wait(layer, timeout_s=20)
+            place = world.places[part, layer]
+            snapshots.append(torch.zeros(place.num_chunks, place.slice_bytes, dtype=torch.uint8))
+            with late.compute():
+                place.gather(snapshots[-1], 0)
+        found.append(snapshots)
+    assert all(loading.join(20) for loading, _ in loadings)
+    late.finish()
+    for snapshots, wanted in zip(found, expected, strict=True):
+        assert all(map(torch.equal, snapshots, wanted))
+    for seen, (_, before) in zip(used_before, loadings, strict=True):
+        assert torch.equal(seen, before)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_closing_early_leaves_nothing_behind(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    loader = DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=2)
+    world = World(wipe=True)
+    first = world.landed(0, 0)
+    loading = loader.load(world.retrieval, world.places)
+    for layer in range(2):
+        world.retrieval.land(layer)
+    loading.wait(0, timeout_s=20)
+    while not loading.is_queued(1):
+        time.sleep(0.001)
+    got = torch.zeros(first.shape, dtype=torch.uint8)
+    caches = [world.latent[0], *world.kv]
+    others = [torch.full_like(cache, 3) for cache in caches]
+    with late.lock:  # nothing runs in between but what `close` waits for
+        loading.close()
+        with late.compute():
+            world.places[0, 0].gather(got, 0)
+            for cache, other in zip(caches, others, strict=True):
+                cache.copy_(other)  # the blocks are somebody else's now
+    late.finish()
+    assert loading.join(20)
+    assert torch.equal(got, first)
+    assert all(map(torch.equal, caches, others))
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_layer_is_saved_as_it_was_computed(seed: int, pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: pinned)
+    saver = DeviceSaver("cpu", staged=True, staging_bytes=1000, num_staging=1 + seed % 3)
+    shape = Shape("kv", torch.bfloat16, 2, 8, 4, 8, 12)
+    sources: list[Any] = []
+    for layer in range(3):
+        cache = make(shape, seed=layer)
+        slices = random_slices(shape, seed=layer)
+        with late.compute():
+            cache.place.scatter(torch.from_numpy(slices.copy()), 0)
+        sources.append((cache, slices, saver.source(cache.place)))
+    for cache, slices, source in reversed(sources):
+        memory = bytearray(source.num_bytes)
+        source.copy_into(memoryview(memory))
+        with late.compute():
+            cache.tensors[0].copy_(torch.zeros_like(cache.tensors[0]))
+        late.finish()
+        assert memory == slices.tobytes()
