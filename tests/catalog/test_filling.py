@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +141,23 @@ def test_an_interruption_leaves_a_catalog_to_be_discarded(tmp_path: Path) -> Non
     with Catalog.open(tmp_path) as catalog:
         assert catalog.stats().segments == 0
         assert catalog.apply(records_of()) == 48
+
+
+def test_without_room_to_sort_it_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(dir: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Catalog.open(tmp_path) as catalog:
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "TemporaryFile", full)
+            with pytest.raises(CatalogError, match="cannot be completed") as caught:
+                catalog.apply(records_of())
+            assert "No space left" in str(caught.value.__context__)
+        assert catalog.damaged
+        catalog.reset()
+        assert catalog.apply(records_of()) == 48
+        assert len(catalog.match_part(CHAINS[2], 0, 0)) == 16
+        assert not catalog.damaged
 
 
 def test_a_snapshot_is_restored_in_the_same_way(tmp_path: Path) -> None:

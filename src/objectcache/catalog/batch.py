@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice, repeat
 from struct import Struct
+from typing import Any
 
 import lmdb
 import msgpack
@@ -25,8 +26,7 @@ from objectcache.catalog.environment import (
 )
 from objectcache.catalog.meta import load_meta, save_meta
 from objectcache.catalog.records import (
-    PART_BYTES,
-    ROW_BYTES,
+    ROW,
     DamagedCatalogError,
     SegmentRecord,
     chunk_entries,
@@ -190,11 +190,7 @@ class Batch:
             kept = np.isin(row_ids(rows), alive)
             self.meta = replace(self.meta, dangling_chunks=self.meta.dangling_chunks - int((~kept).sum()))
             rows = rows[kept]
-        data = rows.tobytes()
-        entries = [
-            (data[at : at + PART_BYTES], data[at + PART_BYTES : at + ROW_BYTES])
-            for at in range(0, len(data), ROW_BYTES)
-        ]
+        entries: list[Any] = np.ascontiguousarray(rows).view(ROW).reshape(-1).tolist()
         self._transaction.cursor(self._chunks).putmulti(entries, append=True)
 
     def end_load(self, positions: Mapping[str, int]) -> None:

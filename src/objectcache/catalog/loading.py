@@ -39,6 +39,7 @@ class IndexLoad(AbstractContextManager["IndexLoad"]):
         self._pending_rows = 0
         self._runs: list[npt.NDArray[np.bytes_]] = []
         self._files = ExitStack()
+        self._broken = False
         self.rows = 0
 
     def add(self, id: int, header: SegmentHeader) -> None:
@@ -63,10 +64,15 @@ class IndexLoad(AbstractContextManager["IndexLoad"]):
             file.flush()
             self._runs.append(np.memmap(file, _SORTABLE, "r", shape=run.shape))
         except OSError as error:
+            self._broken = True
             raise CatalogError(f"what a catalog is built from cannot be kept in {self._directory}: {error}") from error
 
     def in_order(self) -> Iterator[Rows]:
-        """All rows, ascending, in pieces of bounded size: (rows, ROW_BYTES)."""
+        """All rows, ascending, in pieces of bounded size: (rows, ROW_BYTES). Raises CatalogError when `add` has: there
+        may be segments then that it was never given.
+        """
+        if self._broken:
+            raise CatalogError(f"the index of the catalog at {self._directory} cannot be completed")
         runs = [*self._runs, self._sorted_run()]
         # Between two bounds each run has at most a sample's distance more than what lies between its samples.
         samples = np.sort(np.concatenate([run[::_SAMPLE_ROWS] for run in runs]))

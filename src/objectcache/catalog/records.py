@@ -27,6 +27,7 @@ PART_BYTES = _PART.size
 PLACE_BYTES = _U64.size
 ROW_BYTES = PART_BYTES + KEY_BYTES + PLACE_BYTES
 """An index entry (key and place) after its part's key."""
+ROW = np.dtype([("part", f"V{PART_BYTES}"), ("entry", f"V{KEY_BYTES + PLACE_BYTES}")])
 
 
 class DamagedCatalogError(CatalogError):

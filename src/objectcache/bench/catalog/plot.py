@@ -18,4 +18,7 @@ def draw(result: BenchmarkResult, path: Path) -> None:
         axis.set_visible(bool(rows))
         if rows:
             draw_samples(axis, [{**row, "name": textwrap.fill(row["name"], 14)} for row in rows])
+            if max(row["max"] for row in rows) > 100 * min(row["min"] for row in rows) > 0:
+                axis.set_yscale("log")
+                axis.set_ylim(bottom=min(row["min"] for row in rows) / 2)
     save(figure, path)
