@@ -1,19 +1,26 @@
 """Registered memory: a pool of destination buffers, with generations and quarantine.
 
-The pool is one anonymous shared file (memfd), so that a receiving process can map it too. Pages are taken from the
-system when first written. A buffer that something may still write is in quarantine: not free until its fence is told.
+The pool is one anonymous shared file (memfd), so that a receiving process, or a gateway's worker on the same host, can
+map it too. It is sealed: whoever has mapped it need not fear that it becomes shorter. Pages are taken from the system
+when first written, unless they are asked for before. A buffer that something may still write is in quarantine: not free
+until its fence is told.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import threading
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Protocol
 
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import align_up
+from objectcache.pages import address_of, populate
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class BufferState(Enum):
@@ -42,13 +49,24 @@ class PoolUsage:
     quarantined_bytes: int
 
 
+class Registrar(Protocol):
+    """Who wants to know memory before it is used: a device that pins it, a network card."""
+
+    def register(self, address: int, size_bytes: int) -> None: ...
+
+    def unregister(self, address: int, size_bytes: int) -> None: ...
+
+
 class BufferPool:
     """First fit over one mapping. Thread-safe."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, prefault: bool = False) -> None:
+        """`prefault`: take all memory at once, so that no first use has to wait for it. Raises MemoryError then."""
+        self.prefaulted = prefault
         self._size = align_up(max(size_bytes, 1))
-        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC)
+        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._fd, self._size)
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
         self._map = mmap.mmap(self._fd, self._size)
         self._view = memoryview(self._map)
         self._lock = threading.Lock()
@@ -56,9 +74,28 @@ class BufferPool:
         self._held: set[Buffer] = set()
         self._generation = 0
         self._closed = False
+        self._registrars: list[Registrar] = []
+        if prefault:
+            try:
+                populate(self._view)
+            except MemoryError:
+                self.close()
+                raise
+
+    def register(self, registrar: Registrar) -> None:
+        """Tell `registrar` of all of the pool, once, however often it is asked for; `close` takes it back.
+
+        Raises what `registrar.register` raises.
+        """
+        with self._lock:
+            if self._closed:
+                raise ObjectCacheError("the cache is closed")
+            if registrar not in self._registrars:
+                registrar.register(address_of(self._view), self._size)
+                self._registrars.append(registrar)
 
     def fileno(self) -> int:
-        """The shared file, for handing to a receiving process."""
+        """The shared file, for handing to a process that writes it too."""
         return self._fd
 
     @property
@@ -128,6 +165,8 @@ class BufferPool:
             if self._closed:
                 return
             self._closed = True
+            for registrar in self._registrars:
+                registrar.unregister(address_of(self._view), self._size)
         os.close(self._fd)
         try:
             self._view.release()

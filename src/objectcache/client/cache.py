@@ -40,6 +40,7 @@ from objectcache.errors import (
     IntegrityError,
     NamespaceMismatchError,
     ObjectCacheError,
+    RequestError,
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
@@ -54,10 +55,12 @@ from objectcache.transports.receiver import Expected, ExpectedPart
 class ClientOptions:
     """How to talk to a gateway.
 
-    `target` is "tcp" (striped connections), "http" (the response) or "auto": striped connections, unless the gateway
-    has none, as where HTTP is TLS and the network not trusted. `receiver` is "threads" or "process". `streams` is the
-    number of striped connections (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the
-    destination pool, which takes memory only as it is written; `verify` checks every digest where the bytes arrive.
+    `target` is "shm" (a worker of the gateway, on the same host, copies into the destination pool), "tcp" (striped
+    connections), "http" (the response) or "auto": the first of these that both sides have. There is no "shm" from
+    another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
+    "threads" or "process" (over TCP only). `streams` is the number of connections, and of a worker's threads that serve
+    them (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the destination pool, which takes
+    memory only as it is written, or at once with `prefault`; `verify` checks every digest where the bytes arrive.
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities.
@@ -67,6 +70,7 @@ class ClientOptions:
     receiver: str = "threads"
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
+    prefault: bool = False
     verify: bool = True
     timeout_s: float = 10.0
     fence_s: float = 2.0
@@ -76,10 +80,12 @@ class ClientOptions:
     ca_file: str = ""
 
     def __post_init__(self) -> None:
-        if self.target not in ("auto", "tcp", "http"):
-            raise ConfigError(f"target must be 'auto', 'tcp' or 'http', got {self.target!r}")
+        if self.target not in ("auto", "shm", "tcp", "http"):
+            raise ConfigError(f"target must be 'auto', 'shm', 'tcp' or 'http', got {self.target!r}")
         if self.receiver not in ("threads", "process"):
             raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
+        if (self.target, self.receiver) == ("shm", "process"):
+            raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
 
@@ -96,9 +102,9 @@ class GatewayCache(KVCache):
         self, host: str, port: int, bucket: str, options: ClientOptions | None = None, *, tls: bool = False
     ) -> None:
         self.options = options or ClientOptions()
-        self._striped = self.options.target != "http"
+        self._by_session = self.options.target != "http"
         self.bucket = bucket
-        self.pool = BufferPool(self.options.buffer_bytes)
+        self.pool = BufferPool(self.options.buffer_bytes, prefault=self.options.prefault)
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
@@ -165,19 +171,19 @@ class GatewayCache(KVCache):
         retrieval: Retrieval,
         destination: Destination,
     ) -> None:
-        if self._striped:
+        if self._by_session:
             try:
                 session = self._open_session()
             except DataConnectionsRefusedError:
                 if self.options.target != "auto":
                     raise
-                self._striped = False
+                self._by_session = False
             else:
-                self._start_striped(session, match, selected, options, retrieval, destination)
+                self._start_in_session(session, match, selected, options, retrieval, destination)
                 return
         self._start_response(match, selected, options, retrieval, destination)
 
-    def _start_striped(
+    def _start_in_session(
         self,
         session: DataSession,
         match: Match,
@@ -186,7 +192,9 @@ class GatewayCache(KVCache):
         retrieval: Retrieval,
         destination: Destination,
     ) -> None:
-        descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
+        offset = destination.buffer.offset if session.kind is TargetKind.SHM else 0
+        target = Target(session.kind, session.id, offset)
+        descriptor = self._descriptor(match, selected, options, retrieval.geometry, target)
         destination.begin(cancel=lambda: self._fencer.fence(session, descriptor, destination))
         expected = self._expected(descriptor, selected, session.streams, retrieval, destination)
         try:
@@ -194,13 +202,14 @@ class GatewayCache(KVCache):
             body = session.http.request(
                 "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s
             )
-            RetrieveAnswer.decode(body)
         except (SessionNotFoundError, GatewayUnavailableError):
             self._drop_session(session)
             raise
-        except ObjectCacheError as error:
+        except RequestError as error:
             session.receivers.fail(descriptor.delivery, error)
             raise
+        # After any other error nobody knows whether it was accepted: it is cancelled with its destination.
+        RetrieveAnswer.decode(body)
 
     def _start_response(
         self,
@@ -239,6 +248,7 @@ class GatewayCache(KVCache):
             on_unit=retrieval.land,
             on_failed=failed,
             on_fenced=destination.fence,
+            shared=descriptor.target.kind is TargetKind.SHM,
         )
 
     def _descriptor(
@@ -273,6 +283,7 @@ class GatewayCache(KVCache):
                     self._http,
                     self.bucket,
                     self.pool,
+                    target=options.target,
                     streams=options.streams,
                     receiver=options.receiver,
                     verify=options.verify,
