@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectcache.buffers import Buffer, BufferPool, BufferState
+from objectcache.buffers import SEALS, Buffer, BufferPool, BufferState
 from objectcache.cache.destination import Destination
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import ALIGNMENT_BYTES
@@ -189,3 +191,63 @@ def test_closing_and_fencing_at_once_frees_once(pool: BufferPool) -> None:
         for thread in threads:
             thread.join()
         assert pool.usage().in_use_bytes + pool.usage().quarantined_bytes == 0
+
+
+# -- sealed, registered, taken at once ----------------------------------------------------------------
+
+
+def test_the_memory_cannot_become_shorter_or_longer(pool: BufferPool) -> None:
+    assert fcntl.fcntl(pool.fileno(), fcntl.F_GET_SEALS) == SEALS
+    for size in (0, PAGE, 9 * PAGE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(pool.fileno(), size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(pool.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
+class Pinning:
+    """A registrar that a device might have."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+        self._fails = fails
+
+    def register(self, address: int, size_bytes: int) -> None:
+        if self._fails:
+            raise ObjectCacheError("no device")
+        self.calls.append(("register", address, size_bytes))
+
+    def unregister(self, address: int, size_bytes: int) -> None:
+        self.calls.append(("unregister", address, size_bytes))
+
+
+def test_registrars_learn_of_all_memory_once_and_of_its_end(pool: BufferPool) -> None:
+    one, other, failing = Pinning(), Pinning(), Pinning(fails=True)
+    for registrar in (one, other, one):
+        pool.register(registrar)
+    with pytest.raises(ObjectCacheError):
+        pool.register(failing)
+    buffer = pool.allocate(PAGE)
+    address = np.frombuffer(buffer.view, np.uint8).ctypes.data - buffer.offset
+    assert one.calls == other.calls == [("register", address, 8 * PAGE)]
+    pool.close()
+    pool.close()
+    assert one.calls == other.calls == [("register", address, 8 * PAGE), ("unregister", address, 8 * PAGE)]
+    assert failing.calls == []
+    with pytest.raises(ObjectCacheError):
+        pool.register(Pinning())
+
+
+def taken_bytes(pool: BufferPool) -> int:
+    return os.fstat(pool.fileno()).st_blocks * 512
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_memory_is_taken_when_written_or_at_once(monkeypatch: pytest.MonkeyPatch, old_kernel: bool) -> None:
+    if old_kernel:
+        monkeypatch.setattr("objectcache.pages._POPULATE_WRITE", 12345)
+    for prefault, taken in ((False, 0), (True, 8 * PAGE)):
+        pool = BufferPool(8 * PAGE, prefault=prefault)
+        assert pool.prefaulted is prefault
+        assert taken_bytes(pool) == taken
+        pool.close()

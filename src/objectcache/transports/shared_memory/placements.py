@@ -17,9 +17,9 @@ from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing, _reading
 
-PLACED_BYTES = 4 << 20
-"""At most, where slices are smaller: half a millisecond's copying, so that nothing waits long behind it, and few words
-for many bytes."""
+PLACED_BYTES = 8 << 20
+"""At most, where slices are smaller: a millisecond's copying, so that nothing waits long behind it, and few words for
+many bytes: each wakes a thread of the client, on a core that could copy."""
 
 
 class PlacingBody(Body):
