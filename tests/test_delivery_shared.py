@@ -90,10 +90,13 @@ def test_what_is_being_verified_is_not_used_again() -> None:
     frame = placed(0, 0, 8)
     assert reception.place(0, frame) == 0
     reception.cancel()
-    for stream in range(STREAMS):
-        reception.end(stream, last_word())
-    assert reception.writing == frozenset() or not reception.fenced
+    reception.end(1, last_word())
+    reception.lose(1, GatewayUnavailableError("gone"))
+    assert reception.writing == {0}
+    assert not reception.fenced
     reception.finish(0, frame, 800)
+    assert not reception.fenced
+    reception.end(0, last_word())
     assert reception.fenced
 
 
