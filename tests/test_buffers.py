@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import threading
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectcache.buffers import Buffer, BufferPool, BufferState
+from objectcache.buffers import SEALS, Buffer, BufferPool, BufferState
 from objectcache.cache.destination import Destination
 from objectcache.errors import BufferPoolExhaustedError, ConfigError, ObjectCacheError
 from objectcache.layout import ALIGNMENT_BYTES
@@ -192,6 +193,18 @@ def test_closing_and_fencing_at_once_frees_once(pool: BufferPool) -> None:
         assert pool.usage().in_use_bytes + pool.usage().quarantined_bytes == 0
 
 
+# -- sealed, registered, taken at once ----------------------------------------------------------------
+
+
+def test_the_memory_cannot_become_shorter_or_longer(pool: BufferPool) -> None:
+    assert fcntl.fcntl(pool.fileno(), fcntl.F_GET_SEALS) == SEALS
+    for size in (0, PAGE, 9 * PAGE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(pool.fileno(), size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(pool.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
 def test_the_pool_is_registered_as_a_whole_until_it_closes() -> None:
     pool = BufferPool(8 * PAGE)
     told: list[object] = []
@@ -220,3 +233,18 @@ def test_a_pool_that_could_not_be_registered_closes_all_the_same() -> None:
     with pytest.raises(ConfigError):
         pool.register(fails)
     pool.close()
+
+
+def taken_bytes(pool: BufferPool) -> int:
+    return os.fstat(pool.fileno()).st_blocks * 512
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_memory_is_taken_when_written_or_at_once(monkeypatch: pytest.MonkeyPatch, old_kernel: bool) -> None:
+    if old_kernel:
+        monkeypatch.setattr("objectcache.pages._POPULATE_WRITE", 12345)
+    for prefault, taken in ((False, 0), (True, 8 * PAGE)):
+        pool = BufferPool(8 * PAGE, prefault=prefault)
+        assert pool.prefaulted is prefault
+        assert taken_bytes(pool) == taken
+        pool.close()

@@ -24,10 +24,11 @@ def test_messages_can_be_read(message: object) -> None:
 
 
 def test_the_golden_frames_can_be_read() -> None:
-    hello, credit, piece, slices, end, cancelled, error = FRAMES
+    hello, credit, piece, slices, placed, end, cancelled, error = FRAMES
     assert decode_frame(hello[:FRAME_HEADER_BYTES]).digest == ID
     assert credit_bytes(decode_frame(credit)) == (1 << 33) + 1
     assert decode_frame(piece).data_bytes == 1 << 20
     assert decode_frame(slices[:FRAME_HEADER_BYTES]).extra == 1
+    assert decode_frame(placed[:FRAME_HEADER_BYTES]).data_bytes == 20 << 16
     assert [decode_frame(frame).type for frame in (end, cancelled)] == [FrameType.END, FrameType.CANCELLED]
     assert isinstance(decode_error(error[FRAME_HEADER_BYTES:]), KeyNotFoundError)

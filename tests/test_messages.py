@@ -31,7 +31,7 @@ from tests.golden.wire import MESSAGES
 KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
 VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
 FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
-TEXTS = {"http_host", "data_host", "segment"}
+TEXTS = {"http_host", "data_host", "shm_socket", "segment"}
 NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s"}
 LISTS = {"parts", "commit", "discard"}
 
@@ -113,6 +113,7 @@ def test_a_field_of_another_type_is_named(kind: str, path: Path, wrong: object) 
         ("SessionAnswer", ("http_host",), "h" * 257),
         ("SessionAnswer", ("http_port",), 0),
         ("SessionAnswer", ("data_port",), 65536),
+        ("SessionAnswer", ("shm_socket",), "s" * 101),
         ("RetrieveAnswer", ("layers_per_unit",), 0),
         ("RetrieveAnswer", ("payload_bytes",), (1 << 50) + 1),
         ("CancelRequest", ("session",), bytes(17)),

@@ -1,12 +1,15 @@
 """Registered memory: a pool of destination buffers, with generations and quarantine.
 
-The pool is one anonymous shared file (memfd), so that a receiving process can map it too. Pages are taken from the
-system when first written. A buffer that something may still write is in quarantine: not free until its fence is told.
+The pool is one anonymous shared file (memfd), so that a receiving process, or a gateway's worker on the same host, can
+map it too. It is sealed: whoever has mapped it need not fear that it becomes shorter. Pages are taken from the system
+when first written, unless they are asked for before. A buffer that something may still write is in quarantine: not free
+until its fence is told.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import threading
@@ -16,6 +19,9 @@ from enum import Enum, auto
 
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import align_up
+from objectcache.pages import populate
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class BufferState(Enum):
@@ -47,10 +53,13 @@ class PoolUsage:
 class BufferPool:
     """First fit over one mapping. Thread-safe."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, prefault: bool = False) -> None:
+        """`prefault`: take all memory at once, so that no first use has to wait for it. Raises MemoryError then."""
+        self.prefaulted = prefault
         self._size = align_up(max(size_bytes, 1))
-        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC)
+        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._fd, self._size)
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
         self._map = mmap.mmap(self._fd, self._size)
         self._view = memoryview(self._map)
         self._lock = threading.Lock()
@@ -59,6 +68,12 @@ class BufferPool:
         self._generation = 0
         self._closed = False
         self._unregister: list[Callable[[], None]] = []
+        if prefault:
+            try:
+                populate(self._view)
+            except MemoryError:
+                self.close()
+                raise
 
     def register(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
         """Have the whole pool registered, with CUDA or a network card: `registrar(address, size_bytes)` does it, and
@@ -71,7 +86,7 @@ class BufferPool:
             self._unregister.append(registrar(address, self._size))
 
     def fileno(self) -> int:
-        """The shared file, for handing to a receiving process."""
+        """The shared file, for handing to a process that writes it too."""
         return self._fd
 
     @property

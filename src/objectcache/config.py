@@ -68,6 +68,10 @@ class GatewayConfig:
     `store` is set: there it costs requests."""
     merge_interval_s: float = 2.0
     """How often it is looked whether there is something to merge."""
+    shared_memory: bool = True
+    """Whether clients on this host may have KV placed in their own memory."""
+    shared_memory_users: tuple[int, ...] = ()
+    """Numbers of the users who may, beside the gateway's own."""
     lease_ttl_s: float = 60.0
     """How long a match pins what it found."""
     attach_s: float = 30.0
@@ -155,8 +159,12 @@ def _convert(name: str, value: Any) -> Any:
         return Path(value).expanduser().absolute()
     if name == "anonymous":
         return _grant(value)
-    if name == "plain_data" and not isinstance(value, bool):
-        raise ConfigError(f"plain_data must be true or false, got {value!r}")
+    if name in ("plain_data", "shared_memory") and not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
+    if name == "shared_memory_users":
+        if not isinstance(value, list | tuple) or any(type(user) is not int or user < 0 for user in value):
+            raise ConfigError(f"shared_memory_users must be a list of user numbers, got {value!r}")
+        return tuple(value)
     if name in ("limit_bytes", "cache_bytes", "merge_bytes_s"):
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s", "merge_interval_s"):

@@ -120,7 +120,11 @@ class Delivery:
 class Reception:
     """The receiving side of one delivery, into one destination."""
 
-    def __init__(self, geometry: DeliveryGeometry, epoch: int, streams: int, from_layer: int = 0) -> None:
+    def __init__(
+        self, geometry: DeliveryGeometry, epoch: int, streams: int, from_layer: int = 0, *, shared: bool = False
+    ) -> None:
+        """`shared`: it is the sender that writes the destination, whenever it likes until its last word."""
+        self._shared = shared
         self._geometry = geometry
         self.epoch = epoch
         self._open = set(range(streams))
@@ -149,12 +153,7 @@ class Reception:
         """
         if self.stopped or frame.epoch != self.epoch:
             return None
-        seen = self._seen.get((frame.part, frame.layer))
-        if seen is None:
-            raise DeliveryError(f"a frame names part {frame.part}, layer {frame.layer}, which were not asked for")
-        first, stop = frame.first_chunk, frame.first_chunk + frame.num_chunks
-        if not first < stop <= len(seen):
-            raise DeliveryError(f"a frame names chunks [{first}, {stop}) of {len(seen)}")
+        seen = self._seen_of(frame)
         size = self._slice_bytes(frame)
         end = frame.span_offset + frame.data_bytes
         begun, progress = self._span_progress.get(stream, (_span_of(frame), 0))
@@ -163,11 +162,43 @@ class Reception:
         if not frame.data_bytes or frame.extra not in (0, frame.num_chunks - 1):
             raise DeliveryError("a frame is empty, or its digests are not one per slice")
         if frame.span_offset == 0:
-            if 1 in seen[first:stop]:
-                raise DeliveryError(f"chunks [{first}, {stop}) of layer {frame.layer} were sent twice")
-            seen[first:stop] = b"\1" * (stop - first)
+            self._mark(seen, frame)
         self._writing.add(stream)
-        return self._geometry.offset(frame.part, frame.layer) + first * size + frame.span_offset
+        return self._offset(frame) + frame.span_offset
+
+    def place(self, stream: int, frame: Frame) -> int | None:
+        """Where in the destination the data of a PLACED frame lies (byte offset), to be verified until `finish`; None:
+        nobody wants it any more. Raises like `begin`.
+        """
+        if self.stopped or frame.epoch != self.epoch:
+            return None
+        seen = self._seen_of(frame)
+        if frame.data_bytes != frame.num_chunks * self._slice_bytes(frame):
+            raise DeliveryError("a frame is not of whole slices")
+        if not frame.span_offset or frame.extra != (frame.num_chunks - 1) // frame.span_offset:
+            raise DeliveryError("a frame does not have the digests of its chunks")
+        self._mark(seen, frame)
+        self._writing.add(stream)
+        return self._offset(frame)
+
+    def _seen_of(self, frame: Frame) -> bytearray:
+        """Which chunks have come, of the frame's part and layer. Raises DeliveryError for what was not asked for."""
+        seen = self._seen.get((frame.part, frame.layer))
+        if seen is None:
+            raise DeliveryError(f"a frame names part {frame.part}, layer {frame.layer}, which were not asked for")
+        first, stop = frame.first_chunk, frame.first_chunk + frame.num_chunks
+        if not first < stop <= len(seen):
+            raise DeliveryError(f"a frame names chunks [{first}, {stop}) of {len(seen)}")
+        return seen
+
+    def _mark(self, seen: bytearray, frame: Frame) -> None:
+        first, stop = frame.first_chunk, frame.first_chunk + frame.num_chunks
+        if 1 in seen[first:stop]:
+            raise DeliveryError(f"chunks [{first}, {stop}) of layer {frame.layer} were sent twice")
+        seen[first:stop] = b"\1" * (stop - first)
+
+    def _offset(self, frame: Frame) -> int:
+        return self._geometry.offset(frame.part, frame.layer) + frame.first_chunk * self._slice_bytes(frame)
 
     def _slice_bytes(self, frame: Frame) -> int:
         shape = self._geometry.parts[frame.part]
@@ -225,6 +256,11 @@ class Reception:
     def cancel(self) -> None:
         self._cancelled = True
 
+    def withdraw(self, error: ObjectCacheError) -> None:
+        """The sender was never told of it, or has refused it."""
+        self._open.clear()
+        self.fail(error)
+
     @property
     def stopped(self) -> bool:
         return self._cancelled or self.error is not None
@@ -237,12 +273,12 @@ class Reception:
     @property
     def fenced(self) -> bool:
         """Nothing writes the destination, now or later: it may be used again."""
-        return not self._writing and (self.stopped or self.complete)
+        return not self._writing and (self.complete or (self.stopped and not (self._shared and self._open)))
 
     @property
     def writing(self) -> frozenset[int]:
-        """Streams in the middle of a frame: what a fence waits for."""
-        return frozenset(self._writing)
+        """Streams in the middle of a frame, or whose sender has not let go: what a fence waits for."""
+        return frozenset(self._writing | self._open if self._shared and not self.complete else self._writing)
 
 
 def _span_of(frame: Frame) -> _SpanId:

@@ -35,14 +35,20 @@ class TargetKind(StrEnum):
 
     HTTP = "http"  # the response to the request
     TCP = "tcp"  # the striped connections of a session
+    SHM = "shm"  # the client's own memory, which it shares with a gateway on its host
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`session` names the striped connections, for TCP."""
+    """`session` names the connections, but for HTTP; `offset` is where in shared memory the destination begins."""
 
     kind: TargetKind
     session: bytes = b""
+    offset: int = 0
+
+    def to_map(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"kind": self.kind.value, "session": self.session}
+        return fields | {"offset": self.offset} if self.kind is TargetKind.SHM else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,7 @@ class Descriptor:
                     for part in self.parts
                 ],
                 "order": "layer",
-                "target": {"kind": self.target.kind.value, "session": self.target.session},
+                "target": self.target.to_map(),
                 "delivery": self.delivery,
                 "epoch": self.epoch,
                 "from_layer": self.from_layer,
@@ -269,9 +275,13 @@ def _decode_target(fields: FieldReader) -> Target:
     kind = fields.text("kind")
     if kind not in set(TargetKind):
         raise DescriptorError(f"descriptor.target.kind {kind!r} is not one of {', '.join(TargetKind)}")
-    target = Target(TargetKind(kind), fields.binary("session", 0, ID_BYTES))
-    if (target.kind is TargetKind.TCP) != bool(target.session):
-        raise DescriptorError("descriptor.target.session must be given for tcp, and only there")
+    target = Target(
+        TargetKind(kind),
+        fields.binary("session", 0, ID_BYTES),
+        fields.integer("offset", 0, 1 << 62) if kind == TargetKind.SHM else 0,
+    )
+    if (target.kind is not TargetKind.HTTP) != bool(target.session):
+        raise DescriptorError("descriptor.target.session must be given for tcp and shm, and only there")
     return target
 
 

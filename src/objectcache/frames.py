@@ -25,6 +25,8 @@ MAX_CONTROL_BYTES = 1 << 16
 
 PIECE = 1
 """Flag: the digest is of the whole span (a piece), not of single slices."""
+PREFAULTED = 2
+"""Flag of a hello that brings memory: all of its pages are there."""
 
 
 class FrameType(IntEnum):
@@ -34,6 +36,7 @@ class FrameType(IntEnum):
     ERROR = 4
     CREDIT = 5  # from the receiver: so many bytes may be sent, counted from the start (see `credit_frame`)
     HELLO = 6  # from the receiver: this connection is stripe `first_chunk` of the session in `digest`
+    PLACED = 7  # as DATA, but the data is in the receiver's memory already (see `Frame`)
 
 
 class Frame(NamedTuple):
@@ -41,6 +44,9 @@ class Frame(NamedTuple):
 
     `first_chunk` and `num_chunks` are the span's, counted within the part's destination; `span_offset` is where in
     the span this frame's data begins. `digest` is the piece's, or the first slice's, whose `extra` others follow.
+
+    A PLACED frame is of one or several whole spans: `first_chunk`, `num_chunks` and `data_bytes` are of all of them,
+    and no data follows. `span_offset` says how many chunks each digest is of (1: of slices); the last may be of fewer.
     """
 
     type: FrameType
@@ -87,7 +93,7 @@ def decode_frame(header: Buffer) -> Frame:
     known = _TYPES.get(kind)
     if magic != FRAME_MAGIC or known is None:
         raise DeliveryError(f"the stream is out of step: {bytes(header[:8])!r} does not begin a frame")
-    if data > MAX_FRAME_BYTES and known is not FrameType.CREDIT:
+    if data > MAX_FRAME_BYTES and known not in (FrameType.CREDIT, FrameType.PLACED):
         raise DeliveryError(f"a frame of {data} bytes is beyond the limit of {MAX_FRAME_BYTES}")
     return Frame(known, delivery, epoch, flags, extra, part, layer, first, num, data, offset, unit, digest)
 
@@ -117,6 +123,7 @@ def credit_bytes(frame: Frame) -> int:
     return (frame.num_chunks << 32) | frame.data_bytes
 
 
-def hello_frame(session: bytes, stream: int) -> bytes:
-    """What a receiver says first on a data connection."""
-    return Frame(FrameType.HELLO, 0, 0, first_chunk=stream, digest=session).encode()
+def hello_frame(session: bytes, stream: int, *, prefaulted: bool = False) -> bytes:
+    """What a receiver says first on a data connection; on one for shared memory the gateway answers with the same."""
+    flags = PREFAULTED if prefaulted else 0
+    return Frame(FrameType.HELLO, 0, 0, flags, first_chunk=stream, digest=session).encode()

@@ -118,13 +118,18 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class SessionAnswer:
-    """`http_*` is this very gateway's own control address, `data_*` where its data connections go."""
+    """`http_*` is this very gateway's own control address, `data_*` where its data connections go (port 0: nowhere).
+
+    `shm_socket` is the name (abstract, without its leading zero) of the Unix socket at which a client on its host
+    shares memory with it; "" where it does not.
+    """
 
     session: bytes
     http_host: str
     http_port: int
     data_host: str
     data_port: int
+    shm_socket: str = ""
 
     def encode(self) -> bytes:
         return _pack(
@@ -133,6 +138,7 @@ class SessionAnswer:
             http_port=self.http_port,
             data_host=self.data_host,
             data_port=self.data_port,
+            shm_socket=self.shm_socket,
         )
 
     @classmethod
@@ -143,7 +149,8 @@ class SessionAnswer:
             fields.text("http_host"),
             fields.integer("http_port", 1, 65535),
             fields.text("data_host"),
-            fields.integer("data_port", 1, 65535),
+            fields.integer("data_port", 0, 65535),
+            fields.text("shm_socket", 100),
         )
 
 

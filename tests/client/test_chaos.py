@@ -42,7 +42,12 @@ CHAOS_S = float(os.environ.get("OBJECTCACHE_CHAOS_S", "3"))
 SEED = int(os.environ.get("OBJECTCACHE_CHAOS_SEED", "1"))
 DEADLINE_S = 2.0
 LONGEST_CALL_S = 20.0
-TARGETS: list[dict[str, Any]] = [{"target": "tcp"}, {"target": "tcp", "receiver": "process"}, {"target": "http"}]
+TARGETS: list[dict[str, Any]] = [
+    {"target": "shm"},
+    {"target": "tcp"},
+    {"target": "tcp", "receiver": "process"},
+    {"target": "http"},
+]
 
 
 class Chaos:

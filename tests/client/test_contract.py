@@ -41,3 +41,7 @@ class TestStripedProcess(GatewayContract):
 
 class TestResponse(GatewayContract):
     target = "http"
+
+
+class TestSharedMemory(GatewayContract):
+    target = "shm"

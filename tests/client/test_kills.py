@@ -19,7 +19,7 @@ from tests.gateway.process import PATIENCE_S, eventually
 LAYERS = 16
 LAYOUT = flat_layout(LAYERS, 128 << 10)
 CHUNKS = 32
-TARGETS = [{"target": "tcp"}, {"target": "tcp", "receiver": "process"}, {"target": "http"}]
+TARGETS = [{"target": "shm"}, {"target": "tcp"}, {"target": "tcp", "receiver": "process"}, {"target": "http"}]
 
 
 @pytest.mark.parametrize("options", TARGETS, ids=str)

@@ -41,7 +41,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def secure(certificate: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    running = GatewayProcess(tmp_path_factory.mktemp("secure"), settings=certificate).start()
+    settings = {**certificate, "shared_memory": False}
+    running = GatewayProcess(tmp_path_factory.mktemp("secure"), settings=settings).start()
     yield running
     running.kill()
 
@@ -76,9 +77,19 @@ def test_data_connections_are_refused(secure: GatewayProcess) -> None:
 def test_data_connections_where_the_network_is_trusted(
     own_gateway: StartGateway, certificate: dict[str, str], target: str
 ) -> None:
-    gateway = own_gateway(**certificate, plain_data=True)
+    gateway = own_gateway(**certificate, plain_data=True, shared_memory=False)
     stored(gateway, target=target)
     assert gateway.metric("objectcache_deliveries_total", target="tcp", outcome="sent") > 0
+
+
+def test_memory_is_shared_beside_tls_since_no_network_sees_it(
+    own_gateway: StartGateway, certificate: dict[str, str]
+) -> None:
+    gateway = own_gateway(**certificate)
+    stored(gateway, target="auto")
+    assert gateway.metric("objectcache_deliveries_total", target="shm", outcome="sent") > 0
+    with pytest.raises(DataConnectionsRefusedError):
+        stored(gateway, target="tcp")
 
 
 def test_a_certificate_that_nobody_vouches_for(secure: GatewayProcess, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from objectcache.errors import (
     IntegrityError,
     NamespaceMismatchError,
     ObjectCacheError,
+    RequestError,
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
@@ -57,10 +58,12 @@ from objectcache.transports.receiver import Expected, ExpectedPart
 class ClientOptions:
     """How to talk to a gateway.
 
-    `target` is "tcp" (striped connections), "http" (the response) or "auto": striped connections, unless the gateway
-    has none, as where HTTP is TLS and the network not trusted. `receiver` is "threads" or "process". `streams` is the
-    number of striped connections (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the
-    destination pool, which takes memory only as it is written; `verify` checks every digest where the bytes arrive.
+    `target` is "shm" (a worker of the gateway, on the same host, copies into the destination pool), "tcp" (striped
+    connections), "http" (the response) or "auto": the first of these that both sides have. There is no "shm" from
+    another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
+    "threads" or "process" (over TCP only). `streams` is the number of connections, and of a worker's threads that serve
+    them (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the destination pool, which takes
+    memory only as it is written, or at once with `prefault`; `verify` checks every digest where the bytes arrive.
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities. `tier` is
@@ -71,6 +74,7 @@ class ClientOptions:
     receiver: str = "threads"
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
+    prefault: bool = False
     verify: bool = True
     timeout_s: float = 10.0
     fence_s: float = 2.0
@@ -81,10 +85,12 @@ class ClientOptions:
     tier: TierOptions = field(default_factory=TierOptions)
 
     def __post_init__(self) -> None:
-        if self.target not in ("auto", "tcp", "http"):
-            raise ConfigError(f"target must be 'auto', 'tcp' or 'http', got {self.target!r}")
+        if self.target not in ("auto", "shm", "tcp", "http"):
+            raise ConfigError(f"target must be 'auto', 'shm', 'tcp' or 'http', got {self.target!r}")
         if self.receiver not in ("threads", "process"):
             raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
+        if (self.target, self.receiver) == ("shm", "process"):
+            raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
 
@@ -105,9 +111,9 @@ class GatewayCache(KVCache):
         self, host: str, port: int, bucket: str, options: ClientOptions | None = None, *, tls: bool = False
     ) -> None:
         self.options = options or ClientOptions()
-        self._striped = self.options.target != "http"
+        self._by_session = self.options.target != "http"
         self.bucket = bucket
-        self.pool = BufferPool(self.options.buffer_bytes)
+        self.pool = BufferPool(self.options.buffer_bytes, prefault=self.options.prefault)
         self.tiering = self.options.tier.open()
         self._where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
@@ -195,19 +201,19 @@ class GatewayCache(KVCache):
         if delivery.all_held:
             destination.begin(cancel=delivery.cancel)
             return
-        if self._striped:
+        if self._by_session:
             try:
                 session = self._open_session()
             except DataConnectionsRefusedError:
                 if self.options.target != "auto":
                     raise
-                self._striped = False
+                self._by_session = False
             else:
-                self._start_striped(session, match, delivery, options, retrieval, destination, landing)
+                self._start_in_session(session, match, delivery, options, retrieval, destination, landing)
                 return
         self._start_response(match, delivery, options, retrieval, destination, landing)
 
-    def _start_striped(
+    def _start_in_session(
         self,
         session: DataSession,
         match: Match,
@@ -217,7 +223,9 @@ class GatewayCache(KVCache):
         destination: Destination,
         landing: Landing,
     ) -> None:
-        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, Target(TargetKind.TCP, session.id))
+        offset = destination.buffer.offset if session.kind is TargetKind.SHM else 0
+        target = Target(session.kind, session.id, offset)
+        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, target)
 
         def cancel() -> None:
             delivery.cancel()
@@ -234,9 +242,11 @@ class GatewayCache(KVCache):
         except (SessionNotFoundError, GatewayUnavailableError):
             self._drop_session(session)
             raise
-        except ObjectCacheError as error:
+        except RequestError as error:
             session.receivers.fail(descriptor.delivery, error)
             raise
+        # After any other error nobody knows whether it was accepted: it is cancelled with its destination.
+        RetrieveAnswer.decode(body)
 
     def _start_response(
         self,
@@ -287,6 +297,7 @@ class GatewayCache(KVCache):
             on_unit=landing.land,
             on_failed=failed,
             on_fenced=landing.fence,
+            shared=descriptor.target.kind is TargetKind.SHM,
         )
 
     def _descriptor(
@@ -320,6 +331,7 @@ class GatewayCache(KVCache):
                     self._http,
                     self.bucket,
                     self.pool,
+                    target=options.target,
                     streams=options.streams,
                     receiver=options.receiver,
                     verify=options.verify,

@@ -1,4 +1,4 @@
-"""A data session: the striped connections to one gateway, opened once and used by every delivery."""
+"""A data session: the connections to one gateway, opened once and used by every delivery."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from objectcache.buffers import BufferPool
 from objectcache.client.http import GatewayHttp
 from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.client.receivers import Receivers, ThreadReceivers
-from objectcache.errors import GatewayUnavailableError
+from objectcache.client.shared_receivers import SharedReceivers
+from objectcache.client.sharing import share_memory
+from objectcache.descriptor import TargetKind
+from objectcache.errors import DataConnectionsRefusedError, GatewayUnavailableError, SharedMemoryRefusedError
 from objectcache.frames import hello_frame
 from objectcache.messages import SessionAnswer, SessionRequest
 from objectcache.transports.sockets import tune
@@ -19,9 +22,17 @@ class DataSession:
     """`http` reaches the very gateway that has the session; `dead` when a connection broke: open another."""
 
     def __init__(
-        self, id: bytes, streams: int, http: GatewayHttp, receivers: Receivers, *, owns_http: bool = False
+        self,
+        id: bytes,
+        kind: TargetKind,
+        streams: int,
+        http: GatewayHttp,
+        receivers: Receivers,
+        *,
+        owns_http: bool = False,
     ) -> None:
         self.id = id
+        self.kind = kind
         self.streams = streams
         self.http = http
         self._owns_http = owns_http
@@ -35,39 +46,43 @@ class DataSession:
         bucket: str,
         pool: BufferPool,
         *,
+        target: str,
         streams: int,
         receiver: str,
         verify: bool,
         timeout_s: float,
     ) -> DataSession:
-        """`receiver` is "threads" or "process". Raises what the gateway answers, or GatewayUnavailableError."""
+        """`target` is "shm", "tcp", or "auto" for the best of them; `receiver` is "threads" or "process", for TCP.
+
+        Raises what the gateway answers, SharedMemoryRefusedError, DataConnectionsRefusedError, GatewayUnavailableError.
+        """
         body = SessionRequest(streams).encode()
         answer = SessionAnswer.decode(http.request("POST", f"/{bucket}?kv-session", body))
         own_http = http
         if (answer.http_host, answer.http_port) != (http.endpoint.host, http.endpoint.port):
             own_http = GatewayHttp(http.endpoint.at(answer.http_host, answer.http_port), timeout_s=timeout_s)
-        sockets: list[socket.socket] = []
-        try:
-            for stream in range(streams):
-                sock = socket.create_connection((answer.data_host, answer.data_port), timeout=timeout_s)
-                sockets.append(sock)
-                sock.settimeout(None)
-                tune(sock)
-                sock.sendall(hello_frame(answer.session, stream))
-        except OSError as error:
-            for sock in sockets:
-                sock.close()
-            raise GatewayUnavailableError(
-                f"no data connection to {answer.data_host}:{answer.data_port}, which the gateway advertises: {error}"
-            ) from error
+        kind, sockets = TargetKind.TCP, []
+        if target == "shm" or (target == "auto" and receiver == "threads"):
+            try:
+                kind, sockets = TargetKind.SHM, share_memory(answer, pool, streams, timeout_s)
+            except SharedMemoryRefusedError:
+                if target == "shm":
+                    raise
+                kind = TargetKind.TCP
+        if kind is TargetKind.TCP:
+            sockets = _connect(answer, streams, timeout_s)
         opened: list[DataSession] = []
 
         def lost() -> None:
             for session in opened:
                 session.dead = True
 
-        receivers = _receivers(receiver, pool, lost, verify)
-        session = cls(answer.session, streams, own_http, receivers, owns_http=own_http is not http)
+        receivers: Receivers
+        if kind is TargetKind.SHM:
+            receivers = SharedReceivers(lost, verify=verify)
+        else:
+            receivers = _receivers(receiver, pool, lost, verify)
+        session = cls(answer.session, kind, streams, own_http, receivers, owns_http=own_http is not http)
         opened.append(session)
         for stream, sock in enumerate(sockets):
             receivers.attach(stream, sock)
@@ -78,6 +93,27 @@ class DataSession:
         self.receivers.close()
         if self._owns_http:
             self.http.close()
+
+
+def _connect(answer: SessionAnswer, streams: int, timeout_s: float) -> list[socket.socket]:
+    """Striped TCP connections. Raises DataConnectionsRefusedError, GatewayUnavailableError."""
+    if not answer.data_port:
+        raise DataConnectionsRefusedError("the gateway has no data connections: take KV from HTTP responses")
+    sockets: list[socket.socket] = []
+    try:
+        for stream in range(streams):
+            sock = socket.create_connection((answer.data_host, answer.data_port), timeout=timeout_s)
+            sockets.append(sock)
+            sock.settimeout(None)
+            tune(sock)
+            sock.sendall(hello_frame(answer.session, stream))
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise GatewayUnavailableError(
+            f"no data connection to {answer.data_host}:{answer.data_port}, which the gateway advertises: {error}"
+        ) from error
+    return sockets
 
 
 def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: bool) -> Receivers:

@@ -224,6 +224,14 @@ class DataConnectionsRefusedError(RequestError):
     status = 403
 
 
+class SharedMemoryRefusedError(RequestError):
+    """KV cannot be placed in the client's memory: not by this gateway, not from this host, not for this user, or not
+    in memory like that."""
+
+    code = "SharedMemoryRefused"
+    status = 403
+
+
 class BadDigestError(RequestError):
     """An uploaded body is not what its own digests say."""
 

@@ -33,6 +33,7 @@ from objectcache.gateway.object_reading import ReadingRoutes
 from objectcache.gateway.objects import ObjectRoutes
 from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
+from objectcache.gateway.shared_memory import SharedMemoryListener
 from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
@@ -86,6 +87,7 @@ class Gateway:
         self._guard = Guard(found.keys, config.anonymous)
         self._runner: web.AppRunner | None = None
         self._listener: DataListener | None = None
+        self._shared: SharedMemoryListener | None = None
         self._ready = False
         self.port = 0
 
@@ -112,6 +114,11 @@ class Gateway:
             self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
         )
         self._listener.start()
+        if self.config.shared_memory:
+            self._shared = SharedMemoryListener(
+                self._sessions, self.config.shared_memory_users, hello_s=self.config.attach_s
+            )
+            self._shared.start()
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._serve, expect_handler=expect_later)
         # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
@@ -136,21 +143,23 @@ class Gateway:
         """End everything, also what is still under way."""
         self._ready = False
         await self._merging.stop()
-        if self._listener is not None:
-            await self._listener.stop()
+        for listener in (self._listener, self._shared):
+            if listener is not None:
+                await listener.stop()
         await self._pool.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._buckets.close)
 
-    def _endpoints(self, request: web.Request) -> tuple[str, int, str, int]:
+    def _endpoints(self, request: web.Request) -> tuple[str, int, str, int, str]:
         """Where this very gateway is reached: behind a load balancer, the client's own idea of it is another's."""
         host = self.config.advertise_host
         if not host:
             transport = request.transport
             name = transport.get_extra_info("sockname") if transport is not None else None
             host = name[0] if name else self.config.host
-        return host, self.port, host, self.data_port
+        data_port = self.data_port if self.config.serves_data_connections else 0
+        return host, self.port, host, data_port, self._shared.name if self._shared is not None else ""
 
     # -- requests ---------------------------------------------------------------------------------
 

@@ -66,11 +66,11 @@ class KVRoutes:
         sessions: SessionTable,
         metrics: GatewayMetrics,
         drain: Drain,
-        data_endpoint: Callable[[web.Request], tuple[str, int, str, int]],
+        data_endpoint: Callable[[web.Request], tuple[str, int, str, int, str]],
         *,
         serves_data_connections: bool = True,
     ) -> None:
-        """`data_endpoint(request)` gives (http host, http port, data host, data port) of this very gateway."""
+        """`data_endpoint(request)` gives what a SessionAnswer says of this very gateway."""
         self._serves_data_connections = serves_data_connections
         self._buckets = buckets
         self._pool = pool
@@ -121,13 +121,16 @@ class KVRoutes:
         self._drain.check()
         await self._buckets.get(call.bucket)
         asked = SessionRequest.decode(await call.body())
-        if not self._serves_data_connections:
+        endpoints = self._data_endpoint(call.request)
+        plain, shm_socket = self._serves_data_connections, endpoints[-1]
+        if not plain and not (shm_socket and is_of_this_host(call.request)):
             raise DataConnectionsRefusedError(
                 "data connections have no TLS and this gateway's network is not said to be trusted: take KV from HTTP "
                 "responses (target 'http'), or set plain_data = true in the gateway's configuration"
             )
-        opened = self._sessions.open(await self._pool.living(), call.bucket, call.caller.access_key, asked.streams)
-        return _answer(SessionAnswer(opened.id, *self._data_endpoint(call.request)).encode())
+        worker = await self._pool.living()
+        opened = self._sessions.open(worker, call.bucket, call.caller.access_key, asked.streams, plain=plain)
+        return _answer(SessionAnswer(opened.id, *endpoints).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
 
@@ -135,9 +138,10 @@ class KVRoutes:
         self._drain.check()
         core = await self._buckets.get(call.bucket)
         descriptor = decode_descriptor(await call.body())
-        if descriptor.target.kind is TargetKind.TCP:
+        if descriptor.target.kind is not TargetKind.HTTP:
             session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
             plan = core.plan(descriptor)
+            session.check(descriptor.target, plan.geometry.total_bytes)
             ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
             self._watch(ended, core, descriptor.target.kind)
             return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).encode())
@@ -175,7 +179,8 @@ class KVRoutes:
             "session": session,
             "delivery": descriptor.delivery,
             "epoch": descriptor.epoch,
-            "credit_bytes": descriptor.credit_bytes if descriptor.target.kind is TargetKind.TCP else 0,
+            "credit_bytes": 0 if descriptor.target.kind is TargetKind.HTTP else descriptor.credit_bytes,
+            "offset": descriptor.target.offset,
             "deadline_s": descriptor.deadline_s,
             "plan": plan.to_wire(),
         }
@@ -217,6 +222,13 @@ class KVRoutes:
         except TimeoutError:  # the worker hangs: whatever it had begun may still be written
             return _answer(CancelAnswer(False).encode())
         return _answer(CancelAnswer(bool(answer["quiet"])).encode())
+
+
+def is_of_this_host(request: web.Request) -> bool:
+    """Whether the client's connection has the same address at both ends."""
+    transport = request.transport
+    ends = [transport.get_extra_info(name) for name in ("sockname", "peername")] if transport is not None else []
+    return all(ends) and ends[0][0] == ends[1][0]
 
 
 def _outcome(problem: BaseException | None) -> str:

@@ -10,9 +10,16 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from objectcache.descriptor import ID_BYTES
-from objectcache.errors import ObjectCacheError, RequestError, SessionNotFoundError
-from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_frame
+from objectcache.descriptor import ID_BYTES, Target, TargetKind
+from objectcache.errors import (
+    DataConnectionsRefusedError,
+    DescriptorError,
+    ObjectCacheError,
+    RequestError,
+    SessionNotFoundError,
+)
+from objectcache.frames import FRAME_HEADER_BYTES, Frame, FrameType, decode_frame
+from objectcache.layout import ALIGNMENT_BYTES
 from objectcache.workers.pool import WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -24,14 +31,37 @@ BACKLOG = 512
 @dataclass(eq=False)
 class Session:
     """`id` is the secret that binds data connections to the request that opened the session, and `access_key` who sent
-    that: nobody else can have anything delivered there."""
+    that: nobody else can have anything delivered there. `kind` is of its connections, once it has any; `memory_bytes`
+    are what the client shares. `plain`: whether connections may be TCP."""
 
     id: bytes
     bucket: str
     access_key: str
     streams: int
     worker: WorkerHandle
+    plain: bool = True
     attached: int = 0
+    kind: TargetKind | None = None
+    memory_bytes: int = 0
+
+    def claim(self, kind: TargetKind) -> None:
+        """Connections, or deliveries, of `kind`. Raises RequestError where it has others, or may not have these."""
+        if kind is TargetKind.TCP and not self.plain:
+            raise DataConnectionsRefusedError("this gateway has no data connections: they have no TLS")
+        if self.kind not in (None, kind):
+            raise DescriptorError(f"the session's target is {self.kind}, not {kind}")
+        self.kind = kind
+
+    def check(self, target: Target, total_bytes: int) -> None:
+        """Raises RequestError unless `total_bytes` can be delivered to `target`, which names this session."""
+        if target.kind is TargetKind.TCP:
+            self.claim(target.kind)
+        elif self.kind is not TargetKind.SHM:
+            raise DescriptorError("the session shares no memory")
+        elif target.offset % ALIGNMENT_BYTES or target.offset + total_bytes > self.memory_bytes:
+            raise DescriptorError(
+                f"{total_bytes} bytes at {target.offset} do not lie, page-aligned, in the {self.memory_bytes} shared"
+            )
 
 
 class SessionTable:
@@ -42,11 +72,11 @@ class SessionTable:
         self._attach_s = attach_s
         self._sessions: dict[bytes, Session] = {}
 
-    def open(self, worker: WorkerHandle, bucket: str, access_key: str, streams: int) -> Session:
+    def open(self, worker: WorkerHandle, bucket: str, access_key: str, streams: int, *, plain: bool = True) -> Session:
         """A new session on a worker. Raises RequestError for an absurd number of streams."""
         if not 1 <= streams <= MAX_STREAMS:
             raise RequestError(f"a session has 1 to {MAX_STREAMS} streams, got {streams}")
-        session = Session(secrets.token_bytes(ID_BYTES), bucket, access_key, streams, worker)
+        session = Session(secrets.token_bytes(ID_BYTES), bucket, access_key, streams, worker, plain)
         self._sessions[session.id] = session
         session.worker.sessions.add(session.id)
         session.worker.tell("session", session=session.id, streams=streams)
@@ -74,8 +104,12 @@ class SessionTable:
             log.info("closing a session that got %d of %d streams", session.attached, session.streams)
             self.close(session)
 
-    def find(self, id: bytes) -> Session | None:
-        return self._sessions.get(id)
+    def greeted(self, hello: Frame) -> Session:
+        """The session that a connection's first frame names. Raises SessionNotFoundError."""
+        session = self._sessions.get(hello.digest) if hello.type is FrameType.HELLO else None
+        if session is None or hello.first_chunk >= session.streams:
+            raise SessionNotFoundError("the connection names no session that is open here, or no stream of it")
+        return session
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -123,12 +157,10 @@ class DataListener:
             try:
                 hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
                 frame = decode_frame(hello)
+                session = self._sessions.greeted(frame)
+                session.claim(TargetKind.TCP)
             except (OSError, TimeoutError, ObjectCacheError) as error:
-                log.info("a data connection said no hello: %s", error)
-                return
-            session = self._sessions.find(frame.digest) if frame.type is FrameType.HELLO else None
-            if session is None or frame.first_chunk >= session.streams:
-                log.info("a data connection named no session that is open here")
+                log.info("a data connection was turned away: %s", error)
                 return
             session.attached += 1
             session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=frame.first_chunk)

@@ -56,13 +56,15 @@ class Expected:
     on_failed: Callable[[ObjectCacheError], None]
     on_fenced: Callable[[], None]
     from_layer: int = 0
+    shared: bool = False
+    """Whether it is the sender that writes `memory`."""
     reception: Reception = field(init=False)
     failed_told: bool = field(init=False, default=False)
     telling: int = field(init=False, default=0)
     """Callbacks that are decided and not made yet: the fence is told after them."""
 
     def __post_init__(self) -> None:
-        self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer)
+        self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
 
 
 class Receiver:

@@ -22,6 +22,7 @@ from objectcache.errors import (
     ObjectCacheError,
     ObjectChangedError,
     SegmentGoneError,
+    SharedMemoryRefusedError,
     StoreUnavailableError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
@@ -30,6 +31,8 @@ from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
 from objectcache.transports.active import ActiveDelivery
 from objectcache.transports.sender import SenderSession
+from objectcache.transports.shared_memory import ClientMemory, MappedFiles, PlacingDelivery, PlacingSession
+from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
 from objectcache.transports.source import Outgoing, spans_of
 from objectcache.verifying import is_damaged
@@ -57,6 +60,7 @@ class Worker:
         self._objects = OpenObjects()
         self._joins = Joins(self._is_delivering)
         self._fetched = Fetched()
+        self._files = MappedFiles()
         self._lock = threading.Lock()
 
     def serve(self) -> None:
@@ -64,6 +68,7 @@ class Worker:
         _in_thread("reaper", self._reap)
         orders: dict[str, Callable[[Message, list[int]], None]] = {
             "session": self._open_session,
+            "share": self._share,
             "attach": self._attach,
             "end_session": self._end_session,
             "deliver": self._deliver,
@@ -112,20 +117,40 @@ class Worker:
     # -- sessions: striped connections ------------------------------------------------------------
 
     def _open_session(self, message: Message, fds: list[int]) -> None:
-        session = message["session"]
+        with self._lock:
+            self._sessions[message["session"]] = SenderSession(message["streams"], self._lost(message["session"]))
 
+    def _lost(self, session: bytes) -> Callable[[], None]:
         def lost() -> None:
             with self._lock:
                 self._sessions.pop(session, None)
             self._channel.send({"lost": session})
 
+        return lost
+
+    def _share(self, message: Message, fds: list[int]) -> None:
+        """The session, which has no streams yet, is of a client that shares its memory."""
+        key = message["session"]
+        with open(fds[0], "rb", closefd=True) as memory_file:
+            session = self._sessions.get(key)
+            if session is None:
+                return
+            try:
+                memory = ClientMemory(memory_file.fileno())
+            except SharedMemoryRefusedError as error:
+                log.warning("the memory of a client is of no use: %s", error)
+                session.close()  # its streams are turned away when they come
+                return
         with self._lock:
-            self._sessions[session] = SenderSession(message["streams"], lost)
+            self._sessions[key] = PlacingSession(session.streams, memory, self._files, self._lost(key))
+        if message["prefaulted"]:
+            _in_thread("populate", memory.populate)
 
     def _attach(self, message: Message, fds: list[int]) -> None:
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(True)
-        tune(sock)
+        if sock.family != socket.AF_UNIX:
+            tune(sock)
         session = self._sessions.get(message["session"])
         if session is None:
             sock.close()
@@ -185,12 +210,13 @@ class Worker:
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
+        placing = isinstance(session, PlacingSession)
         try:
             store = self._store(message["store"])
             far = store.far
             held = self._objects.hold(store, plan.segment_bytes)
             ahead = Announcements(plan, held.readers) if far else None
-            spans = spans_of(plan, held.readers, delivery, epoch, ahead)
+            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -203,7 +229,11 @@ class Worker:
             fetched_bytes = self._fetched.since_last(store) if error is None else 0
             self._answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
 
-        session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
+        if isinstance(session, PlacingSession):
+            where = {"geometry": plan.geometry, "offset": message["offset"]}
+            session.add(PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far))
+        else:
+            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])
@@ -223,6 +253,7 @@ class Worker:
             for session in sessions:
                 session.reap(now_s)
             self._objects.close_idle(now_s)
+            self._files.close_idle(now_s)
 
     def _is_delivering(self) -> bool:
         with self._lock:

@@ -1,0 +1,209 @@
+"""Shared memory as a target, against memcpy from a warm mapping of the same files, by as many threads in like pieces.
+
+Warm without and with digests, and cold (the page cache dropped before each run) beside the disk's own read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from objectcache.bench.errors import BenchmarkError
+from objectcache.bench.gateway import BenchGateway
+from objectcache.bench.result import Row, interleaved
+from objectcache.bench.retrieve.layerwise import LayerwiseClient, open_client
+from objectcache.bench.retrieve.rows import ratio_of, transfer_rows
+from objectcache.bench.retrieve.settings import RetrieveSettings
+from objectcache.bench.retrieve.workload import StoredPrefix
+from objectcache.bench.transfer import Transfer
+from objectcache.pages import FileWindow, populate
+from objectcache.transports.shared_memory.mapped_files import IDLE_S
+from objectcache.transports.shared_memory.placements import PLACED_BYTES
+
+MEMCPY, SHM, SHM_VERIFIED = "memcpy from a warm mapping", "shared memory", "shared memory, verified"
+SHM_COLD, DISK = "shared memory, cold", "the disk's own read"
+_UNMAPPED_S = IDLE_S + 2.0
+"""After so long the gateway has let go of files that nobody reads: mapped pages cannot be dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    file: int
+    offset: int
+    length: int
+    at: int
+
+
+class BareCopy(AbstractContextManager["BareCopy"]):
+    """The bytes of a prefix, into memory that is used again, by `threads` threads. `paths` are of its segments."""
+
+    def __init__(self, paths: list[Path], prefix: StoredPrefix, settings: RetrieveSettings) -> None:
+        self._prefix, self._settings = prefix, settings
+        self._stack = ExitStack()
+        try:
+            self._files = [os.open(path, os.O_RDONLY) for path in paths]
+            for file in self._files:
+                self._stack.callback(os.close, file)
+            self._memory = memoryview(self._stack.enter_context(mmap.mmap(-1, prefix.payload_bytes)))
+            self._stack.callback(self._memory.release)
+            populate(self._memory)
+            self._threads = self._stack.enter_context(ThreadPoolExecutor(settings.streams, thread_name_prefix="copy"))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def drop_cache(self) -> None:
+        """Of the page cache, all that nobody has mapped. Raises BenchmarkError when something is left."""
+        for file in self._files:
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            window = FileWindow(file, 0, mmap.PAGESIZE)
+            dropped = not window.resident(0, mmap.PAGESIZE)
+            window.close()
+            if not dropped:
+                raise BenchmarkError("the page cache cannot be dropped: somebody has the segments mapped")
+
+    def read(self, chunks: int) -> Transfer:
+        """By preadv, whatever is in the page cache."""
+        return self._run(chunks, self._read_piece)
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[int], Transfer]]:
+        """By memcpy from a mapping that has been read once."""
+        with ExitStack() as stack:
+            windows = []
+            for file in self._files:
+                windows.append(FileWindow(file, 0, os.fstat(file).st_size))
+                stack.callback(windows[-1].close)
+            copy = partial(self._copy_piece, windows)
+            run = partial(self._run, copy=copy)
+            run(len(self._prefix.chain))
+            yield run
+
+    def _read_piece(self, piece: _Piece) -> None:
+        done = 0
+        while done < piece.length:
+            out = self._memory[piece.at + done : piece.at + piece.length]
+            count = os.preadv(self._files[piece.file], [out], piece.offset + done)
+            if not count:
+                raise BenchmarkError("a segment is shorter than its header says")
+            done += count
+
+    def _copy_piece(self, windows: list[FileWindow], piece: _Piece) -> None:
+        out = np.frombuffer(self._memory[piece.at : piece.at + piece.length], np.uint8)
+        np.copyto(out, windows[piece.file].data[piece.offset : piece.offset + piece.length])
+
+    def _run(self, chunks: int, copy: Callable[[_Piece], None]) -> Transfer:
+        pieces = list(self._pieces(chunks))
+        threads = self._settings.streams
+
+        def work(thread: int) -> None:
+            for piece in pieces[thread::threads]:
+                copy(piece)
+
+        cpu_s = time.process_time()
+        start_s = time.perf_counter()
+        list(self._threads.map(work, range(threads)))
+        seconds = time.perf_counter() - start_s
+        total_bytes = sum(piece.length for piece in pieces)
+        return Transfer(start_s, seconds, total_bytes, time.process_time() - cpu_s, 0.0)
+
+    def _pieces(self, chunks: int) -> Iterator[_Piece]:
+        """Layer by layer, in the pieces in which a worker places them."""
+        at = 0
+        for position in range(self._settings.shape.num_layers):
+            for file, header in enumerate(self._prefix.headers):
+                taken = min(header.num_chunks, chunks - header.depth)
+                if taken <= 0:
+                    break
+                begin, size = header.geometry.slice_offset(position, 0), header.slice_bytes[position]
+                step = max(1, PLACED_BYTES // size) * size
+                for offset in range(0, taken * size, step):
+                    length = min(step, taken * size - offset)
+                    yield _Piece(file, begin + offset, length, at)
+                    at += length
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def shared_memory_steps(settings: RetrieveSettings) -> int:
+    """How often `measured` is called."""
+    return settings.pairs * (3 * len(settings.contexts) + 2)
+
+
+def shared_memory_rows(
+    gateway: BenchGateway, prefix: StoredPrefix, settings: RetrieveSettings, measured: Callable[[], None]
+) -> tuple[list[Row], dict[str, float]]:
+    """Rows, and `shm_ratio`, of the longest context, for the summary. Raises ObjectCacheError."""
+    rows: list[Row] = []
+    summary = {}
+    with ExitStack() as stack:
+        bare = stack.enter_context(BareCopy(_paths(gateway, prefix), prefix, settings))
+        clients = {}
+        for way, verify in ((SHM, False), (SHM_VERIFIED, True)):
+            cache = open_client(gateway, replace(settings, target="shm", receiver="threads", verify=verify))
+            stack.callback(cache.close)
+            client = LayerwiseClient(cache, gateway, prefix)
+            clients[way] = client.warmed(len(prefix.chain), lambda: None)
+        time.sleep(_UNMAPPED_S)
+        rows += _cold(settings, bare, clients[SHM_VERIFIED], measured)
+        with bare.mapped() as memcpy:
+            for context in settings.contexts:
+                chunks = settings.chunks(context)
+                for client in clients.values():
+                    client.retrieve(chunks)  # the worker's mapping is warm, as ours is
+                ways: dict[str, Callable[[], Transfer]] = {MEMCPY: partial(memcpy, chunks)}
+                ways |= {way: partial(client.retrieve, chunks) for way, client in clients.items()}
+                found = _measured(settings, context, ways, measured)
+                rows += found
+                for way in clients:
+                    rows.append(ratio_of(context, found, way, MEMCPY))
+                    if way == SHM:
+                        summary["shm_ratio"] = rows[-1]["median"]
+    return rows, summary
+
+
+def _cold(
+    settings: RetrieveSettings, bare: BareCopy, client: LayerwiseClient, measured: Callable[[], None]
+) -> list[Row]:
+    context = settings.contexts[-1]
+    chunks = settings.chunks(context)
+
+    def cold(run: Callable[[int], Transfer]) -> Transfer:
+        bare.drop_cache()
+        return run(chunks)
+
+    ways = {DISK: partial(cold, bare.read), SHM_COLD: partial(cold, client.retrieve)}
+    rows = _measured(settings, context, ways, measured)
+    return [*rows, ratio_of(context, rows, SHM_COLD, DISK)]
+
+
+def _measured(
+    settings: RetrieveSettings, context: int, ways: Mapping[str, Callable[[], Transfer]], measured: Callable[[], None]
+) -> list[Row]:
+    return transfer_rows(context, interleaved(ways, settings.pairs, lambda way: measured()))
+
+
+def _paths(gateway: BenchGateway, prefix: StoredPrefix) -> list[Path]:
+    """Files of the prefix's segments."""
+    with gateway.open_store() as store, ExitStack() as stack:
+        paths = []
+        for header in prefix.headers:
+            reader = stack.enter_context(store.open(header.name))
+            ranges = stack.enter_context(reader.files(0, header.total_bytes))
+            assert ranges is not None
+            paths.append(Path(f"/proc/self/fd/{ranges[0].descriptor}").resolve())
+        return paths

@@ -1,0 +1,148 @@
+"""Connections of clients on this host, which share their memory: from a Unix socket into a data worker.
+
+The socket has an abstract name, made anew at each start: there is no file that could be left behind or be replaced, and
+nobody finds it but through a signed request to this very gateway. It is seen in the gateway's network namespace only.
+Who connects is told by the kernel (SO_PEERCRED).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Collection, Coroutine
+from contextlib import suppress
+from struct import Struct
+from typing import Any
+
+from objectcache.descriptor import TargetKind
+from objectcache.errors import ObjectCacheError, SharedMemoryRefusedError
+from objectcache.frames import FRAME_HEADER_BYTES, PREFAULTED, Frame, decode_frame, error_frame, hello_frame
+from objectcache.gateway.sessions import BACKLOG, SessionTable
+from objectcache.transports.shared_memory import check_memory
+
+log = logging.getLogger(__name__)
+
+_CREDENTIALS = Struct("iII")
+"""Of the peer: process, user, group."""
+_MAX_FDS = 4
+
+
+class SharedMemoryListener:
+    """Accepts connections, reads who they are, and hands them to the session's worker."""
+
+    def __init__(self, sessions: SessionTable, users: Collection[int], *, hello_s: float) -> None:
+        """`users`: numbers of those who may connect, beside this process's own. `hello_s`: how long one may take to say
+        whose it is."""
+        self.name = f"objectcache-{secrets.token_hex(16)}"
+        self._users = {os.geteuid(), *users}
+        self._hello_s = hello_s
+        self._sessions = sessions
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._socket.bind(f"\0{self.name}")
+        self._socket.listen(BACKLOG)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._spawn(self._accept())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                log.warning("a connection for shared memory could not be accepted: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            self._spawn(self._greet(sock))
+
+    async def _greet(self, sock: socket.socket) -> None:
+        fds: list[int] = []
+        with sock:
+            sock.setblocking(False)
+            try:
+                check_user(user_of(sock), self._users)
+                hello = decode_frame(await asyncio.wait_for(_receive_hello(sock, fds), self._hello_s))
+                await self._admit(sock, hello, fds)
+            except ObjectCacheError as error:
+                log.info("a connection for shared memory was refused: %s", error)
+                with suppress(OSError, TimeoutError):
+                    refusal = asyncio.get_running_loop().sock_sendall(sock, error_frame(0, 0, error))
+                    await asyncio.wait_for(refusal, self._hello_s)
+            except (OSError, TimeoutError) as error:
+                log.info("a connection for shared memory said no hello: %s", error)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    async def _admit(self, sock: socket.socket, hello: Frame, fds: list[int]) -> None:
+        """Raises RequestError, and nothing has been done then."""
+        session = self._sessions.greeted(hello)
+        shares = session.kind is TargetKind.SHM
+        if shares == bool(fds) or (not shares and len(fds) != 1):
+            raise SharedMemoryRefusedError("the first connection of a session brings the memory, and no other one does")
+        memory_bytes = check_memory(fds[0]) if fds else session.memory_bytes
+        session.claim(TargetKind.SHM)
+        if fds:
+            session.memory_bytes = memory_bytes
+            prefaulted = bool(hello.flags & PREFAULTED)
+            session.worker.tell("share", fds=fds, session=session.id, prefaulted=prefaulted)
+        session.attached += 1
+        # Before the worker has it: after this, the worker writes.
+        sock.send(hello_frame(session.id, hello.first_chunk))
+        session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=hello.first_chunk)
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.close()
+
+
+def user_of(sock: socket.socket) -> int:
+    """The user at the other end of a Unix socket, when it connected."""
+    _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(user)
+
+
+def check_user(user: int, allowed: Collection[int]) -> None:
+    """Raises SharedMemoryRefusedError."""
+    if user not in allowed:
+        raise SharedMemoryRefusedError(
+            f"user {user} may not share memory with this gateway: its own user may, and those in shared_memory_users"
+        )
+
+
+async def _receive_hello(sock: socket.socket, fds: list[int]) -> bytes:
+    """The first frame; descriptors that came with it are added to `fds`. Raises OSError."""
+    data = b""
+    while len(data) < FRAME_HEADER_BYTES:
+        await _readable(sock)
+        try:
+            more, found, _, _ = socket.recv_fds(sock, FRAME_HEADER_BYTES - len(data), _MAX_FDS)
+        except BlockingIOError:
+            continue
+        fds += found
+        if not more:
+            raise ConnectionError("closed before hello")
+        data += more
+    return data
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)

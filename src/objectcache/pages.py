@@ -1,0 +1,65 @@
+"""Pages of mapped memory: whether they are there, and bringing them there. Linux; the interpreter lock is released."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+import numpy as np
+
+PAGE_BYTES = mmap.PAGESIZE
+_POPULATE_WRITE = 23
+"""MADV_POPULATE_WRITE, since Linux 5.14."""
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_int64)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+
+
+def address_of(view: memoryview) -> int:
+    """Where memory that can be written begins."""
+    return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+
+def populate(view: memoryview) -> None:
+    """Give every page of a shared mapping (from a page's start) its memory, as a first write would, content untouched.
+
+    Raises MemoryError.
+    """
+    if _libc.madvise(address_of(view), view.nbytes, _POPULATE_WRITE) == 0:
+        return
+    if ctypes.get_errno() == 12:  # ENOMEM
+        raise MemoryError(f"there is no memory for {view.nbytes} bytes")
+    pages = np.frombuffer(view, np.uint8)[::PAGE_BYTES]
+    np.bitwise_or(pages, 0, out=pages)
+
+
+class FileWindow:
+    """`length` bytes of a file from `offset` (of a page), mapped for reading. Needs no descriptor meanwhile.
+
+    Thread-safe, but for `close`: nobody may read `data` then. Making one raises OSError.
+    """
+
+    def __init__(self, descriptor: int, offset: int, length: int) -> None:
+        address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, offset)
+        if address == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self.length = length
+        self._address: int = address
+        self.data = np.frombuffer(memoryview((ctypes.c_ubyte * length).from_address(address)), np.uint8)
+
+    def resident(self, offset: int, length: int) -> bool:
+        """Whether all of a range is in the page cache: it can be read without waiting, and without an I/O error."""
+        begin = offset - offset % PAGE_BYTES
+        pages = ctypes.create_string_buffer(-(-(offset + length - begin) // PAGE_BYTES))
+        return _libc.mincore(self._address + begin, offset + length - begin, pages) == 0 and b"\0" not in pages.raw
+
+    def close(self) -> None:
+        del self.data
+        _libc.munmap(self._address, self.length)

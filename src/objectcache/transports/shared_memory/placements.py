@@ -1,0 +1,115 @@
+"""What is placed in a client's memory: runs of whole spans, in delivery order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+from objectcache.announcing import Announcements
+from objectcache.errors import IntegrityError
+from objectcache.frames import MAX_EXTRA_DIGESTS, PIECE, Frame, FrameType
+from objectcache.integrity import LayerBinding
+from objectcache.layout import DIGEST_BYTES, LayerRow, Span, piece_chunks
+from objectcache.plan import LayerRun, Plan
+from objectcache.segment import CommittedLayer
+from objectcache.stores import ObjectReader
+from objectcache.transports.shared_memory.mapped_files import MappedFiles
+from objectcache.transports.sockets import Body
+from objectcache.transports.source import Outgoing, _reading
+
+PLACED_BYTES = 8 << 20
+"""At most, where slices are smaller: a millisecond's copying, so that nothing waits long behind it, and few words for
+many bytes: each wakes a thread of the client, on a core that could copy."""
+
+
+class PlacingBody(Body):
+    """Bytes that are copied into memory instead of sent."""
+
+    def place(self, out: memoryview, files: MappedFiles) -> None:
+        """Fill `out`. Raises IntegrityError, StoreError."""
+        if self._ranges is None:
+            out[:] = self._data
+            return
+        at = 0
+        for file in self._ranges:
+            try:
+                files.copy(file, out[at : at + file.length])
+            except IntegrityError as error:
+                raise IntegrityError(f"{self._name} is truncated: {error}", segment=self._name) from error
+            at += file.length
+
+
+class Placement(Outgoing):
+    """`frame.data_bytes` bytes of `reader` from `offset`, of which `head` tells once they are in place."""
+
+    __slots__ = ()
+
+    def hold(self) -> PlacingBody:
+        with _reading(self.reader.info.name):
+            return PlacingBody(self.reader, self.offset, self.frame.data_bytes)
+
+
+def placements_of(
+    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: Announcements | None = None
+) -> Iterator[list[Outgoing]]:
+    """As `transports.source.spans_of`: each list is one placement."""
+    for layer_run in plan.layer_runs():
+        if ahead is not None:
+            ahead.advance(layer_run.row.row_bytes)
+        for placement in _run_placements(plan, layer_run, readers[layer_run.run.segment], delivery, epoch):
+            yield [placement]
+            if ahead is not None:
+                ahead.advance(placement.frame.data_bytes)
+
+
+def _run_placements(
+    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int
+) -> Iterator[Placement]:
+    run, position = layer_run.run, layer_run.position
+    part = plan.parts[layer_run.part]
+    binding = LayerBinding(part.group, part.shard, layer_run.layer)
+    committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
+    with _reading(run.segment):
+        row = committed.read_row(reader)
+    layer = layer_run.row
+    for first, stop, digests in together(layer, layer_run.spans()):
+        piece = digests.stop <= layer.num_pieces
+        found = row[digests.start * DIGEST_BYTES : digests.stop * DIGEST_BYTES]
+        frame = Frame(
+            FrameType.PLACED,
+            delivery,
+            epoch,
+            flags=PIECE if piece else 0,
+            extra=len(digests) - 1,
+            part=layer_run.part,
+            layer=layer_run.layer,
+            first_chunk=run.at + first - run.first,
+            num_chunks=stop - first,
+            data_bytes=(stop - first) * layer.slice_bytes,
+            span_offset=piece_chunks(layer.slice_bytes) if piece else 1,
+            unit=layer_run.unit,
+            digest=found[:DIGEST_BYTES],
+        )
+        head = frame.encode() + found[DIGEST_BYTES:]
+        yield Placement(frame, head, reader, run.geometry.slice_offset(position, first))
+
+
+def together(row: LayerRow, spans: Iterator[Span]) -> Iterator[tuple[int, int, range]]:
+    """Chunks [first, stop) that are placed together, and which of the row's digests are theirs.
+
+    All of pieces, or all of slices; at most PLACED_BYTES, or a single piece or slice that is larger.
+    """
+    per_piece = piece_chunks(row.slice_bytes)
+    for whole, some in groupby(spans, lambda span: span.piece is not None):
+        found = list(some)
+        first, stop = found[0].first, found[-1].stop
+        step = max(1, PLACED_BYTES // row.slice_bytes)
+        if whole:
+            step = max(1, step // per_piece) * per_piece
+        step = min(step, (MAX_EXTRA_DIGESTS + 1) * (per_piece if whole else 1))
+        for at in range(first, stop, step):
+            until = min(stop, at + step)
+            if whole:
+                yield at, until, range(at // per_piece, -(-until // per_piece))
+            else:
+                yield at, until, range(row.num_pieces + at, row.num_pieces + until)
