@@ -277,7 +277,12 @@ def test_a_client_that_is_killed_in_mid_delivery_leaves_nothing_behind(
         assert died.returncode == -signal.SIGKILL
         eventually(settled, "its memory is let go of")
     assert gateway.worker_pids == [worker]
-    eventually(lambda: (resources(worker), resources(gateway.pid)) == before, "all is as it was")
+
+    def no_more() -> bool:  # fewer when what the fixture's own client had open was still there before
+        after = resources(worker), resources(gateway.pid)
+        return all(now <= then for pair in zip(after, before, strict=True) for now, then in zip(*pair, strict=True))
+
+    eventually(no_more, "all is as it was")
 
 
 def resources(pid: int) -> tuple[int, int]:
