@@ -285,6 +285,16 @@ def test_lmcache_loads_what_its_server_has(tmp_path: Path, flaw: int) -> None:
     assert (measured.fetch.payload_bytes, measured.fetch.first_layer_s, measured.client_cpu_s) == (80, 2.0, 0.5)
 
 
+@pytest.mark.skipif(not HAS_NGINX, reason="nginx is not installed")
+@pytest.mark.skipif("OBJECTCACHE_LMCACHE_PYTHON" not in os.environ, reason="OBJECTCACHE_LMCACHE_PYTHON names none")
+def test_the_real_lmcache_loads_what_is_held(tmp_path: Path) -> None:
+    """It says nothing when an object is not there but how many were."""
+    python = Path(os.environ["OBJECTCACHE_LMCACHE_PYTHON"])
+    run = replace(SETTINGS, servers=("nginx",), targets=("tcp",), lmcache_python=python, data=tmp_path)
+    (way,) = {row["way"] for row in run_peers(run, quiet()).rows if row.get("kind") == "LMCache"}
+    assert way.startswith("LMCache 0.")
+
+
 def test_an_interpreter_without_lmcache_is_named(tmp_path: Path) -> None:
     nginx = Nginx(Server("nginx", "", {}, ()), "127.0.0.1:1", tmp_path)
     bare = tmp_path / "python"

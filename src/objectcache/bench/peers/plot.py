@@ -34,7 +34,9 @@ def _draw_bars(axis: Any, rows: dict[int, Row], kinds: list[str]) -> None:
         around = [[median - row["min"]], [row["max"] - median]]
         colour = COLOURS[kinds.index(row["kind"]) % len(COLOURS)]
         axis.barh(place, median, color=colour, alpha=0.8, xerr=around, ecolor="#222222", capsize=2, log=True)
-        note = f" {median:.3g}" + (" (scaled)" if scaled and row["name"].endswith(TOTAL) else "")
+        note = (f" {median:,.0f}" if median >= 100 else f" {median:.3g}") + (
+            " (scaled)" if scaled and row["name"].endswith(TOTAL) else ""
+        )
         axis.text(row["max"], place, note, va="center", fontsize=8)
     axis.set_xlim(min(row["min"] for row in rows.values()) / 2, max(row["max"] for row in rows.values()) * 3)
     axis.spines[["top", "right"]].set_visible(False)
