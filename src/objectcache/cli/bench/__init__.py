@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import retrieve, stores
+from objectcache.cli.bench import merge, retrieve, stores
 
 __all__ = ["add_to", "app"]
 
 app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
+app.command("merge")(merge.command)
 app.command("retrieve")(retrieve.command)
 app.command("stores")(stores.command)
 
