@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, match, peers, retrieve, store, stores
+from objectcache.cli.bench import catalog, match, merge, peers, retrieve, store, stores
 
 __all__ = ["add_to", "app"]
 
 app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
 app.command("catalog")(catalog.command)
 app.command("match")(match.command)
+app.command("merge")(merge.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
