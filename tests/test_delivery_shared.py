@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ SHAPE = PartShape(layers=(0, 1, 2), slice_bytes=(100, 100, 40), num_chunks=8)
 GEOMETRY = DeliveryGeometry((SHAPE,), 1)
 
 
-def placed(layer: int, first: int, count: int, *, per_digest: int = 1, **fields: int) -> Frame:
+def placed(layer: int, first: int, count: int, *, per_digest: int = 1, **fields: Any) -> Frame:
     """`count` chunks, of which each digest covers `per_digest`."""
     frame = Frame(
         FrameType.PLACED,

@@ -69,6 +69,13 @@ def run(
             help="Whether KV may travel over data connections, which have no TLS (default: yes, unless HTTP is TLS).",
         ),
     ] = None,
+    shared_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared-memory/--no-shared-memory",
+            help="Whether clients on this host may have KV placed in their own memory (default: yes).",
+        ),
+    ] = None,
     drain_s: Annotated[float | None, typer.Option(help="Seconds that SIGTERM waits for deliveries.")] = None,
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,
@@ -107,6 +114,7 @@ def run(
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "plain_data": plain_data,
+        "shared_memory": shared_memory,
         "drain_s": drain_s,
     }
     settings = load_config(config, overrides)
