@@ -45,7 +45,7 @@ def connect(cache: KVCache) -> Iterator[Connect]:
         *,
         segment_chunks: int = 256,
         staging_bytes: int = 1 << 30,
-        **options: Any,
+        **more: Any,
     ) -> TransformersConnector:
         # By threads: a process for each connector of each test would take longer than all else.
         storing = StoreOptions(ALL, staging_bytes=staging_bytes, writer="threads", segment_chunks=segment_chunks)
