@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,9 @@ from objectcache.stores import Store, open_store
 from objectcache.storing.segments import SegmentBegin, SegmentEvents, SegmentThreads, Tickets
 from objectcache.storing.writer import WRITING_THREADS
 from objectcache.workers.channel import BlockingChannel, Message
+
+NICENESS = 5
+"""The engine comes first where cores are short. Much more, and any other process starves storing into drops."""
 
 
 class Recipes:
@@ -120,9 +122,7 @@ def _rows(tickets: Tickets) -> list[tuple[bytes, ...] | None]:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
     fd, memory_fd, marks_fd, size_bytes, marks = (int(argument) for argument in sys.argv[1:6])
-    with suppress(OSError, AttributeError):  # where there is no such class: then it competes
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        os.nice(19)
+    os.nice(NICENESS)
     memory = memoryview(mmap.mmap(memory_fd, size_bytes, prot=mmap.PROT_READ))
     with socket.socket(fileno=fd) as sock:
         _Process(BlockingChannel(sock), memory, mmap.mmap(marks_fd, marks)).serve()
