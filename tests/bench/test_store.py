@@ -113,7 +113,7 @@ def test_the_arithmetic() -> None:
 def test_settings_that_cannot_be() -> None:
     for wrong in ({"context": 70}, {"pairs": 0}, {"through": "air"}, {"python_share": 1.0}, {"rate": 0.0}):
         with pytest.raises(ConfigError):
-            replace(SETTINGS, **wrong)  # type: ignore[arg-type]
+            replace(SETTINGS, **wrong)
     with pytest.raises(ConfigError, match=f"at least {MIN_PAIRS} pairs"):
         replace(SETTINGS, quick=False)
 

@@ -27,7 +27,7 @@ def test_orders_are_seen_until_they_are_read(boards: tuple[EngineBoard, ProcessB
     assert process.orders() == []
     assert engine.order(first)
     assert engine.order(second)
-    seen = dict((order, entry) for entry, order in process.orders())
+    seen = {order: entry for entry, order in process.orders()}
     assert set(seen) == {first, second}
     process.read(seen[second])
     assert [order for _, order in process.orders()] == [first]
@@ -70,7 +70,11 @@ def test_a_lane_keeps_its_order(numbers: list[int]) -> None:
 def test_a_lane_that_hangs_holds_no_other_up() -> None:
     lanes = Lanes(2, "test")
     go, other = threading.Event(), threading.Event()
-    lanes.submit(Lane(), lambda: go.wait(WAIT_S) and None)
+
+    def hang() -> None:
+        go.wait(WAIT_S)
+
+    lanes.submit(Lane(), hang)
     lanes.submit(Lane(), other.set)
     assert other.wait(WAIT_S)
     lanes.close(0.01)

@@ -1,4 +1,4 @@
-"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY BOARD SIZE`, descriptors and a size in bytes.
+"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY BOARD BYTES`, three descriptors and a size.
 
 It reads staged layers from the engine's staging pool, digests them and writes them. It ends with the engine.
 """
