@@ -155,7 +155,12 @@ def test_a_commit_that_fails_leaves_nothing(cache: KVCache) -> None:
 
 def test_a_slow_store_drops_what_would_pile_up(cache: KVCache) -> None:
     go, begun_writes = threading.Event(), threading.Semaphore(0)
-    script = Scripted(cache, before_write=lambda: (begun_writes.release(), go.wait(WAIT_S)))
+
+    def hang() -> None:
+        begun_writes.release()
+        go.wait(WAIT_S)
+
+    script = Scripted(cache, before_write=hang)
     room = 2 * (LAYER_BYTES // 4096 + 1) * 4096
     with StoreQueue(script, replace(OPTIONS, staging_bytes=room)) as queue:
         namespace, chain = new_prompt()
@@ -311,6 +316,7 @@ def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
         namespace, chain = new_prompt()
         handle = begun(queue, namespace, chain)
         assert handle.layer(0, layer_of(chain, 0, 0, CHUNKS))
+        eventually(lambda: queue.stats.staged_bytes == 0, "the process has read it")
         os.kill(process_of(queue), signal.SIGKILL)
         assert handle.wait(WAIT_S)
         assert handle.reason is Reason.FAILED
