@@ -47,14 +47,15 @@ class LayerBinding:
 
 def layer_row(binding: LayerBinding, row: LayerRow, keys: Sequence[bytes], data: memoryview) -> bytes:
     """The digest row of a whole layer. `data` holds all its slices, contiguous; `keys` are the segment's."""
-    digests = []
+    pieces, slices = [], []
     size = row.slice_bytes
-    for piece in range(row.num_pieces):
-        first, stop = row.piece_range(piece)
-        digests.append(binding.piece_digest(data[first * size : stop * size], keys[stop - 1], stop - first))
-    for chunk in range(row.num_chunks):
-        digests.append(binding.slice_digest(data[chunk * size : (chunk + 1) * size], keys[chunk]))
-    return b"".join(digests)
+    for span in row.spans(0, row.num_chunks):  # both digests of a piece while it is in the processor's cache
+        if row.num_pieces:
+            piece = data[span.first * size : span.stop * size]
+            pieces.append(binding.piece_digest(piece, keys[span.stop - 1], span.stop - span.first))
+        for chunk in range(span.first, span.stop):
+            slices.append(binding.slice_digest(data[chunk * size : (chunk + 1) * size], keys[chunk]))
+    return b"".join(pieces + slices)
 
 
 def span_matches(
