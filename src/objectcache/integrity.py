@@ -53,16 +53,15 @@ def layer_row(
     `slice_digests`, where the slices have just been verified by them, are taken as they are: they do not depend on the
     segment that a slice is in.
     """
-    digests = []
+    pieces, slices = [], []
     size = row.slice_bytes
-    for piece in range(row.num_pieces):
-        first, stop = row.piece_range(piece)
-        digests.append(binding.piece_digest(data[first * size : stop * size], keys[stop - 1], stop - first))
-    if slice_digests is not None:
-        return b"".join(digests) + slice_digests
-    for chunk in range(row.num_chunks):
-        digests.append(binding.slice_digest(data[chunk * size : (chunk + 1) * size], keys[chunk]))
-    return b"".join(digests)
+    for span in row.spans(0, row.num_chunks):  # both digests of a piece while it is in the processor's cache
+        if row.num_pieces:
+            piece = data[span.first * size : span.stop * size]
+            pieces.append(binding.piece_digest(piece, keys[span.stop - 1], span.stop - span.first))
+        for chunk in range(span.first, span.stop) if slice_digests is None else ():
+            slices.append(binding.slice_digest(data[chunk * size : (chunk + 1) * size], keys[chunk]))
+    return b"".join(pieces + slices) if slice_digests is None else b"".join(pieces) + slice_digests
 
 
 def span_matches(

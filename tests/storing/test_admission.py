@@ -10,7 +10,7 @@ from objectcache.cache import PartId
 from objectcache.errors import ConfigError
 from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.storing import ALL, Admission, AdmissionOptions, Offer, Reason
-from objectcache.storing.in_flight import InFlight, shared_keys
+from objectcache.storing.in_flight import Claim, InFlight, shared_keys
 from objectcache.storing.sketch import SightSketch
 
 PART = PartId(0, 0)
@@ -124,7 +124,7 @@ def test_shared_keys_are_those_from_the_start(one: list[int], other: list[int]) 
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 2), min_size=1, max_size=6)), max_size=12))
 def test_no_chunk_is_claimed_twice(steps: list[tuple[bool, list[int]]]) -> None:
     flight = InFlight()
-    held = []
+    held: list[Claim] = []
     for release, numbers in steps:
         if release and held:
             flight.release(held.pop(0))

@@ -154,14 +154,23 @@ def test_a_commit_that_fails_leaves_nothing(cache: KVCache) -> None:
 
 
 def test_a_slow_store_drops_what_would_pile_up(cache: KVCache) -> None:
-    go = threading.Event()
-    script = Scripted(cache, before_write=lambda: go.wait(WAIT_S))
+    go, begun_writes = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        begun_writes.release()
+        go.wait(WAIT_S)
+
+    script = Scripted(cache, before_write=hang)
     room = 2 * (LAYER_BYTES // 4096 + 1) * 4096
     with StoreQueue(script, replace(OPTIONS, staging_bytes=room)) as queue:
         namespace, chain = new_prompt()
         handle = begun(queue, namespace, chain)
         with at_once():
-            taken = [handle.layer(layer, layer_of(chain, layer, 0, CHUNKS)) for layer in range(LAYERS)]
+            taken = [handle.layer(layer, layer_of(chain, layer, 0, CHUNKS)) for layer in range(2)]
+        for _ in range(3):  # segments, each with its part of the first layer
+            assert begun_writes.acquire(timeout=WAIT_S)
+        with at_once():
+            taken.append(handle.layer(2, layer_of(chain, 2, 0, CHUNKS)))
         assert taken == [True, True, False]
         handle.finish()
         assert handle.wait(WAIT_S)
@@ -307,8 +316,9 @@ def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
         namespace, chain = new_prompt()
         handle = begun(queue, namespace, chain)
         assert handle.layer(0, layer_of(chain, 0, 0, CHUNKS))
+        eventually(lambda: queue.stats.staged_bytes == 0, "the process has read it")
         os.kill(process_of(queue), signal.SIGKILL)
-        assert handle.wait(WAIT_S) or (handle.finish() or handle.wait(WAIT_S))
+        assert handle.wait(WAIT_S)
         assert handle.reason is Reason.FAILED
         assert queue.flush(WAIT_S)
         assert queue.stats.staged_bytes == 0

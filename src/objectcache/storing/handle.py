@@ -224,7 +224,10 @@ class StoreHandle:
             if write:
                 self._staged[position] = staged
         if write:
-            self._queue.writer.layer(self._number, position, staged, self._slice_bytes[position])
+            try:
+                self._queue.writer.layer(self._number, position, staged, self._slice_bytes[position])
+            except BufferPoolExhaustedError as error:
+                self.drop(Reason.BACKLOG, error)  # with its end, `staged` comes back
         else:
             self._queue.staging.give_back(staged)
 

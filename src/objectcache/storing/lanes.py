@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 
 Job = Callable[[], None]
@@ -24,15 +22,11 @@ class Lane:
 
 
 class Lanes:
-    """Runs the jobs of many lanes on `threads` daemon threads. Jobs must not raise.
+    """Runs the jobs of many lanes on `threads` daemon threads. Jobs must not raise."""
 
-    `niceness` is added to the threads' own (0 … 19), where the system has one for each thread.
-    """
-
-    def __init__(self, threads: int, name: str, *, niceness: int = 0) -> None:
+    def __init__(self, threads: int, name: str) -> None:
         self._lock = threading.Lock()
         self._ready: SimpleQueue[Lane | None] = SimpleQueue()
-        self._niceness = niceness
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True) for index in range(threads)
         ]
@@ -56,9 +50,6 @@ class Lanes:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _run(self) -> None:
-        if self._niceness:
-            with suppress(OSError, AttributeError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while (lane := self._ready.get()) is not None:
             with self._lock:
                 job = lane._jobs.popleft()

@@ -1,4 +1,4 @@
-"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY MARKS SIZE COUNT`: descriptors, sizes.
+"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY BOARD BYTES`, three descriptors and a size.
 
 It reads staged layers from the engine's staging pool, digests them and writes them. It ends with the engine.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,14 @@ from objectcache.client.upload import GatewayUpload
 from objectcache.errors import RequestError
 from objectcache.segment import decode_header
 from objectcache.stores import Store, open_store
+from objectcache.storing.board import ProcessBoard
 from objectcache.storing.segments import SegmentBegin, SegmentEvents, SegmentThreads, Tickets
 from objectcache.storing.writer import WRITING_THREADS
 from objectcache.workers.channel import BlockingChannel, Message
+
+LOOK_S = 0.0005
+NICENESS = 5
+"""The engine comes first where cores are short. Much more, and any other process starves storing into drops."""
 
 
 class Recipes:
@@ -63,50 +68,65 @@ class Recipes:
 class _Process:
     """The process itself."""
 
-    def __init__(self, channel: BlockingChannel, memory: memoryview, marks: mmap.mmap) -> None:
-        self._channel = channel
+    def __init__(self, sock: socket.socket, memory: memoryview, board: ProcessBoard) -> None:
+        self._socket = sock
+        self._channel = BlockingChannel(sock)
         self._memory = memory
-        self._marks = marks
-        self._marked: dict[tuple[int, int], int] = {}  # by store and layer
+        self._board = board
         self._recipes = Recipes()
         self._segments = SegmentThreads(WRITING_THREADS)
+        self._entries: dict[int, dict[int, int]] = {}  # by open store and layer: where it stands on the board
 
     def serve(self) -> None:
-        while (received := self._channel.receive()) is not None:
-            message = received[0]
-            number = message["id"]
-            match message["op"]:
-                case "open":
-                    self._open(number, message["segments"])
-                case "layer":
-                    self._marked[number, message["position"]] = message["mark"]
-                    data = self._memory[message["offset"] : message["offset"] + message["size"]]
-                    self._segments.layer(number, message["position"], data, message["slice_bytes"])
-                case "finish":
-                    self._segments.finish(number)
-                case "abort":
-                    self._segments.abort(number)
-                case other:
-                    raise RequestError(f"unknown order {other!r}")
+        while True:
+            ready, _, _ = select.select([self._socket], [], [], LOOK_S if self._entries else None)
+            message: Message = {}
+            if ready:
+                received = self._channel.receive()
+                if received is None:
+                    return
+                message = received[0]
+            self._look()  # orders of a store are given before its end is told
+            if message:
+                self._take(message)
+
+    def _take(self, message: Message) -> None:
+        number = message["id"]
+        match message["op"]:
+            case "open":
+                self._open(number, message["segments"])
+            case "finish":
+                self._segments.finish(number)
+                self._entries.pop(number)
+            case "abort":
+                self._segments.abort(number)
+                self._entries.pop(number, None)
+            case other:
+                raise RequestError(f"unknown order {other!r}")
+
+    def _look(self) -> None:
+        """Take the layers that are on the board, of every store in order."""
+        for entry, order in sorted(self._board.orders(), key=lambda found: found[1]):
+            entries = self._entries.get(order.number)
+            if entries is not None and order.position == len(entries):  # it is open, and the board was not half-seen
+                entries[order.position] = entry
+                data = self._memory[order.offset : order.offset + order.size_bytes]
+                self._segments.layer(order.number, order.position, data, order.slice_bytes)
 
     def _open(self, number: int, segments: list[tuple[dict[str, Any], int, int]]) -> None:
         begins = [SegmentBegin(partial(self._recipes.begin, recipe), first, stop) for recipe, first, stop in segments]
+        entries = self._entries[number] = {}
         tell = partial(self._tell, number)
         self._segments.open(
             number,
             begins,
             SegmentEvents(
-                on_read=partial(self._read, number),
+                on_read=lambda position: self._board.read(entries[position]),
                 on_finished=lambda tickets: tell("finished", rows=_rows(tickets)),
                 on_failed=lambda error: tell("failed", code=error.code, message=str(error), status=error.status),
                 on_ended=lambda tickets: tell("ended", rows=_rows(tickets)),
             ),
         )
-
-    def _read(self, number: int, position: int) -> None:
-        mark = self._marked.pop((number, position))
-        if mark >= 0:
-            self._marks[mark] = 1
 
     def _tell(self, number: int, event: str, **more: object) -> None:
         message: Message = {"event": event, "id": number, **more}
@@ -119,13 +139,11 @@ def _rows(tickets: Tickets) -> list[tuple[bytes, ...] | None]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
-    fd, memory_fd, marks_fd, size_bytes, marks = (int(argument) for argument in sys.argv[1:6])
-    with suppress(OSError, AttributeError):  # where there is no such class: then it competes
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        os.nice(19)
+    fd, memory_fd, board_fd, size_bytes = (int(argument) for argument in sys.argv[1:5])
+    os.nice(NICENESS)
     memory = memoryview(mmap.mmap(memory_fd, size_bytes, prot=mmap.PROT_READ))
     with socket.socket(fileno=fd) as sock:
-        _Process(BlockingChannel(sock), memory, mmap.mmap(marks_fd, marks)).serve()
+        _Process(sock, memory, ProcessBoard(board_fd)).serve()
     os._exit(0)  # what is still being written belongs to nobody
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 import socket
 import subprocess
 import sys
@@ -15,14 +13,14 @@ from struct import Struct
 
 from objectcache.buffers import Buffer, BufferPool
 from objectcache.cache.base import ForeignUpload, KVCache, UploadTicket
-from objectcache.errors import ObjectCacheError, StoreUnavailableError, error_from_code
+from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError, StoreUnavailableError, error_from_code
+from objectcache.storing.board import EngineBoard, Order
 from objectcache.storing.writer import Wanted, Writer, WriterEvents
 from objectcache.workers.channel import BlockingChannel, Message
 
 MODULE = "objectcache.storing.process"
 CLOSE_TIMEOUT_S = 2.0
 SEND_TIMEOUT_S = 2
-MARKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class ProcessWriter(Writer):
         self._running.send({"op": "finish", "id": number})
 
     def abort(self, number: int) -> None:
-        self._running.send({"op": "abort", "id": number})
+        self._running.abort(number)
 
     def reap(self) -> None:
         self._running.reap()
@@ -113,50 +111,6 @@ class ProcessWriter(Writer):
         self._running.close(min(timeout_s, CLOSE_TIMEOUT_S))
 
 
-class _Read:
-    """What the process says of layers without a word, which would wake a thread here that wants the interpreter lock:
-    a byte in shared memory for each that is on its way, set when its memory is free again.
-    """
-
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("objectcache-read", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, MARKS)
-        self._marks = mmap.mmap(self.fd, MARKS)
-        self._lock = threading.Lock()
-        self._free = list(range(MARKS))
-        self._waiting: dict[int, tuple[int, int]] = {}  # number of the store, position of the layer
-
-    def expect(self, number: int, position: int) -> int | None:
-        """The mark of one layer; None when there are too many on their way."""
-        with self._lock:
-            if not self._free:
-                return None
-            mark = self._free.pop()
-            self._marks[mark] = 0
-            self._waiting[mark] = (number, position)
-        return mark
-
-    def take(self) -> list[tuple[int, int]]:
-        """Those that are free since the last time."""
-        if not self._waiting:
-            return []
-        with self._lock:
-            done = [mark for mark in self._waiting if self._marks[mark]]
-            self._free += done
-            return [self._waiting.pop(mark) for mark in done]
-
-    def forget(self, number: int) -> None:
-        """All layers of a store that has ended."""
-        with self._lock:
-            done = [mark for mark, (of, _) in self._waiting.items() if of == number]
-            self._free += done
-            for mark in done:
-                del self._waiting[mark]
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
 class _Child:
     """One storing process, and what it has under way."""
 
@@ -168,13 +122,13 @@ class _Child:
         self._channel = BlockingChannel(mine)
         self._lock = threading.Lock()
         self._stores: dict[int, _Store] = {}
-        self._read = _Read()
+        self._board = EngineBoard()
         self.gone = False
         with theirs:
-            fds = (theirs.fileno(), pool.fileno(), self._read.fd)
-            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, MARKS))]
+            fds = (theirs.fileno(), pool.fileno(), self._board.fd)
+            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes))]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
-        self._read.close()
+        self._board.close()
         self._listening = threading.Thread(target=self._listen, name="storing-process", daemon=True)
         self._listening.start()
 
@@ -190,14 +144,22 @@ class _Child:
         self.send({"op": "open", "id": number, "segments": segments})
 
     def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
-        mark = self._read.expect(number, position)
-        if mark is None:  # without it the memory comes back when the store ends
-            mark = -1
-        where = {"offset": staged.offset, "size": len(staged.view), "slice_bytes": slice_bytes}
-        self.send({"op": "layer", "id": number, "position": position, "mark": mark, **where})
+        with self._lock:
+            if number not in self._stores:  # it has ended, and with its end the memory came back
+                return
+        order = Order(number, position, staged.offset, len(staged.view), slice_bytes)
+        if not self._board.order(order):
+            raise BufferPoolExhaustedError("too many layers are on their way to the storing process")
+
+    def abort(self, number: int) -> None:
+        self.send({"op": "abort", "id": number})
+        with self._lock:
+            ended = number not in self._stores
+        if ended:  # a layer may have been ordered while it did
+            self._board.forget(number)
 
     def reap(self) -> None:
-        for number, position in self._read.take():
+        for number, position in self._board.take():
             with self._lock:
                 store = self._stores.get(number)
             if store is not None:
@@ -252,7 +214,7 @@ class _Child:
                 store.close(error)
                 store.events.on_failed(error)
             case "ended":
-                self._read.forget(number)
+                self._board.forget(number)
                 left = store.tickets(message["rows"])
                 store.close()
                 store.events.on_ended(left)

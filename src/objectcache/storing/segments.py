@@ -61,8 +61,8 @@ class _Store:
 class SegmentThreads:
     """Every segment is written in order, several beside each other, on `threads` threads."""
 
-    def __init__(self, threads: int, *, niceness: int = 0) -> None:
-        self._lanes = Lanes(threads, "objectcache-write", niceness=niceness)
+    def __init__(self, threads: int) -> None:
+        self._lanes = Lanes(threads, "objectcache-write")
         self._lock = threading.Lock()
         self._stores: dict[int, _Store] = {}
 

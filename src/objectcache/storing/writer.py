@@ -68,7 +68,10 @@ class Writer(ABC):
 
     @abstractmethod
     def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
-        """The layer at `position`: the slices of all offered chunks lie in `staged`."""
+        """The layer at `position`: the slices of all offered chunks lie in `staged`.
+
+        Raises BufferPoolExhaustedError when too many are on their way.
+        """
 
     @abstractmethod
     def finish(self, number: int) -> None:
@@ -93,9 +96,9 @@ class Writer(ABC):
 class ThreadWriter(Writer):
     """Threads of this process, through the cache itself."""
 
-    def __init__(self, cache: KVCache, *, niceness: int = 0) -> None:
+    def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        self._segments = SegmentThreads(WRITING_THREADS, niceness=niceness)
+        self._segments = SegmentThreads(WRITING_THREADS)
 
     def open(self, number: int, wanted: Wanted, events: WriterEvents) -> bool:
         segments = [

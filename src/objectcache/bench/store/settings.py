@@ -22,15 +22,15 @@ class StoreSettings:
     """
 
     context: int = 4096
-    prefills: int = 2
+    prefills: int = 3
     pairs: int = 15
     through: str = "direct"
     writer: str = "auto"
     rate: float = 1.0
-    staging_bytes: int = 128 << 20
+    staging_bytes: int = 256 << 20
     segment_chunks: int = 64
     python_share: float = 0.25
-    raw_rounds: int = 5
+    raw_rounds: int = 4
     data: Path | None = None
     quick: bool = False
     shape: ModelShape = LLAMA_31_8B
@@ -57,9 +57,13 @@ class StoreSettings:
         return self.chunks * self.shape.layout.shard(0, 0).slice_bytes[0]
 
     @property
+    def prefill_bytes(self) -> int:
+        return self.layer_bytes * self.shape.num_layers
+
+    @property
     def payload_bytes(self) -> int:
         """Of one measurement."""
-        return self.layer_bytes * self.shape.num_layers * self.prefills
+        return self.prefill_bytes * self.prefills
 
     def to_dict(self) -> dict[str, Any]:
         """What a reader needs to repeat it; no paths."""
