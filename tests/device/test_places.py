@@ -100,7 +100,8 @@ def test_words_are_wide_where_memory_allows() -> None:
     plain = paged_kv(torch.zeros(2, 3, 4, 2, 8, dtype=torch.bfloat16), chunk_tokens=4)
     odd = paged_kv(torch.zeros(2, 3, 4, 2, 7, dtype=torch.bfloat16), chunk_tokens=4)
     shifted = paged_kv(torch.zeros(2, 3, 4, 2, 10, dtype=torch.bfloat16)[..., 2:], chunk_tokens=4)
-    assert (plain.word_bytes, odd.word_bytes, shifted.word_bytes) == (8, 2, 4)
+    narrow = paged_latent(torch.zeros(3, 4, 12, dtype=torch.uint8), chunk_tokens=4)
+    assert [layer.word_bytes for layer in (plain, odd, shifted, narrow)] == [16, 2, 4, 4]
 
 
 def test_caches_made_in_inference_mode_and_with_gradients() -> None:

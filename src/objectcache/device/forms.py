@@ -9,7 +9,7 @@ import torch
 
 from objectcache.errors import LayoutError
 
-_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+_WORDS = {16: torch.complex128, 8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 class SliceOrder(StrEnum):
@@ -45,20 +45,23 @@ class SliceForm:
 
 
 def as_words(states: torch.Tensor, word_bytes: int) -> torch.Tensor:
-    """`states` as integers of `word_bytes`: bytes are moved, whatever they mean (NaNs, fp8), and few wide words faster
-    than many narrow ones."""
+    """`states` in words of `word_bytes`: bytes are moved, whatever they mean (NaNs, fp8), in few wide words.
+
+    Nothing is computed with them. torch has no integers of 16 bytes: complex numbers serve.
+    """
     return states.detach().view(_WORDS[word_bytes])
 
 
 def widest_word(states: torch.Tensor) -> int:
     """The largest word, in bytes, that `as_words` can view a cache in. Raises LayoutError when there is none."""
     item = states.element_size()
-    if item not in _WORDS:
+    if item not in (1, 2, 4, 8):
         raise LayoutError(f"KV of {states.dtype} is not moved: elements have 1, 2, 4 or 8 bytes")
     if states.dim() == 0 or states.stride(-1) != 1:
         return item
-    begins = (states.storage_offset(), states.shape[-1], *states.stride()[:-1])
-    return next(word for word in (8, 4, 2, 1) if word <= item or all(value * item % word == 0 for value in begins))
+    counts = (states.storage_offset(), states.shape[-1], *states.stride()[:-1])
+    begins = (states.data_ptr(), *(count * item for count in counts))
+    return next(word for word in _WORDS if word <= item or all(begin % word == 0 for begin in begins))
 
 
 def split(states: torch.Tensor, dim: int, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -59,7 +59,8 @@ class DeviceLoader:
         self._lock = threading.Lock()
 
     def load(self, retrieval: Retrieval, places: Places, *, idle: bool = False, stream: Any = None) -> DeviceRetrieval:
-        """Put every layer of `retrieval` in its place as it lands; the retrieval is closed when all are copied.
+        """Put every layer of `retrieval` in its place as it lands. It is the loader's from here on, which closes it when
+        all are copied.
 
         Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
         still use the places. `idle` says that nothing does: layers come beside that work, and `wait` does not keep the
@@ -146,8 +147,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         """
         with self._moving:
             self._closing = True
-        host_wait(self._last_copied)
-        self.retrieval.close()
+        self._give_back()
         current_wait(self._loader.device, self._last_placed, stream)
         self._end(DeliveryCancelledError("the retrieval was closed"))
 
@@ -155,6 +155,13 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _give_back(self) -> None:
+        """The host's memory, once no copy reads it."""
+        try:
+            host_wait(self._last_copied)
+        finally:  # a device that is lost copies nothing
+            self.retrieval.close()
 
     def _end(self, error: ObjectCacheError | None) -> None:
         with self._condition:
@@ -180,8 +187,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             error.__cause__ = failure
         finally:
             self._end(error)
-            host_wait(self._last_copied)
-            self.retrieval.close()
+            self._give_back()
             host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
             self._places = {}
 
