@@ -13,6 +13,7 @@ from objectcache.errors import GatewayUnavailableError
 from objectcache.frames import hello_frame
 from objectcache.messages import SessionAnswer, SessionRequest
 from objectcache.transports.sockets import tune
+from objectcache.transports.verification import Verification
 
 
 class DataSession:
@@ -37,7 +38,7 @@ class DataSession:
         *,
         streams: int,
         receiver: str,
-        verify: bool,
+        verify: Verification,
         timeout_s: float,
     ) -> DataSession:
         """`receiver` is "threads" or "process". Raises what the gateway answers, or GatewayUnavailableError."""
@@ -80,7 +81,7 @@ class DataSession:
             self.http.close()
 
 
-def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: bool) -> Receivers:
+def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: Verification) -> Receivers:
     if kind == "process":
-        return ProcessReceivers(pool, on_lost, verify=verify)
-    return ThreadReceivers(on_lost, verify=verify)
+        return ProcessReceivers(pool, on_lost, verify)
+    return ThreadReceivers(on_lost, verify)
