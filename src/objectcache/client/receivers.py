@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
 from objectcache.transports.receiver import VERIFY_ALL, Expected, Receiver, stream_error
-from objectcache.transports.sockets import recv_exact
+from objectcache.transports.sockets import PieceReceiver
 from objectcache.transports.verification import Verification
 
 
@@ -68,7 +68,7 @@ class ThreadReceivers(Receivers):
 
     def _run(self, stream: int, sock: socket.socket) -> None:
         try:
-            self._receiver.run(stream, lambda out: recv_exact(sock, out))
+            self._receiver.run(stream, PieceReceiver(sock))
         except (ObjectCacheError, OSError) as error:
             with self._lock:
                 first, self._lost = not self._lost, True

@@ -31,7 +31,7 @@ from objectcache.stores.base import UNLIMITED_BYTES
 from objectcache.transports.active import ActiveDelivery
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
-from objectcache.transports.source import Outgoing, spans_of
+from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.verifying import is_damaged
 from objectcache.workers.bodies import BodySpec
 from objectcache.workers.channel import BlockingChannel, Message
@@ -196,7 +196,8 @@ class Worker:
                     self._sessions.pop(message["session"], None)
             self._answer(message, error, sent_bytes=state.sent_bytes)
 
-        session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
+        turn = turn_bytes(plan, session.streams)
+        session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn))
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])
