@@ -23,7 +23,7 @@ from typing import NamedTuple
 from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.transports.active import ActiveDelivery, ReadySpan, Turn
-from objectcache.transports.sockets import send_all
+from objectcache.transports.sockets import pace, send_all
 
 TURN_S = 0.002
 """How long a stream may send one delivery in one go, at the rate of its last turn: who comes meanwhile waits."""
@@ -55,6 +55,7 @@ class SenderSession:
         self.once = once
         self._changed = threading.Condition()
         self._sockets: list[socket.socket | None] = [None] * streams
+        self._paced = [0] * streams
         self._active: deque[ActiveDelivery] = deque()
         self._busy_until: dict[int, float] = {}
         self._bytes_s: dict[int, float] = {}
@@ -72,9 +73,22 @@ class SenderSession:
             if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
                 sock.close()
                 return False
+            if self._paced[stream]:
+                pace(sock, self._paced[stream])
             self._sockets[stream] = sock
         threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
         return True
+
+    def pace(self, bytes_s: int, stream: int | None = None) -> None:
+        """Send at most `bytes_s` bytes a second, 0: as fast as can be; on `stream`, or on all together. From now on,
+        what is queued in the kernel included, and for streams that are attached later."""
+        with self._changed:
+            streams = range(len(self._sockets)) if stream is None else [stream]
+            for index in streams:
+                self._paced[index] = -(-bytes_s // len(streams))
+                sock = self._sockets[index]
+                if sock is not None:
+                    pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
         with self._changed:

@@ -61,6 +61,7 @@ class Worker:
         orders: dict[str, Callable[[Message, list[int]], None]] = {
             "session": self._open_session,
             "attach": self._attach,
+            "rate": self._rate,
             "end_session": self._end_session,
             "deliver": self._deliver,
             "respond": self._respond,
@@ -129,6 +130,12 @@ class Worker:
             _in_thread("listener", lambda: _listen(session, listening))
         else:
             listening.close()
+
+    def _rate(self, message: Message, fds: list[int]) -> None:
+        """Pace a session: `bytes_s` (0: not at all) of all its streams together, or of `stream`."""
+        session = self._sessions.get(message["session"])
+        if session is not None:
+            session.pace(message["bytes_s"], message.get("stream"))
 
     def _end_session(self, message: Message, fds: list[int]) -> None:
         with self._lock:
