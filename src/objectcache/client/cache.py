@@ -49,6 +49,7 @@ from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, Relea
 from objectcache.names import segment_name
 from objectcache.segment import SegmentHeader
 from objectcache.transports.receiver import Expected, ExpectedPart
+from objectcache.transports.verification import Level, Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class ClientOptions:
     another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
     "threads" or "process" (over TCP only). `streams` is the number of connections, and of a worker's threads that serve
     them (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the destination pool, which takes
-    memory only as it is written, or at once with `prefault`; `verify` checks every digest where the bytes arrive.
+    memory only as it is written, or at once with `prefault`; `verify` says how much of what arrives is checked against
+    its digests, where it arrives: "all" of it, "sampled" (the first layer, and `verify_fraction` of the others) or
+    "off" (`transports.verification`).
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities.
@@ -71,7 +74,8 @@ class ClientOptions:
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
     prefault: bool = False
-    verify: bool = True
+    verify: str = Level.ALL
+    verify_fraction: float = 0.1
     timeout_s: float = 10.0
     fence_s: float = 2.0
     access_key: str = ""
@@ -88,6 +92,11 @@ class ClientOptions:
             raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
+        self.verification()
+
+    def verification(self) -> Verification:
+        """Raises ConfigError."""
+        return Verification(self.verify, self.verify_fraction)
 
     def endpoint(self, host: str, port: int, *, tls: bool = False) -> Endpoint:
         """Raises ConfigError."""
@@ -221,7 +230,7 @@ class GatewayCache(KVCache):
     ) -> None:
         descriptor = self._descriptor(match, selected, options, retrieval.geometry, Target(TargetKind.HTTP))
         expected = self._expected(descriptor, selected, 1, retrieval, destination)
-        reception = ResponseReception(self._http, expected, verify=self.options.verify)
+        reception = ResponseReception(self._http, expected, self.options.verification())
         destination.begin(cancel=reception.cancel)
         reception.start(self._path("kv-retrieve"), descriptor)
 
@@ -286,7 +295,7 @@ class GatewayCache(KVCache):
                     target=options.target,
                     streams=options.streams,
                     receiver=options.receiver,
-                    verify=options.verify,
+                    verify=options.verification(),
                     timeout_s=options.timeout_s,
                 )
             return self._session
