@@ -49,6 +49,12 @@ class Delivery:
             return Verdict.WAIT
         return Verdict.SEND
 
+    def within_credit(self, wanted_bytes: int) -> int:
+        """As much of `wanted_bytes` as may be sent now."""
+        if self._credit is None:
+            return wanted_bytes
+        return min(wanted_bytes, self._credit - self.sent_bytes - self._claimed_bytes)
+
     def claim(self, frame_bytes: int) -> None:
         """A stream has taken a frame, and brings its bytes to hand: credit is used up, but nothing is sent yet."""
         self._claimed_bytes += frame_bytes

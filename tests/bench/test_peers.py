@@ -33,12 +33,12 @@ from objectcache.bench.peers.rows import best, ratio_rows, way_rows
 from objectcache.bench.peers.servers import Nginx, Server, started_nginx
 from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
-from objectcache.bench.retrieve import ModelShape
+from objectcache.bench.shapes import ModelShape
 from objectcache.bench.stores.fetch import Fetch
 from objectcache.cli.bench import app, options
 from objectcache.errors import ConfigError
 
-TINY = ModelShape("tiny", num_layers=4, num_kv_heads=1, head_dim=16, dtype_bytes=2)
+TINY = ModelShape("tiny", "tiny", num_layers=4, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 CHUNKS = 6
 SLICE_BYTES = 2 * 16 * 2 * 16  # K and V × head_dim × dtype bytes × tokens
 HAS_NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is not None

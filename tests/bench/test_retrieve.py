@@ -20,23 +20,26 @@ from objectcache.bench.machine import child_pids
 from objectcache.bench.raw_sender import PIECE_BYTES, cut
 from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
-from objectcache.bench.retrieve import BARS, ModelShape, RetrieveSettings, run_retrieve
-from objectcache.bench.retrieve.rows import growth_mib, ratio_of, transfer_rows
+from objectcache.bench.retrieve import BARS, RetrieveSettings, run_retrieve
+from objectcache.bench.retrieve.rows import first_layer_row, growth_mib, ratio_of, transfer_rows
 from objectcache.bench.retrieve.workload import bench_namespace, random_chain, store_prefix
+from objectcache.bench.shapes import SHAPES, ModelShape
 from objectcache.bench.transfer import Transfer
 from objectcache.cli.bench import app, options
 from objectcache.cli.bench import retrieve as command
 from objectcache.errors import ConfigError
 from objectcache.opening import open_cache
 
-TINY = ModelShape("tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
+TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
+TINY_MLA = ModelShape("tiny-mla", "tiny MLA", num_layers=4, num_kv_heads=0, head_dim=20, dtype_bytes=2)
 SETTINGS = RetrieveSettings(
+    shapes=(TINY, TINY_MLA),
     contexts=(64, 192),
     pairs=2,
     streams=2,
     segment_chunks=8,  # the short context ends within a segment, the long one needs two
+    most_bytes=2 * 192 // 16 * 1024,  # two of three layers of the long context
     quick=True,
-    shape=TINY,
     first_byte_requests=3,
     first_byte_segment_chunks=2,
     plan_segments=3,
@@ -78,6 +81,9 @@ def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, t
         assert row["min"] <= row["median"] <= row["max"]
         assert len(row["samples"]) > 0
     assert set(data["summary"]) == {
+        "tcp_ratio",
+        "tcp_ratio_unverified",
+        "first_layer_factor",
         "goodput_ratio",
         "goodput_ratio_busy",
         "goodput_ratio_busy_same_load",
@@ -86,13 +92,19 @@ def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, t
         "gateway_anon_growth_mib",
     }
     assert {bar.key for bar in BARS} <= set(data["summary"])
+    for key in ("tcp_ratio", "tcp_ratio_unverified"):
+        assert set(data["summary"][key]) == {"tiny/64", "tiny/192", "tiny-mla/64", "tiny-mla/192"}
 
 
 def test_what_is_compared_was_measured_in_turn(result: BenchmarkResult) -> None:
     for ways in (
-        ["raw loop, 64", "layerwise, 64"],
-        ["raw loop, 192", "layerwise, 192"],
-        ["raw loop between listings, 192", "layerwise beside listings, 192", "raw loop beside listings, 192"],
+        ["raw loop, tiny/64", "layerwise, tiny/64", "layerwise, unverified, tiny/64"],
+        ["raw loop, tiny/192", "layerwise, tiny/192", "layerwise, unverified, tiny/192"],
+        [
+            "raw loop between listings, tiny/64",
+            "layerwise beside listings, tiny/64",
+            "raw loop beside listings, tiny/64",
+        ],
     ):
         at_s = [result.row(way)["at_s"] for way in ways]
         in_turn = [times[pair] for pair in range(SETTINGS.pairs) for times in at_s]
@@ -103,9 +115,9 @@ def test_what_is_compared_was_measured_in_turn(result: BenchmarkResult) -> None:
 @pytest.mark.parametrize(
     ("key", "of", "over"),
     [
-        ("goodput_ratio", "layerwise, 192", "raw loop, 192"),
-        ("goodput_ratio_busy", "layerwise beside listings, 192", "raw loop between listings, 192"),
-        ("goodput_ratio_busy_same_load", "layerwise beside listings, 192", "raw loop beside listings, 192"),
+        ("goodput_ratio", "layerwise, tiny/64", "raw loop, tiny/64"),
+        ("goodput_ratio_busy", "layerwise beside listings, tiny/64", "raw loop between listings, tiny/64"),
+        ("goodput_ratio_busy_same_load", "layerwise beside listings, tiny/64", "raw loop beside listings, tiny/64"),
     ],
 )
 def test_ratios_are_of_the_pairs(result: BenchmarkResult, key: str, of: str, over: str) -> None:
@@ -115,10 +127,30 @@ def test_ratios_are_of_the_pairs(result: BenchmarkResult, key: str, of: str, ove
     assert result.summary[key] == row["median"]
 
 
+def test_every_shape_and_context_has_its_ratios(result: BenchmarkResult) -> None:
+    for key, way in (("tcp_ratio", "layerwise"), ("tcp_ratio_unverified", "layerwise, unverified")):
+        for name, median in result.summary[key].items():
+            row = result.row(f"{way} / raw loop, {name}")
+            assert (row["median"], row["pairs"]) == (median, SETTINGS.pairs)
+            assert result.row(f"{way}, {name}: receiver CPU")["median"] >= 0
+
+
+def test_long_contexts_have_fewer_layers_and_say_so(result: BenchmarkResult) -> None:
+    short, long = result.row("layerwise, tiny/64"), result.row("layerwise, tiny/192")
+    assert (short["layers"], short["of_layers"]) == (3, 3)
+    assert (long["layers"], long["of_layers"]) == (2, 3)
+    for row, context in ((short, 64), (long, 192)):
+        assert row["payload_bytes"] == context // 16 * row["slice_bytes"] * row["layers"]
+    assert result.row("raw loop, tiny/192")["payload_bytes"] == long["payload_bytes"]
+
+
+def test_the_shapes_are_those_of_the_models() -> None:
+    slices = {key: (shape.slice_bytes, shape.num_layers) for key, shape in SHAPES.items()}
+    assert slices == {"llama-8b": (64 << 10, 32), "llama-70b-tp8": (8 << 10, 80), "mla-61": (18 << 10, 61)}
+
+
 def test_every_measurement_is_there(result: BenchmarkResult) -> None:
-    payload = 192 // 16 * 3 * 2 * 16 * 2 * 16  # chunks × layers × K and V × head_dim × dtype bytes × tokens
-    assert result.row("layerwise, 192")["payload_bytes"] == payload == result.row("raw loop, 192")["payload_bytes"]
-    landed = result.row("layerwise, 192: layers landed, a median run")["samples"]
+    landed = result.row("layerwise, tiny/64: layers landed, a median run")["samples"]
     assert landed == sorted(landed)
     assert len(landed) == TINY.num_layers
     for streams in ("1 connection", "2 connections"):
@@ -126,8 +158,8 @@ def test_every_measurement_is_there(result: BenchmarkResult) -> None:
         assert (row["segments"], row["chunks"]) == (2, 4)
         assert row["p50"] <= row["p99"] <= row["max"]
     assert result.row("plan: resolve, and all layer runs")["layer_runs"] == 3 * TINY.num_layers
-    assert result.row("anonymous memory during 192: worker 0")["median"] > 1
-    assert len(result.row("layerwise beside listings, 192: listings served")["samples"]) == SETTINGS.pairs
+    assert result.row("anonymous memory during 64: worker 0")["median"] > 1
+    assert len(result.row("layerwise beside listings, tiny/64: listings served")["samples"]) == SETTINGS.pairs
 
 
 def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> None:
@@ -144,16 +176,25 @@ def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> N
     assert (tmp_path / "plots" / "result.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [{"target": "http"}, {"receiver": "process", "verify": False}])
+@pytest.mark.parametrize("options", [{"target": "http"}, {"receiver": "process", "verify": ("all", "sampled")}])
 def test_other_ways_to_receive(tmp_path: Path, options: dict[str, Any]) -> None:
-    settings = replace(SETTINGS, data=tmp_path, contexts=(64,), pairs=1, **options)
+    settings = replace(SETTINGS, data=tmp_path, shapes=(TINY,), contexts=(64,), pairs=1, **options)
     result = run_retrieve(settings, quiet())
-    assert result.row("layerwise, 64")["median"] > 0
+    assert result.row("layerwise, tiny/64")["median"] > 0
+    assert ("tcp_ratio_sampled" in result.summary) is ("sampled" in settings.verify)
     assert result.options["receiver"] == settings.receiver
 
 
 def test_settings_that_cannot_be() -> None:
-    for wrong in ({"contexts": ()}, {"contexts": (192, 64)}, {"contexts": (70,)}, {"pairs": 0}, {"segment_chunks": 0}):
+    for wrong in (
+        {"contexts": ()},
+        {"contexts": (192, 64)},
+        {"contexts": (70,)},
+        {"pairs": 0},
+        {"segment_chunks": 0},
+        {"shapes": ()},
+        {"verify": ("off",)},
+    ):
         with pytest.raises(ConfigError):
             replace(SETTINGS, **wrong)
     with pytest.raises(ConfigError, match=f"at least {MIN_PAIRS} pairs"):
@@ -172,7 +213,8 @@ def test_a_transfer_in_figures() -> None:
     done = transfer(0.0, 2.0, (0.75, 1.25, 1.5, 2.0))
     assert done.goodput_gb_s == 2.0
     assert done.first_layer_ms == 750
-    assert done.first_layer_factor == pytest.approx(1.5)  # a quarter of the time would have been 0.5 s
+    assert done.first_layer_factor(0.0) == pytest.approx(1.5)  # a quarter of the time would have been 0.5 s
+    assert done.first_layer_factor(0.25) == pytest.approx(1.0)
     assert (done.sender_cpu_s_per_gb, done.receiver_cpu_s_per_gb) == (0.5, 0.25)
 
 
@@ -181,14 +223,16 @@ def test_rows_of_transfers_tell_the_order_and_pair_up() -> None:
         "raw loop": [transfer(10.0, 1.0), transfer(14.0, 2.0)],
         "layerwise": [transfer(12.0, 2.0, (0.5, 2.0)), transfer(17.0, 2.5, (1.0, 2.5))],
     }
-    rows = {row["name"]: row for row in transfer_rows(2048, measured)}
-    assert rows["raw loop, 2K"]["at_s"] == [0.0, 4.0]
-    assert rows["layerwise, 2K"]["at_s"] == [2.0, 7.0]
-    assert rows["layerwise, 2K"]["samples"] == [2.0, 1.6]
-    assert rows["layerwise, 2K: request answered"]["samples"] == [250.0, 250.0]
-    assert "raw loop, 2K: first layer" not in rows
-    assert "layerwise, 2K: listings served" not in rows
-    assert ratio_of(2048, list(rows.values()), "layerwise", "raw loop")["samples"] == [0.5, 0.8]
+    rows = {row["name"]: row for row in transfer_rows("x/2K", measured, {"layers": 2})}
+    assert rows["raw loop, x/2K"]["at_s"] == [0.0, 4.0]
+    assert rows["layerwise, x/2K"]["at_s"] == [2.0, 7.0]
+    assert rows["layerwise, x/2K"]["samples"] == [2.0, 1.6]
+    assert rows["layerwise, x/2K: request answered"]["samples"] == [250.0, 250.0]
+    assert "raw loop, x/2K: first layer" not in rows
+    assert "layerwise, x/2K: listings served" not in rows
+    assert ratio_of("x/2K", list(rows.values()), "layerwise", "raw loop")["samples"] == [0.5, 0.8]
+    factor = first_layer_row("x/2K", "layerwise", measured["layerwise"], 100.0)
+    assert factor["samples"] == [pytest.approx(0.4), pytest.approx(0.72)]
 
 
 def test_growth_is_from_the_first_sample_to_the_largest() -> None:
@@ -246,11 +290,11 @@ def test_check_decides_the_exit_status(
 
     monkeypatch.setattr(command, "run_retrieve", run)
     out = tmp_path / "out.json"
-    arguments = ["retrieve", "--quick", "--contexts", "64,128", "--no-verify", "--check", "--json", str(out)]
+    arguments = ["retrieve", "--quick", "--contexts", "64,128", "--verify", "all", "--check", "--json", str(out)]
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == code
     assert ("missed" in ended.output) is bool(code)
-    assert (seen[0].contexts, seen[0].verify, seen[0].quick) == ((64, 128), False, True)
+    assert (seen[0].contexts, seen[0].verify, seen[0].quick) == ((64, 128), ("all",), True)
     assert json.loads(out.read_text())["summary"]["goodput_ratio"] == ratio
 
 

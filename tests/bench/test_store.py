@@ -17,7 +17,7 @@ from objectcache.bench.bars import judge
 from objectcache.bench.machine import child_pids
 from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
-from objectcache.bench.retrieve import ModelShape
+from objectcache.bench.shapes import ModelShape
 from objectcache.bench.store import BARS, StoreSettings, run_store
 from objectcache.bench.store.prefill import Prefilled
 from objectcache.bench.store.rows import alone, prefill_rows, storing, summary_of
@@ -25,7 +25,7 @@ from objectcache.cli.bench import app
 from objectcache.cli.bench import store as command
 from objectcache.errors import ConfigError
 
-TINY = ModelShape("tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
+TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 SETTINGS = StoreSettings(
     context=128, prefills=2, pairs=2, staging_bytes=8 << 20, segment_chunks=4, raw_rounds=1, quick=True, shape=TINY
 )

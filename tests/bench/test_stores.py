@@ -24,7 +24,7 @@ from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.machine import child_pids
 from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
-from objectcache.bench.retrieve import ModelShape
+from objectcache.bench.shapes import ModelShape
 from objectcache.bench.stores import BARS, BenchStore, StoresSettings, run_stores
 from objectcache.bench.stores.fetch import Fetch
 from objectcache.bench.stores.gets import Gets
@@ -34,7 +34,7 @@ from objectcache.cli.bench import app, options
 from objectcache.errors import ConfigError
 from objectcache.stores import open_store
 
-TINY = ModelShape("tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
+TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 CHUNKS = 6
 SLICE_BYTES = 2 * 16 * 2 * 16  # K and V × head_dim × dtype bytes × tokens
 WAYS = (

@@ -99,7 +99,7 @@ def test_unverified_bytes_are_not_kept(own_gateway: StartGateway) -> None:
     gateway = own_gateway()
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 20)
-    with open_tiered(gateway, target="tcp", verify=False) as cache:
+    with open_tiered(gateway, target="tcp", verify="off") as cache:
         store_parts(cache, namespace, chain)
         for _ in range(3):
             come(cache, namespace, chain)

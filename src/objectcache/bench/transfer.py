@@ -33,10 +33,10 @@ class Transfer:
     def first_layer_ms(self) -> float:
         return self.landed_s[0] * 1e3
 
-    @property
-    def first_layer_factor(self) -> float:
-        """When the first layer landed, as a multiple of its share of the whole time: 1 is as good as it gets."""
-        return self.landed_s[0] * len(self.landed_s) / self.seconds
+    def first_layer_factor(self, first_byte_s: float) -> float:
+        """When the first layer landed after a first byte at `first_byte_s`, as a multiple of its share of the whole
+        time: 1 is as good as it gets."""
+        return max(0.0, self.landed_s[0] - first_byte_s) * len(self.landed_s) / self.seconds
 
     @property
     def sender_cpu_s_per_gb(self) -> float:

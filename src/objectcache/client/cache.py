@@ -52,6 +52,7 @@ from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, Relea
 from objectcache.names import segment_name
 from objectcache.segment import SegmentHeader
 from objectcache.transports.receiver import Expected, ExpectedPart
+from objectcache.transports.verification import Level, Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class ClientOptions:
     another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
     "threads" or "process" (over TCP only). `streams` is the number of connections, and of a worker's threads that serve
     them (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the destination pool, which takes
-    memory only as it is written, or at once with `prefault`; `verify` checks every digest where the bytes arrive.
+    memory only as it is written, or at once with `prefault`; `verify` says how much of what arrives is checked against
+    its digests, where it arrives: "all" of it, "sampled" (the first layer, and `verify_fraction` of the others) or
+    "off" (`transports.verification`).
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities. `tier` is
@@ -75,7 +78,8 @@ class ClientOptions:
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
     prefault: bool = False
-    verify: bool = True
+    verify: str = Level.ALL
+    verify_fraction: float = 0.1
     timeout_s: float = 10.0
     fence_s: float = 2.0
     access_key: str = ""
@@ -93,6 +97,11 @@ class ClientOptions:
             raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
+        self.verification()
+
+    def verification(self) -> Verification:
+        """Raises ConfigError."""
+        return Verification(self.verify, self.verify_fraction)
 
     def to_wire(self) -> dict[str, object]:
         """What a process that uploads for this one needs of them: all but the tier."""
@@ -259,7 +268,7 @@ class GatewayCache(KVCache):
     ) -> None:
         descriptor = self._descriptor(match, delivery, options, retrieval.geometry, Target(TargetKind.HTTP))
         expected = self._expected(descriptor, delivery, 1, retrieval, landing)
-        reception = ResponseReception(self._http, expected, verify=self.options.verify)
+        reception = ResponseReception(self._http, expected, self.options.verification())
 
         def cancel() -> None:
             delivery.cancel()
@@ -271,8 +280,8 @@ class GatewayCache(KVCache):
             delivery.versions = self._kept_versions(answer)
 
     def _kept_versions(self, answer: RetrieveAnswer) -> Sequence[Versions]:
-        """The versions of what comes; none where it is not verified, so that none of it is kept."""
-        return answer.versions if self.options.verify else ()
+        """The versions of what comes; none where not all of it is verified, so that none of it is kept."""
+        return answer.versions if self.options.verify == Level.ALL else ()
 
     def _expected(
         self,
@@ -334,7 +343,7 @@ class GatewayCache(KVCache):
                     target=options.target,
                     streams=options.streams,
                     receiver=options.receiver,
-                    verify=options.verify,
+                    verify=options.verification(),
                     timeout_s=options.timeout_s,
                 )
             return self._session

@@ -13,7 +13,8 @@ from struct import Struct
 from objectcache.buffers import BufferPool
 from objectcache.client.receivers import Receivers, error_fields
 from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError, error_from_code
-from objectcache.transports.receiver import Expected
+from objectcache.transports.receiver import VERIFY_ALL, Expected
+from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
 MODULE = "objectcache.client.receiver_process"
@@ -25,7 +26,7 @@ SEND_TIMEOUT_S = 2
 class ProcessReceivers(Receivers):
     """A process of its own receives, into the shared memory of the pool."""
 
-    def __init__(self, pool: BufferPool, on_lost: Callable[[], None], *, verify: bool = True) -> None:
+    def __init__(self, pool: BufferPool, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
         mine, theirs = socket.socketpair()
         # A process that hangs takes nothing: no thread of the engine may wait for it for ever.
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
@@ -38,7 +39,8 @@ class ProcessReceivers(Receivers):
         self._lost = False
         with theirs:
             fds = (theirs.fileno(), pool.fileno())
-            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, int(verify)))]
+            level = (verify.level, verify.fraction)
+            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, *level))]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         threading.Thread(target=self._listen, name="receiver-process", daemon=True).start()
 

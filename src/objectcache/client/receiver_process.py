@@ -1,7 +1,7 @@
 """A receiving process on shared memory: immune to a busy interpreter in the engine's own process.
 
-`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE` receives for the process at the other end of the Unix
-socket FD into the shared file MEMORY_FD, and ends with it.
+`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE LEVEL FRACTION` receives for the process at
+the other end of the Unix socket FD into the shared file MEMORY_FD, and ends with it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from objectcache.errors import DeliveryError, GatewayUnavailableError, error_fro
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.receiver import Expected, ExpectedPart
+from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
 
 class _Process:
     """The process itself."""
 
-    def __init__(self, channel: BlockingChannel, memory: memoryview, *, verify: bool) -> None:
+    def __init__(self, channel: BlockingChannel, memory: memoryview, verify: Verification) -> None:
         self._channel = channel
         self._memory = memory
-        self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify=verify)
+        self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify)
 
     def serve(self) -> None:
         while (received := self._channel.receive()) is not None:
@@ -74,10 +75,11 @@ class _Process:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
-    fd, memory_fd, size_bytes, verify = (int(argument) for argument in sys.argv[1:5])
+    fd, memory_fd, size_bytes = map(int, sys.argv[1:4])
+    verify = Verification(sys.argv[4], float(sys.argv[5]))
     memory = memoryview(mmap.mmap(memory_fd, size_bytes))
     with socket.socket(fileno=fd) as sock:
-        _Process(BlockingChannel(sock), memory, verify=bool(verify)).serve()
+        _Process(BlockingChannel(sock), memory, verify).serve()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
-from objectcache.transports.receiver import Expected, Receiver, stream_error
-from objectcache.transports.sockets import recv_exact
+from objectcache.transports.receiver import VERIFY_ALL, Expected, Receiver, stream_error
+from objectcache.transports.sockets import PieceReceiver
+from objectcache.transports.verification import Verification
 
 
 class Receivers(ABC):
@@ -53,8 +54,8 @@ class Receivers(ABC):
 class ThreadReceivers(Receivers):
     """A thread per stream."""
 
-    def __init__(self, on_lost: Callable[[], None], *, verify: bool = True) -> None:
-        self._receiver = Receiver(verify=verify)
+    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
+        self._receiver = Receiver(verify)
         self._on_lost = on_lost
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -67,7 +68,7 @@ class ThreadReceivers(Receivers):
 
     def _run(self, stream: int, sock: socket.socket) -> None:
         try:
-            self._receiver.run(stream, lambda out: recv_exact(sock, out))
+            self._receiver.run(stream, PieceReceiver(sock))
         except (ObjectCacheError, OSError) as error:
             with self._lock:
                 first, self._lost = not self._lost, True

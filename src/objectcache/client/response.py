@@ -13,6 +13,7 @@ from objectcache.descriptor import Descriptor
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError, RequestError
 from objectcache.messages import ANSWER_HEADER, RetrieveAnswer
 from objectcache.transports.receiver import Expected, Receiver, stream_error
+from objectcache.transports.verification import Verification
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -20,10 +21,10 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class ResponseReception:
     """One delivery in one response."""
 
-    def __init__(self, http_side: GatewayHttp, expected: Expected, *, verify: bool) -> None:
+    def __init__(self, http_side: GatewayHttp, expected: Expected, verify: Verification) -> None:
         self._http = http_side
         self._expected = expected
-        self._receiver = Receiver(verify=verify)
+        self._receiver = Receiver(verify)
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
 

@@ -16,6 +16,7 @@ from objectcache.errors import DataConnectionsRefusedError, GatewayUnavailableEr
 from objectcache.frames import hello_frame
 from objectcache.messages import SessionAnswer, SessionRequest
 from objectcache.transports.sockets import tune
+from objectcache.transports.verification import Verification
 
 
 class DataSession:
@@ -49,7 +50,7 @@ class DataSession:
         target: str,
         streams: int,
         receiver: str,
-        verify: bool,
+        verify: Verification,
         timeout_s: float,
     ) -> DataSession:
         """`target` is "shm", "tcp", or "auto" for the best of them; `receiver` is "threads" or "process", for TCP.
@@ -79,7 +80,7 @@ class DataSession:
 
         receivers: Receivers
         if kind is TargetKind.SHM:
-            receivers = SharedReceivers(lost, verify=verify)
+            receivers = SharedReceivers(lost, verify)
         else:
             receivers = _receivers(receiver, pool, lost, verify)
         session = cls(answer.session, kind, streams, own_http, receivers, owns_http=own_http is not http)
@@ -116,7 +117,7 @@ def _connect(answer: SessionAnswer, streams: int, timeout_s: float) -> list[sock
     return sockets
 
 
-def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: bool) -> Receivers:
+def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: Verification) -> Receivers:
     if kind == "process":
-        return ProcessReceivers(pool, on_lost, verify=verify)
-    return ThreadReceivers(on_lost, verify=verify)
+        return ProcessReceivers(pool, on_lost, verify)
+    return ThreadReceivers(on_lost, verify)

@@ -12,14 +12,15 @@ from objectcache.errors import GatewayUnavailableError, ObjectCacheError
 from objectcache.transports.receiver import Expected, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.sockets import recv_exact
+from objectcache.transports.verification import Verification
 
 
 class SharedReceivers(Receivers):
     """A thread per stream. What has been expected may be written until the worker says that it is over, or is seen to
     have let go of every stream: cutting asks for that, and nothing here can enforce it."""
 
-    def __init__(self, on_lost: Callable[[], None], *, verify: bool = True) -> None:
-        self._receiver = PlacedReceiver(verify=verify)
+    def __init__(self, on_lost: Callable[[], None], verify: Verification) -> None:
+        self._receiver = PlacedReceiver(verify)
         self._on_lost = on_lost
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
-from objectcache.frames import Frame, FrameType, error_frame
+from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing
 
@@ -29,6 +30,19 @@ class ReadySpan:
             self.body.close()
 
 
+class Turn(NamedTuple):
+    """Frames that go out one after the other on one stream; `body` are their bytes, where they are at hand already."""
+
+    frames: list[Outgoing]
+    data_bytes: int
+    wire_bytes: int
+    body: Body | None
+
+    def hold(self) -> Body:
+        """The bytes of all frames, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
+        return self.body or self.frames[0].hold(self.data_bytes)
+
+
 class ActiveDelivery:
     """One delivery on its way over a session's streams. Guarded by the session's lock, but for `next_span`."""
 
@@ -41,13 +55,19 @@ class ActiveDelivery:
         on_over: Callable[[ObjectCacheError | None], None],
         *,
         far: bool = False,
+        turn_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
-        """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is."""
+        """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is.
+
+        `turn_bytes` is what a stream may send of it in one go while no other delivery waits.
+        """
         self.delivery = delivery
         self.epoch = epoch
         self.state = state
         self.on_over = on_over
         self.far = far
+        self.turn_bytes = turn_bytes
+        self.begun = False
         self.over = False
         self.preparing = far
         self._spans = spans
@@ -60,15 +80,15 @@ class ActiveDelivery:
         """Reads the store: for one thread at a time, without the lock. None when there are no more."""
         return next(self._spans, None)
 
-    def offer(self, span: ReadySpan | None) -> None:
-        """`span` is ready for a stream to take; None: it was the last one."""
-        if span is None:
-            self._exhausted = True
-        elif self.over:
-            span.drop()
-        else:
-            self._ready.append(span)
-            self._ready_bytes += span.wire_bytes
+    def offer(self, spans: Iterable[ReadySpan], *, last: bool = False) -> None:
+        """`spans` are ready for streams to take; `last`: there are no more."""
+        self._exhausted = self._exhausted or last
+        for span in spans:
+            if self.over:
+                span.drop()
+            else:
+                self._ready.append(span)
+                self._ready_bytes += span.wire_bytes
 
     @property
     def wants_more(self) -> bool:
@@ -89,8 +109,19 @@ class ActiveDelivery:
         span = self._current.get(stream) or (self._ready[0] if self._ready else None)
         return span.frames[0] if span else None
 
-    def take(self, stream: int) -> tuple[Outgoing, Body | None]:
-        """The frame that `peek` showed, and its bytes if they are at hand."""
+    def take_turn(self, stream: int, most_bytes: int) -> Turn:
+        """The frame that `peek` showed, and those after it whose bytes follow its own, up to `most_bytes`."""
+        first, body = self._take(stream)
+        frames, data_bytes, wire_bytes = [first], first.frame.data_bytes, first.wire_bytes
+        while body is None and (following := self.peek(stream)) is not None:
+            if wire_bytes + following.wire_bytes > most_bytes or not following.continues(first, data_bytes):
+                break
+            frames.append(self._take(stream)[0])
+            data_bytes += following.frame.data_bytes
+            wire_bytes += following.wire_bytes
+        return Turn(frames, data_bytes, wire_bytes, body)
+
+    def _take(self, stream: int) -> tuple[Outgoing, Body | None]:
         span = self._current.pop(stream, None)
         if span is None:
             span = self._ready.popleft()

@@ -25,8 +25,10 @@ from objectcache.frames import (
 from objectcache.integrity import LayerBinding, span_matches
 from objectcache.keys import KeyChain
 from objectcache.layout import DIGEST_BYTES, DeliveryGeometry, Span
+from objectcache.transports.verification import Verification
 
 RecvExact = Callable[[memoryview], None]
+VERIFY_ALL = Verification()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +60,21 @@ class Expected:
     from_layer: int = 0
     shared: bool = False
     """Whether it is the sender that writes `memory`."""
+    first_layer: int = field(init=False)
     reception: Reception = field(init=False)
     failed_told: bool = field(init=False, default=False)
     telling: int = field(init=False, default=0)
     """Callbacks that are decided and not made yet: the fence is told after them."""
 
     def __post_init__(self) -> None:
+        self.first_layer = next(layer for layer in self.geometry.order if layer >= self.from_layer)
         self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
 
 
 class Receiver:
     """The deliveries that the streams of one session carry. Thread-safe."""
 
-    def __init__(self, *, verify: bool = True) -> None:
+    def __init__(self, verify: Verification = VERIFY_ALL) -> None:
         self._lock = threading.Lock()
         self._expected: dict[int, Expected] = {}
         self._verify = verify
@@ -169,7 +173,8 @@ class Receiver:
         if expected.reception.span_complete(stream, frame):
             start = offset - frame.span_offset
             size = frame.span_offset + frame.data_bytes
-            if not self._verify or self._verified(expected, frame, digests, expected.memory[start : start + size]):
+            wanted = self._verify.wants(first_layer=frame.layer == expected.first_layer)
+            if not wanted or self._verified(expected, frame, digests, expected.memory[start : start + size]):
                 verified = size
             else:
                 error = IntegrityError(

@@ -22,9 +22,11 @@ from typing import NamedTuple
 
 from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
-from objectcache.transports.active import ActiveDelivery, ReadySpan
-from objectcache.transports.sockets import Body, send_all
-from objectcache.transports.source import Outgoing
+from objectcache.transports.active import ActiveDelivery, ReadySpan, Turn
+from objectcache.transports.sockets import pace, send_all
+
+TURN_S = 0.002
+"""How long a stream may send one delivery in one go, at the rate of its last turn: who comes meanwhile waits."""
 
 REAP_GRACE_S = 2.0
 """How long after its deadline a delivery may still be stuck in a frame before its stream is cut."""
@@ -39,12 +41,9 @@ class _Do(Enum):
 
 
 class _Step(NamedTuple):
-    """`outgoing`, of which `body` may be at hand, is to be sent."""
-
     do: _Do
     active: ActiveDelivery
-    outgoing: Outgoing | None = None
-    body: Body | None = None
+    turn: Turn | None = None
 
 
 class SenderSession:
@@ -56,8 +55,10 @@ class SenderSession:
         self.once = once
         self._changed = threading.Condition()
         self._sockets: list[socket.socket | None] = [None] * streams
+        self._paced = [0] * streams
         self._active: deque[ActiveDelivery] = deque()
         self._busy_until: dict[int, float] = {}
+        self._bytes_s: dict[int, float] = {}
         self._on_lost = on_lost
         self._closed = False
         self._served = False
@@ -72,9 +73,22 @@ class SenderSession:
             if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
                 sock.close()
                 return False
+            if self._paced[stream]:
+                pace(sock, self._paced[stream])
             self._sockets[stream] = sock
         threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
         return True
+
+    def pace(self, bytes_s: int, stream: int | None = None) -> None:
+        """Send at most `bytes_s` bytes a second, 0: as fast as can be; on `stream`, or on all together. From now on,
+        what is queued in the kernel included, and for streams that are attached later."""
+        with self._changed:
+            streams = range(len(self._sockets)) if stream is None else [stream]
+            for index in streams:
+                self._paced[index] = -(-bytes_s // len(streams))
+                sock = self._sockets[index]
+                if sock is not None:
+                    pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
         with self._changed:
@@ -146,8 +160,8 @@ class SenderSession:
             while (step := self._next(stream)) is not None:
                 if step.do is _Do.PREPARE:
                     self._prepare(step.active)
-                elif step.outgoing is not None:
-                    self._send(stream, sock, step.active, step.outgoing, step.body)
+                elif step.turn is not None:
+                    self._send(stream, sock, step.active, step.turn)
                 else:
                     send_all(sock, step.active.last_word())
                     self._done(stream, step.active, last=True)
@@ -189,23 +203,41 @@ class SenderSession:
                         self._busy_until[stream] = max(now_s, state.deadline_s)
                         return _Step(_Do.LAST_WORD, active)
                     if outgoing is not None and verdict is Verdict.SEND:
-                        state.claim(outgoing.wire_bytes)
-                        step = _Step(_Do.SEND, active, *active.take(stream))
+                        turn = active.take_turn(stream, self._turn_bytes(stream, active))
+                        state.claim(turn.wire_bytes)
                         if active.far:
                             self._changed.notify_all()  # its thread may make more ready
-                        return step
+                        return _Step(_Do.SEND, active, turn)
                     wake_s = min(wake_s or state.deadline_s, state.deadline_s)
                 self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
         return None
 
+    def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
+        """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment. Under the lock.
+
+        Bounded by credit too. What comes from far is at hand frame by frame.
+        """
+        if active.far or len(self._active) > 1:
+            return 0
+        moment_bytes = int(self._bytes_s.get(stream, 0.0) * TURN_S)
+        return active.state.within_credit(min(active.turn_bytes, moment_bytes))
+
     def _prepare(self, active: ActiveDelivery) -> None:
-        """Spans for all streams of a delivery, read from a store that is near."""
+        """Spans for a turn of every stream, read from a store that is near."""
         try:
             for _ in self._sockets:
-                frames = active.next_span()
-                self._offer(active, frames)
-                if frames is None:
+                spans: list[ReadySpan] = []
+                wanted_bytes, last = active.turn_bytes if active.begun else 1, False
+                while wanted_bytes > 0 and not last:
+                    frames = active.next_span()
+                    last = frames is None
+                    if frames is not None:
+                        spans.append(ReadySpan(frames))
+                        wanted_bytes -= spans[-1].wire_bytes
+                self._offer(active, spans, last=last)
+                if last:
                     break
+            active.begun = True
         except ObjectCacheError as error:
             self._fail(active, error)
         finally:
@@ -217,20 +249,20 @@ class SenderSession:
         """All spans of a delivery from far, as they are needed, each with the bytes of its first frame."""
         try:
             while (frames := active.next_span()) is not None:
-                body = frames[0].hold()
-                self._offer(active, frames, body)
+                body = frames[0].hold(frames[0].frame.data_bytes)
+                self._offer(active, [ReadySpan(frames, body)])
                 with self._changed:
                     while not active.wants_more and not active.ended:
                         self._changed.wait()
                     if active.ended:
                         return
-            self._offer(active, None)
+            self._offer(active, [], last=True)
         except ObjectCacheError as error:
             self._fail(active, error)
 
-    def _offer(self, active: ActiveDelivery, frames: list[Outgoing] | None, body: Body | None = None) -> None:
+    def _offer(self, active: ActiveDelivery, spans: list[ReadySpan], *, last: bool = False) -> None:
         with self._changed:
-            active.offer(None if frames is None else ReadySpan(frames, body))
+            active.offer(spans, last=last)
             self._changed.notify_all()
 
     def _fail(self, active: ActiveDelivery, error: ObjectCacheError) -> None:
@@ -238,22 +270,23 @@ class SenderSession:
             active.state.fail(error)
             self._changed.notify_all()
 
-    def _send(
-        self, stream: int, sock: socket.socket, active: ActiveDelivery, outgoing: Outgoing, body: Body | None
-    ) -> None:
-        """One frame, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
+    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
+        """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
         try:
-            at_hand = body or outgoing.hold()
+            at_hand = turn.hold()
         except ObjectCacheError as error:
             with self._changed:
-                active.state.unclaim(outgoing.wire_bytes)
+                active.state.unclaim(turn.wire_bytes)
             self._fail(active, error)
             return
         with at_hand:
-            if not self._begin(stream, active, outgoing.wire_bytes):
+            if not self._begin(stream, active, turn.wire_bytes):
                 return
-            send_all(sock, outgoing.head, more=True)
-            at_hand.send(sock)
+            start_s = time.monotonic()
+            for outgoing in turn.frames:
+                send_all(sock, outgoing.head, more=True)
+                at_hand.send(sock, outgoing.frame.data_bytes)
+            self._bytes_s[stream] = turn.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:

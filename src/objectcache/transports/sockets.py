@@ -6,13 +6,17 @@ import os
 import select
 import socket
 from contextlib import AbstractContextManager
+from struct import Struct
 from types import TracebackType
 
 from objectcache.errors import GatewayUnavailableError, IntegrityError
-from objectcache.stores import FileRange, ObjectReader
+from objectcache.stores import ObjectReader
 
 SEND_BYTES = 4 << 20
 """How much of a whole object is brought to hand at once."""
+
+WAKE_BYTES = 512 << 10
+"""How much must have arrived before a receiver of large pieces is woken."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -22,6 +26,15 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
     # What is queued in the kernel cannot be overtaken by a layer that is needed sooner.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
+
+
+_SO_MAX_PACING_RATE = 47
+_UNPACED = (1 << 64) - 1
+
+
+def pace(sock: socket.socket, bytes_s: int) -> None:
+    """The kernel sends at most so many bytes a second on a TCP connection, headers counted; 0: as many as it can."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, Struct("=Q").pack(bytes_s or _UNPACED))
 
 
 def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = False) -> None:
@@ -45,24 +58,34 @@ class Body(AbstractContextManager["Body"]):
         self._name = reader.info.name
         self._files = reader.files(offset, length)
         self._ranges = self._files.__enter__()
-        self._data = b""
+        self._at = self._used = 0
         if self._ranges is None:
             try:
-                self._data = reader.read(offset, length)
+                self._data = memoryview(reader.read(offset, length))
             except BaseException:
                 self.close()
                 raise
 
-    def send(self, sock: socket.socket) -> None:
-        """By sendfile where it can be. Raises OSError for the socket, IntegrityError for a file that is cut short."""
+    def send(self, sock: socket.socket, length: int) -> None:
+        """The next `length` bytes, by sendfile where it can be.
+
+        Raises OSError for the socket, IntegrityError for a file that is cut short.
+        """
         if self._ranges is None:
-            send_all(sock, self._data)
+            send_all(sock, self._data[self._used : self._used + length])
+            self._used += length
             return
-        for file in self._ranges:
-            sent = _send_file(sock, file)
-            if sent < file.length:
-                message = f"{self._name} is truncated: {sent} of {file.length} bytes of a range could be read"
+        while length:
+            file = self._ranges[self._at]
+            wanted = min(length, file.length - self._used)
+            sent = _send_file(sock, file.descriptor, file.offset + self._used, wanted)
+            if sent < wanted:
+                message = f"{self._name} is truncated: {sent} of {wanted} bytes of a range could be read"
                 raise IntegrityError(message, segment=self._name)
+            length -= wanted
+            self._used += wanted
+            if self._used == file.length:
+                self._at, self._used = self._at + 1, 0
 
     def close(self) -> None:
         self._files.__exit__(None, None, None)
@@ -85,16 +108,17 @@ def send_range(sock: socket.socket, reader: ObjectReader, offset: int, length: i
         if until > announced:
             reader.prefetch(announced, until - announced)
             announced = until
-        with Body(reader, at, min(SEND_BYTES, stop - at)) as body:
-            body.send(sock)
+        count = min(SEND_BYTES, stop - at)
+        with Body(reader, at, count) as body:
+            body.send(sock, count)
 
 
-def _send_file(sock: socket.socket, file: FileRange) -> int:
-    """How many bytes there were to send. Raises OSError."""
+def _send_file(sock: socket.socket, descriptor: int, offset: int, length: int) -> int:
+    """How many of `length` bytes there were to send. Raises OSError."""
     target, sent = sock.fileno(), 0
-    while sent < file.length:
+    while sent < length:
         try:
-            count = os.sendfile(target, file.descriptor, file.offset + sent, file.length - sent)
+            count = os.sendfile(target, descriptor, offset + sent, length - sent)
         except BlockingIOError:
             _wait(sock, select.POLLOUT)
             continue
@@ -115,9 +139,51 @@ def recv_exact(sock: socket.socket, out: memoryview) -> None:
             continue
         except OSError as error:
             raise GatewayUnavailableError(f"the data connection broke: {error}") from error
-        if count == 0:
-            raise GatewayUnavailableError("the data connection was closed by the other side")
-        got += count
+        got += _received(count)
+
+
+class PieceReceiver:
+    """Fills memory from a blocking socket, large pieces without being woken for every packet of them.
+
+    Waking a thread that sleeps costs more than copying what one packet brings, so the kernel is told how much to wait
+    for (SO_RCVLOWAT): never more than what is missing, which the sender has begun and will send.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._awaited = 1
+
+    def __call__(self, out: memoryview) -> None:
+        """Fill `out`. Raises GatewayUnavailableError when the peer hangs up before."""
+        sock, got, wanted = self._sock, 0, len(out)
+        try:
+            while wanted - got > WAKE_BYTES // 8:
+                # Polled for: recv itself, once it has part of it, would wait for as much again.
+                self._await(min(WAKE_BYTES, wanted - got))
+                self._poll.poll()
+                try:
+                    got += _received(sock.recv_into(out[got:], wanted - got, socket.MSG_DONTWAIT))
+                except BlockingIOError:
+                    continue
+            if got < wanted:
+                self._await(1)
+        except OSError as error:
+            raise GatewayUnavailableError(f"the data connection broke: {error}") from error
+        if got < wanted:
+            recv_exact(sock, out[got:])
+
+    def _await(self, count: int) -> None:
+        if count != self._awaited:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._awaited = count
+
+
+def _received(count: int) -> int:
+    if count == 0:
+        raise GatewayUnavailableError("the data connection was closed by the other side")
+    return count
 
 
 def _wait(sock: socket.socket, event: int) -> None:

@@ -17,6 +17,9 @@ from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
 from objectcache.transports.sockets import Body
 
+MAX_TURN_BYTES = 4 << 20
+"""More in one go would save nothing."""
+
 
 class Outgoing(NamedTuple):
     """`head` (frame header and further digests), then `frame.data_bytes` bytes of `reader` from `offset`."""
@@ -30,10 +33,14 @@ class Outgoing(NamedTuple):
     def wire_bytes(self) -> int:
         return len(self.head) + self.frame.data_bytes
 
-    def hold(self) -> Body:
-        """The frame's bytes, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
+    def continues(self, first: Outgoing, data_bytes: int) -> bool:
+        """Whether its bytes follow `data_bytes` from where those of `first` begin."""
+        return self.reader is first.reader and self.offset == first.offset + data_bytes
+
+    def hold(self, data_bytes: int) -> Body:
+        """`data_bytes` from its first on, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
         with _reading(self.reader.info.name):
-            return Body(self.reader, self.offset, self.frame.data_bytes)
+            return Body(self.reader, self.offset, data_bytes)
 
 
 @contextmanager
@@ -100,6 +107,15 @@ def _run_spans(
             )
             frames.append(Outgoing(frame, frame.encode() + extra, reader, base + at))
         yield frames
+
+
+def turn_bytes(plan: Plan, streams: int) -> int:
+    """What a stream may send in one go of this plan: so much that every stream has a part of each layer."""
+    geometry = plan.geometry
+    layer_bytes = min(
+        sum(geometry.layer_bytes(part, layer) for part in geometry.parts_of(layer)) for layer in geometry.order
+    )
+    return max(MAX_FRAME_BYTES, min(MAX_TURN_BYTES, layer_bytes // streams))
 
 
 def wire_bytes(plan: Plan) -> int:

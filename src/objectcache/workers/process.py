@@ -34,7 +34,7 @@ from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory import ClientMemory, MappedFiles, PlacingDelivery, PlacingSession
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import recv_exact, send_all, send_range, tune
-from objectcache.transports.source import Outgoing, spans_of
+from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.verifying import is_damaged
 from objectcache.workers.bodies import BodySpec
 from objectcache.workers.channel import BlockingChannel, Message
@@ -70,6 +70,7 @@ class Worker:
             "session": self._open_session,
             "share": self._share,
             "attach": self._attach,
+            "rate": self._rate,
             "end_session": self._end_session,
             "deliver": self._deliver,
             "respond": self._respond,
@@ -161,6 +162,12 @@ class Worker:
         else:
             listening.close()
 
+    def _rate(self, message: Message, fds: list[int]) -> None:
+        """Pace a session: `bytes_s` (0: not at all) of all its streams together, or of `stream`."""
+        session = self._sessions.get(message["session"])
+        if session is not None:
+            session.pace(message["bytes_s"], message.get("stream"))
+
     def _end_session(self, message: Message, fds: list[int]) -> None:
         with self._lock:
             session = self._sessions.pop(message["session"], None)
@@ -233,7 +240,8 @@ class Worker:
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             session.add(PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far))
         else:
-            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far))
+            turn = turn_bytes(plan, session.streams)
+            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn))
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])

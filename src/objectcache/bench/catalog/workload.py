@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from objectcache.bench.retrieve.settings import LLAMA_31_8B, ModelShape
 from objectcache.bench.retrieve.workload import PART, bench_namespace
+from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
 from objectcache.keys import KEY_BYTES, KeyChain, Namespace
 from objectcache.layout import DIGEST_BYTES
 from objectcache.logrecord import CommitEntry, LogRecord

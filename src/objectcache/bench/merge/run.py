@@ -31,13 +31,13 @@ from objectcache.bench.merge.rows import (
 from objectcache.bench.merge.settings import MergeSettings
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, interleaved, sample_row
-from objectcache.bench.retrieve.layerwise import open_client
-from objectcache.bench.retrieve.settings import RetrieveSettings
 from objectcache.bench.retrieve.workload import StoredPrefix, bench_namespace, random_chain, store_prefix
 from objectcache.cache.base import KVCache, RetrieveOptions
 from objectcache.cache.directory import OBJECTS, open_beside, open_directory
 from objectcache.cache.local import LocalCache
 from objectcache.cache.merging.merger import Merger
+from objectcache.client import ClientOptions, GatewayCache
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.stores import FileStore
 from objectcache.stores.latency import LatencyStore
 
@@ -126,13 +126,15 @@ class _Conversation(ExitStack):
     def __enter__(self) -> _Conversation:
         settings = self._settings
         gateway = self.enter_context(BenchGateway(self._directory / "gateway", {"merge_bytes_s": "0"}))
-        retrieving = RetrieveSettings(
-            contexts=(settings.chunks * settings.shape.chunk_tokens,),
-            pairs=settings.pairs,
-            quick=settings.quick,
-            shape=settings.shape,
+        layout = settings.shape.layout.shard(0, 0)
+        whole = PartShape(layout.layers, layout.slice_bytes, settings.chunks)
+        options = ClientOptions(
+            access_key=gateway.credentials.access_key,
+            secret_key=gateway.credentials.secret_key,
+            target="tcp",
+            buffer_bytes=DeliveryGeometry((whole,), layers_per_unit=1).total_bytes,
         )
-        client = open_client(gateway, retrieving)
+        client = GatewayCache(gateway.host, gateway.port, BUCKET, options)
         self.enter_context(client)
         for number, state in enumerate(STATES):
             self._progress.begin(f"storing: {state}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from objectcache.bench.result import MIN_PAIRS
-from objectcache.bench.retrieve.settings import LLAMA_31_8B, ModelShape
+from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
 from objectcache.errors import ConfigError
 
 SERVERS = ("nginx", "seaweedfs", "gateway")

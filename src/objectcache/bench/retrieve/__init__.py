@@ -2,6 +2,6 @@
 
 from objectcache.bench.retrieve.rows import BARS
 from objectcache.bench.retrieve.run import run_retrieve
-from objectcache.bench.retrieve.settings import LLAMA_31_8B, ModelShape, RetrieveSettings
+from objectcache.bench.retrieve.settings import RetrieveSettings
 
-__all__ = ["BARS", "LLAMA_31_8B", "ModelShape", "RetrieveSettings", "run_retrieve"]
+__all__ = ["BARS", "RetrieveSettings", "run_retrieve"]

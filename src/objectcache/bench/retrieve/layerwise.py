@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from objectcache.bench.gateway import BUCKET, BenchGateway
+from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.machine import child_pids, cpu_s
-from objectcache.bench.retrieve.settings import RetrieveSettings
 from objectcache.bench.retrieve.workload import StoredPrefix
 from objectcache.bench.transfer import Transfer
 from objectcache.cache.base import RetrieveOptions
 from objectcache.cache.retrieval import Retrieval
-from objectcache.client import ClientOptions, GatewayCache
-from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.client import GatewayCache
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,10 @@ class LayerwiseClient:
     prefix: StoredPrefix
     receiver_pids: frozenset[int] = frozenset()
 
-    def warmed(self, chunks: int, landed: Callable[[], None]) -> LayerwiseClient:
+    def warmed(self) -> LayerwiseClient:
         """Connected, with its memory written once, and what arrived checked against what was stored."""
         before = child_pids(os.getpid())
-        self.retrieve(chunks, self.prefix.check, landed)
+        self.retrieve(len(self.prefix.chain), self.prefix.check)
         started = child_pids(os.getpid()) - before
         return replace(self, receiver_pids=self.receiver_pids | started)
 
@@ -65,19 +63,3 @@ class LayerwiseClient:
 
     def _receiver_cpu_s(self) -> float:
         return time.process_time() + sum(map(cpu_s, self.receiver_pids))
-
-
-def open_client(gateway: BenchGateway, settings: RetrieveSettings) -> GatewayCache:
-    """A client whose pool holds one delivery of the longest context, so that each lands in the same memory."""
-    shard = settings.shape.layout.shard(0, 0)
-    longest = PartShape(shard.layers, shard.slice_bytes, settings.chunks(settings.contexts[-1]))
-    options = ClientOptions(
-        access_key=gateway.credentials.access_key,
-        secret_key=gateway.credentials.secret_key,
-        target=settings.target,
-        receiver=settings.receiver,
-        streams=settings.streams,
-        verify=settings.verify,
-        buffer_bytes=DeliveryGeometry((longest,), layers_per_unit=1).total_bytes,
-    )
-    return GatewayCache(gateway.host, gateway.port, BUCKET, options)

@@ -30,7 +30,7 @@ PLAN_STEPS = 4
 
 def planning_rows(settings: RetrieveSettings, directory: Path, measured: Callable[[], None]) -> list[Row]:
     """Milliseconds for a prefix of `plan_segments` segments, of which only the catalog knows."""
-    namespace = bench_namespace(settings.shape, settings.seed)
+    namespace = bench_namespace(settings.shapes[0], settings.seed)
     chunks = settings.plan_segments * settings.plan_segment_chunks
     chain = random_chain(namespace, chunks, settings.seed)
     catalog = Catalog.open(directory / "plan-catalog")

@@ -10,10 +10,10 @@ from objectcache.bench.retrieve.rows import FIRST_BYTE, LANDED
 
 
 def draw(result: BenchmarkResult, path: Path) -> None:
-    """Goodput of every measurement, when layers landed, and how time to first byte is distributed."""
+    """Ratios to the ceilings, when layers landed (the first shape), and how time to first byte is distributed."""
     figure = new_figure(result, 12, 8)
-    axes = figure.subplot_mosaic([["goodput", "goodput"], ["layers", "first byte"]])
-    draw_samples(axes["goodput"], [row for row in result.rows if row["unit"] == "GB/s"])
+    axes = figure.subplot_mosaic([["ratios", "ratios"], ["layers", "first byte"]])
+    draw_samples(axes["ratios"], [row for row in result.rows if row["unit"] == "ratio"])
     left, right = axes["layers"], axes["first byte"]
     for colour, row in zip(COLOURS, [row for row in result.rows if LANDED in row["name"]], strict=False):
         landed_ms = row["samples"]

@@ -8,7 +8,6 @@ from objectcache.bench.bars import Bar
 from objectcache.bench.result import Row, percentile, ratio_row, sample_row
 from objectcache.bench.transfer import Transfer
 
-RAW, LAYERWISE = "raw loop", "layerwise"
 RAW_BETWEEN = "raw loop between listings"
 RAW_LISTING, LAYERWISE_LISTING = "raw loop beside listings", "layerwise beside listings"
 FIRST_BYTE = "first byte"
@@ -16,33 +15,36 @@ LANDED = "layers landed"
 _MIB = 1 << 20
 
 BARS = (
-    Bar("goodput_ratio", 0.70),
-    Bar("goodput_ratio_busy", 0.55),
+    Bar("tcp_ratio", 0.75),
+    Bar("goodput_ratio", 0.80),
+    Bar("shm_ratio", 0.85),
+    Bar("goodput_ratio_busy", 0.70),
+    Bar("first_layer_factor", 1.3, at_most=True),
     Bar("plan_ms", 5.0, at_most=True),
     Bar("first_byte_ms", 1.5, at_most=True),
 )
 
 
-def transfer_rows(context: int, measured: Mapping[str, Sequence[Transfer]]) -> list[Row]:
-    """Rows of ways that were measured in turn, i-th beside i-th; `context` in tokens. `at_s` shows the order."""
+def transfer_rows(name: str, measured: Mapping[str, Sequence[Transfer]], about: Mapping[str, object]) -> list[Row]:
+    """Rows of ways that were measured in turn, i-th beside i-th, of what `name` says. `at_s` shows the order."""
     rows = []
     zero_s = min(t.started_s for transfers in measured.values() for t in transfers)
     for way, transfers in measured.items():
-        about = {"context_tokens": context, "payload_bytes": transfers[0].payload_bytes}
+        facts = {**about, "payload_bytes": transfers[0].payload_bytes}
         at_s = [t.started_s - zero_s for t in transfers]
         goodput = [t.goodput_gb_s for t in transfers]
-        rows.append(sample_row(_named(way, context), "GB/s", goodput, at_s=at_s, **about))
+        rows.append(sample_row(_named(way, name), "GB/s", goodput, at_s=at_s, **facts))
         cpu = {
             "sender": [t.sender_cpu_s_per_gb for t in transfers],
             "receiver": [t.receiver_cpu_s_per_gb for t in transfers],
         }
         for side, samples in cpu.items():
-            rows.append(sample_row(f"{_named(way, context)}: {side} CPU", "CPU s/GB", samples, **about))
+            rows.append(sample_row(f"{_named(way, name)}: {side} CPU", "CPU s/GB", samples, **facts))
         if all(t.landed_s for t in transfers):
-            rows += _layer_rows(_named(way, context), transfers, about)
+            rows += _layer_rows(_named(way, name), transfers, facts)
         served = [t.lists_per_s for t in transfers if t.lists_per_s is not None]
         if served:
-            rows.append(sample_row(f"{_named(way, context)}: listings served", "1/s", served, **about))
+            rows.append(sample_row(f"{_named(way, name)}: listings served", "1/s", served, **facts))
     return rows
 
 
@@ -52,16 +54,21 @@ def _layer_rows(name: str, transfers: Sequence[Transfer], about: Mapping[str, ob
     return [
         sample_row(f"{name}: request answered", "ms", answered_ms, **about),
         sample_row(f"{name}: first layer", "ms", [t.first_layer_ms for t in transfers], **about),
-        sample_row(f"{name}: first layer factor", "×", [t.first_layer_factor for t in transfers], **about),
         sample_row(f"{name}: {LANDED}, a median run", "ms", [at_s * 1e3 for at_s in middle.landed_s], **about),
     ]
 
 
-def ratio_of(context: int, rows: Sequence[Row], way: str, over: str) -> Row:
+def first_layer_row(name: str, way: str, transfers: Sequence[Transfer], first_byte_ms: float) -> Row:
+    """When the first layer landed, less the time to first byte, as a multiple of its share of the whole time."""
+    factors = [t.first_layer_factor(first_byte_ms / 1e3) for t in transfers]
+    return sample_row(f"{_named(way, name)}: first layer factor", "×", factors, first_byte_ms=first_byte_ms)
+
+
+def ratio_of(name: str, rows: Sequence[Row], way: str, over: str) -> Row:
     """Goodput of `way` over that of `over`, pair by pair."""
     found = {row["name"]: row for row in rows}
-    above, below = found[_named(way, context)], found[_named(over, context)]
-    return ratio_row(f"{way} / {over}, {tokens(context)}", above, below, context_tokens=context)
+    above, below = found[_named(way, name)], found[_named(over, name)]
+    return ratio_row(f"{way} / {over}, {name}", above, below)
 
 
 def memory_rows(samples: Mapping[str, Sequence[Mapping[str, int]]]) -> list[Row]:
@@ -87,9 +94,5 @@ def first_byte_row(streams: int, seconds: Sequence[float], **about: object) -> R
     return sample_row(name, "ms", times_ms, streams=streams, **shares, **about)
 
 
-def _named(way: str, context: int) -> str:
-    return f"{way}, {tokens(context)}"
-
-
-def tokens(context: int) -> str:
-    return f"{context // 1024}K" if context % 1024 == 0 else str(context)
+def _named(way: str, name: str) -> str:
+    return f"{way}, {name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,30 +15,30 @@ from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.listing import ListingLoad
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
-from objectcache.bench.raw_loop import RawLoop
-from objectcache.bench.result import BenchmarkResult, Row, interleaved
+from objectcache.bench.result import BenchmarkResult, interleaved
 from objectcache.bench.retrieve.first_byte import FirstByteClient
-from objectcache.bench.retrieve.layerwise import LayerwiseClient, open_client
+from objectcache.bench.retrieve.layerwise import LayerwiseClient
 from objectcache.bench.retrieve.planning import PLAN, PLAN_STEPS, planning_rows
 from objectcache.bench.retrieve.rows import (
-    LAYERWISE,
     LAYERWISE_LISTING,
-    RAW,
     RAW_BETWEEN,
     RAW_LISTING,
     first_byte_row,
+    first_layer_row,
     growth_mib,
     memory_rows,
     ratio_of,
-    tokens,
     transfer_rows,
 )
-from objectcache.bench.retrieve.settings import RetrieveSettings
-from objectcache.bench.retrieve.workload import StoredPrefix, bench_namespace, random_chain, store_prefix
+from objectcache.bench.retrieve.settings import RetrieveSettings, Sampled, tokens
+from objectcache.bench.retrieve.shared_memory import shared_memory_rows, shared_memory_steps
+from objectcache.bench.retrieve.subject import Subject, open_subject, store
+from objectcache.bench.retrieve.ways import LAYERWISE, RAW_LOOP, Retrieve, Way, comparisons
 from objectcache.bench.transfer import Transfer
-from objectcache.cache.base import KVCache
 
 PACKAGES = ("objectcache", "aiohttp", "lmdb", "msgpack", "numpy", "xxhash")
+REFERENCE_CONTEXT = 16384
+"""Of the first shape: what the figures that are one number are of, or the longest context up to it."""
 
 
 def run_retrieve(settings: RetrieveSettings, console: Console) -> BenchmarkResult:
@@ -47,118 +47,155 @@ def run_retrieve(settings: RetrieveSettings, console: Console) -> BenchmarkResul
         directory = stack.enter_context(_directory(settings.data))
         result = BenchmarkResult("retrieve", settings.to_dict(), describe_machine(directory, PACKAGES), settings.quick)
         progress = stack.enter_context(BenchmarkProgress(console, _steps(settings)))
-        gateway = stack.enter_context(BenchGateway(directory / "gateway"))
-        cache = open_client(gateway, settings)
-        stack.callback(cache.close)
-        run = _Run(settings, result, progress, gateway, directory)
-        prefix, small = run.store(cache)
-        client = run.warm(LayerwiseClient(cache, gateway, prefix))
-        run.first_byte(small)
-        run.plan()
-        raw = stack.enter_context(_raw_loop(gateway, prefix, settings))
-        run.goodput(client, raw)
-        run.goodput_beside_listings(client, raw)
+        run = _Run(settings, result, progress, directory)
+        for sampled in settings.samples():
+            with _directory(directory) as data:
+                progress.begin(f"{sampled.shape.key}: storing")
+                with open_subject(settings, sampled, data, progress.step) as subject:
+                    run.measure(subject)
         return result
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     settings: RetrieveSettings
     result: BenchmarkResult
     progress: BenchmarkProgress
-    gateway: BenchGateway
     directory: Path
+    _first_byte_ms: float = field(init=False, default=0.0)
 
-    def store(self, cache: KVCache) -> tuple[StoredPrefix, StoredPrefix]:
-        """The prefix that is retrieved, and the one in small segments."""
-        settings = self.settings
-        namespace = bench_namespace(settings.shape, settings.seed)
-        self.progress.begin("storing prefixes")
-        prefixes = []
-        for number, (context, segment_chunks) in enumerate(_stored(settings)):
-            seed = settings.seed + number
-            chain = random_chain(namespace, settings.chunks(context), seed)
-            prefixes.append(store_prefix(cache, namespace, chain, segment_chunks, seed, self.progress.step))
-        return prefixes[0], prefixes[1]
+    def measure(self, subject: Subject) -> None:
+        first = subject.sampled == self.settings.samples()[0]
+        if first:
+            self.memory(subject)
+            self.first_byte(subject)
+            self.plan()
+        compared = comparisons(self.settings)
+        ways = {way.name: way for pair in compared for way in (pair.ceiling, pair.way)}
+        with ExitStack() as stack:
+            opened = {name: self._open(stack, subject, way) for name, way in ways.items()}
+            for context in subject.sampled.contexts:
+                self.beside_ceilings(subject, opened, context)
+            if first:
+                self.beside_listings(subject, opened[LAYERWISE.name], opened[RAW_LOOP.name])
+        if first:
+            self.shared_memory(subject)
 
-    def warm(self, client: LayerwiseClient) -> LayerwiseClient:
-        """First retrievals, of every context: checked byte by byte, with an eye on the gateway's memory."""
+    def shared_memory(self, subject: Subject) -> None:
+        self.progress.begin(f"{subject.sampled.shape.key}: shared memory")
+        rows, ratios = shared_memory_rows(subject, self.progress.step)
+        self.result.rows += rows
+        self.result.summary["shm_ratio"] = ratios
+
+    def _open(self, stack: ExitStack, subject: Subject, way: Way) -> Retrieve:
+        self.progress.begin(f"{subject.sampled.shape.key}: {way.name}, first time")
+        retrieve = stack.enter_context(way.open(subject))
+        self.progress.step()
+        return retrieve
+
+    def memory(self, subject: Subject) -> None:
+        """Of the gateway, while every context is retrieved for the first time."""
         self.progress.begin("first retrievals, gateway memory")
-        samples = {"before": [self.gateway.anonymous_bytes()]}
-        for context in self.settings.contexts:
-            taken = samples.setdefault(f"during {tokens(context)}", [])
-            client = client.warmed(self.settings.chunks(context), partial(self._sample_memory, taken))
-            samples[f"after {tokens(context)}"] = [self.gateway.anonymous_bytes()]
-            self.progress.step()
+        gateway, shape = subject.gateway, subject.sampled.shape
+        samples = {"before": [gateway.anonymous_bytes()]}
+        cache = subject.client(verify="all")
+        try:
+            client = LayerwiseClient(cache, gateway, subject.prefix)
+            for context in subject.sampled.contexts:
+                taken = samples.setdefault(f"during {tokens(context)}", [])
+                sample = partial(_sample_memory, gateway, taken)
+                client.retrieve(shape.chunks(context), landed=sample)
+                samples[f"after {tokens(context)}"] = [gateway.anonymous_bytes()]
+                self.progress.step()
+        finally:
+            cache.close()
         self.result.rows += memory_rows(samples)
         self.result.summary["gateway_anon_growth_mib"] = growth_mib(samples)
-        return client
 
-    def _sample_memory(self, taken: list[dict[str, int]]) -> None:
-        taken.append(self.gateway.anonymous_bytes())
-
-    def first_byte(self, prefix: StoredPrefix) -> None:
+    def first_byte(self, subject: Subject) -> None:
+        settings, sampled = self.settings, subject.sampled
         self.progress.begin("time to first byte")
+        prefix = store(
+            subject.gateway,
+            settings,
+            sampled,
+            sampled.contexts[0],
+            settings.first_byte_segment_chunks,
+            settings.seed + 1,
+            self.progress.step,
+        )
         about = {"chunks": len(prefix.chain), "segments": len(prefix.headers)}
         rows = []
-        for streams in sorted({1, self.settings.streams}):
-            with FirstByteClient(self.gateway, prefix, streams) as client:
+        for streams in sorted({1, settings.streams}):
+            with FirstByteClient(subject.gateway, prefix, streams) as client:
                 client.measure()  # opens the segments
-                seconds = [client.measure() for _ in range(self.settings.first_byte_requests)]
+                seconds = [client.measure() for _ in range(settings.first_byte_requests)]
             rows.append(first_byte_row(streams, seconds, **about))
             self.progress.step()
         self.result.rows += rows
         self.result.summary["first_byte_ms"] = rows[0]["p50"]
+        self._first_byte_ms = rows[-1]["p50"]
 
     def plan(self) -> None:
         self.progress.begin("planning")
         self.result.rows += planning_rows(self.settings, self.directory, self.progress.step)
         self.result.summary["plan_ms"] = self.result.row(PLAN)["median"]
 
-    def goodput(self, client: LayerwiseClient, raw: RawLoop) -> None:
-        for index, context in enumerate(self.settings.contexts):
-            self.progress.begin(f"{tokens(context)}, beside the raw loop")
-            ways: dict[str, Callable[[], Transfer]] = {
-                RAW: partial(raw.run, index),
-                LAYERWISE: partial(client.retrieve, self.settings.chunks(context)),
-            }
-            rows = self._measure(context, ways)
-            ratio = ratio_of(context, rows, LAYERWISE, RAW)
-            self.result.rows += [*rows, ratio]
-            self.result.summary["goodput_ratio"] = ratio["median"]
+    def beside_ceilings(self, subject: Subject, opened: Mapping[str, Retrieve], context: int) -> None:
+        """Every way at one context, in turn with the ceilings."""
+        summary, sampled = self.result.summary, subject.sampled
+        name = sampled.name(context)
+        self.progress.begin(f"{name}, beside ceilings")
+        measured = self._in_turn({way: partial(retrieve, context) for way, retrieve in opened.items()})
+        rows = transfer_rows(name, measured, sampled.about | {"context_tokens": context})
+        for pair in comparisons(self.settings):
+            ratio = ratio_of(name, rows, pair.way.name, pair.ceiling.name)
+            rows.append(ratio)
+            summary.setdefault(pair.key, {})[name] = ratio["median"]
+        factor = first_layer_row(name, LAYERWISE.name, measured[LAYERWISE.name], self._first_byte_ms)
+        self.result.rows += [*rows, factor]
+        if (sampled, context) == _reference(self.settings):
+            summary["goodput_ratio"] = summary["tcp_ratio"][name]
+            summary["first_layer_factor"] = factor["median"]
 
-    def goodput_beside_listings(self, client: LayerwiseClient, raw: RawLoop) -> None:
-        """The longest context again, with the control process listing; the raw loop idle and beside the same load."""
-        settings = self.settings
-        context = settings.contexts[-1]
-        raw_loop = partial(raw.run, len(settings.contexts) - 1)
-        retrieve = partial(client.retrieve, settings.chunks(context))
+    def beside_listings(self, subject: Subject, retrieve: Retrieve, raw_loop: Retrieve) -> None:
+        """With the control process listing; the raw loop idle and beside the same load."""
+        sampled, context = _reference(self.settings)
+        name = sampled.name(context)
         self.progress.begin("storing objects to list")
-        with ListingLoad(self.gateway, settings.listed_objects) as load:
+        with ListingLoad(subject.gateway, self.settings.listed_objects) as load:
             self.progress.step()
-            self.progress.begin(f"{tokens(context)}, beside listings")
+            self.progress.begin(f"{name}, beside listings")
 
-            def beside(measure: Callable[[], Transfer]) -> Transfer:
-                transfer, lists_per_s = load.beside(measure)
+            def beside(measure: Retrieve) -> Transfer:
+                transfer, lists_per_s = load.beside(partial(measure, context))
                 return replace(transfer, lists_per_s=lists_per_s)
 
-            rows = self._measure(
-                context,
+            measured = self._in_turn(
                 {
-                    RAW_BETWEEN: raw_loop,
+                    RAW_BETWEEN: partial(raw_loop, context),
                     LAYERWISE_LISTING: partial(beside, retrieve),
                     RAW_LISTING: partial(beside, raw_loop),
-                },
+                }
             )
-        idle = ratio_of(context, rows, LAYERWISE_LISTING, RAW_BETWEEN)
-        loaded = ratio_of(context, rows, LAYERWISE_LISTING, RAW_LISTING)
+        rows = transfer_rows(name, measured, sampled.about | {"context_tokens": context})
+        idle = ratio_of(name, rows, LAYERWISE_LISTING, RAW_BETWEEN)
+        loaded = ratio_of(name, rows, LAYERWISE_LISTING, RAW_LISTING)
         self.result.rows += [*rows, idle, loaded]
         self.result.summary["goodput_ratio_busy"] = idle["median"]
         self.result.summary["goodput_ratio_busy_same_load"] = loaded["median"]
 
-    def _measure(self, context: int, ways: Mapping[str, Callable[[], Transfer]]) -> list[Row]:
-        measured = interleaved(ways, self.settings.pairs, lambda way: self.progress.step())
-        return transfer_rows(context, measured)
+    def _in_turn(self, ways: Mapping[str, Callable[[], Transfer]]) -> dict[str, list[Transfer]]:
+        return interleaved(ways, self.settings.pairs, lambda way: self.progress.step())
+
+
+def _sample_memory(gateway: BenchGateway, taken: list[dict[str, int]]) -> None:
+    taken.append(gateway.anonymous_bytes())
+
+
+def _reference(settings: RetrieveSettings) -> tuple[Sampled, int]:
+    first = settings.samples()[0]
+    return first, max((c for c in first.contexts if c <= REFERENCE_CONTEXT), default=first.contexts[0])
 
 
 @contextmanager
@@ -170,43 +207,14 @@ def _directory(parent: Path | None) -> Iterator[Path]:
         yield Path(made)
 
 
-@contextmanager
-def _raw_loop(gateway: BenchGateway, prefix: StoredPrefix, settings: RetrieveSettings) -> Iterator[RawLoop]:
-    """Over the very bytes that a retrieval of each context delivers, in the same order."""
-    with ExitStack() as stack:
-        store = stack.enter_context(gateway.open_store())
-        fds = []
-        for header in prefix.headers:
-            reader = stack.enter_context(store.open(header.name))
-            ranges = stack.enter_context(reader.files(0, header.total_bytes))
-            assert ranges is not None
-            fds.append(ranges[0].descriptor)
-        sets = []
-        for context in settings.contexts:
-            chunks = settings.chunks(context)
-            sets.append(
-                [
-                    (fd, header.geometry.slice_offset(position, 0), taken * header.slice_bytes[position])
-                    for position in range(settings.shape.num_layers)
-                    for fd, header in zip(fds, prefix.headers, strict=True)
-                    if (taken := min(header.num_chunks, chunks - header.depth)) > 0
-                ]
-            )
-        raw = stack.enter_context(RawLoop(sets, settings.connections))
-        raw.run(len(sets) - 1)  # its memory is written, as the client's is
-        yield raw
-
-
-def _stored(settings: RetrieveSettings) -> list[tuple[int, int]]:
-    """(context, chunks a segment) of the prefixes that are stored."""
-    return [
-        (settings.contexts[-1], settings.segment_chunks),
-        (settings.contexts[0], settings.first_byte_segment_chunks),
-    ]
-
-
 def _steps(settings: RetrieveSettings) -> int:
-    segments = sum(-(-settings.chunks(context) // size) for context, size in _stored(settings))
-    contexts = len(settings.contexts)
-    transfers = settings.pairs * (2 * contexts + 3)
-    return segments + contexts + len({1, settings.streams}) + PLAN_STEPS + 1 + transfers
+    samples = settings.samples()
+    compared = comparisons(settings)
+    ways = len({way.name for pair in compared for way in (pair.ceiling, pair.way)})
+    steps = len(samples[0].contexts) + len({1, settings.streams}) + PLAN_STEPS + 1 + 3 * settings.pairs
+    steps += -(-samples[0].shape.chunks(samples[0].contexts[0]) // settings.first_byte_segment_chunks)
+    steps += shared_memory_steps(settings)
+    for sampled in samples:
+        steps += -(-sampled.shape.chunks(sampled.contexts[-1]) // settings.segment_chunks)
+        steps += ways + ways * settings.pairs * len(sampled.contexts)
+    return steps

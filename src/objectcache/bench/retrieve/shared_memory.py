@@ -19,12 +19,11 @@ from types import TracebackType
 import numpy as np
 
 from objectcache.bench.errors import BenchmarkError
-from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.result import Row, interleaved
-from objectcache.bench.retrieve.layerwise import LayerwiseClient, open_client
+from objectcache.bench.retrieve.layerwise import LayerwiseClient
 from objectcache.bench.retrieve.rows import ratio_of, transfer_rows
 from objectcache.bench.retrieve.settings import RetrieveSettings
-from objectcache.bench.retrieve.workload import StoredPrefix
+from objectcache.bench.retrieve.subject import Subject
 from objectcache.bench.transfer import Transfer
 from objectcache.pages import FileWindow, populate
 from objectcache.transports.shared_memory.mapped_files import IDLE_S
@@ -45,19 +44,20 @@ class _Piece:
 
 
 class BareCopy(AbstractContextManager["BareCopy"]):
-    """The bytes of a prefix, into memory that is used again, by `threads` threads. `paths` are of its segments."""
+    """The bytes of a prefix, into memory that is used again, by as many threads as there are streams."""
 
-    def __init__(self, paths: list[Path], prefix: StoredPrefix, settings: RetrieveSettings) -> None:
-        self._prefix, self._settings = prefix, settings
+    def __init__(self, subject: Subject) -> None:
+        self._prefix, self._width = subject.prefix, subject.settings.streams
         self._stack = ExitStack()
+        prefix = subject.prefix
         try:
-            self._files = [os.open(path, os.O_RDONLY) for path in paths]
+            self._files = [os.open(path, os.O_RDONLY) for path in _paths(subject)]
             for file in self._files:
                 self._stack.callback(os.close, file)
             self._memory = memoryview(self._stack.enter_context(mmap.mmap(-1, prefix.payload_bytes)))
             self._stack.callback(self._memory.release)
             populate(self._memory)
-            self._threads = self._stack.enter_context(ThreadPoolExecutor(settings.streams, thread_name_prefix="copy"))
+            self._threads = self._stack.enter_context(ThreadPoolExecutor(self._width, thread_name_prefix="copy"))
         except BaseException:
             self._stack.close()
             raise
@@ -105,7 +105,7 @@ class BareCopy(AbstractContextManager["BareCopy"]):
 
     def _run(self, chunks: int, copy: Callable[[_Piece], None]) -> Transfer:
         pieces = list(self._pieces(chunks))
-        threads = self._settings.streams
+        threads = self._width
 
         def work(thread: int) -> None:
             for piece in pieces[thread::threads]:
@@ -121,7 +121,7 @@ class BareCopy(AbstractContextManager["BareCopy"]):
     def _pieces(self, chunks: int) -> Iterator[_Piece]:
         """Layer by layer, in the pieces in which a worker places them."""
         at = 0
-        for position in range(self._settings.shape.num_layers):
+        for position in range(len(self._prefix.headers[0].layers)):
             for file, header in enumerate(self._prefix.headers):
                 taken = min(header.num_chunks, chunks - header.depth)
                 if taken <= 0:
@@ -141,67 +141,64 @@ class BareCopy(AbstractContextManager["BareCopy"]):
 
 def shared_memory_steps(settings: RetrieveSettings) -> int:
     """How often `measured` is called."""
-    return settings.pairs * (3 * len(settings.contexts) + 2)
+    return settings.pairs * (3 * len(settings.samples()[0].contexts) + 2)
 
 
-def shared_memory_rows(
-    gateway: BenchGateway, prefix: StoredPrefix, settings: RetrieveSettings, measured: Callable[[], None]
-) -> tuple[list[Row], dict[str, float]]:
-    """Rows, and `shm_ratio`, of the longest context, for the summary. Raises ObjectCacheError."""
+def shared_memory_rows(subject: Subject, measured: Callable[[], None]) -> tuple[list[Row], dict[str, float]]:
+    """Rows of all contexts, and `shm_ratio` by shape and context. Raises ObjectCacheError."""
     rows: list[Row] = []
-    summary = {}
+    ratios = {}
+    shared = replace(subject, settings=replace(subject.settings, target="shm", receiver="threads"))
     with ExitStack() as stack:
-        bare = stack.enter_context(BareCopy(_paths(gateway, prefix), prefix, settings))
+        bare = stack.enter_context(BareCopy(subject))
         clients = {}
-        for way, verify in ((SHM, False), (SHM_VERIFIED, True)):
-            cache = open_client(gateway, replace(settings, target="shm", receiver="threads", verify=verify))
+        for way, verify in ((SHM, "off"), (SHM_VERIFIED, "all")):
+            cache = shared.client(verify=verify)
             stack.callback(cache.close)
-            client = LayerwiseClient(cache, gateway, prefix)
-            clients[way] = client.warmed(len(prefix.chain), lambda: None)
+            clients[way] = LayerwiseClient(cache, subject.gateway, subject.prefix).warmed()
         time.sleep(_UNMAPPED_S)
-        rows += _cold(settings, bare, clients[SHM_VERIFIED], measured)
+        rows += _cold(subject, bare, clients[SHM_VERIFIED], measured)
         with bare.mapped() as memcpy:
-            for context in settings.contexts:
-                chunks = settings.chunks(context)
+            for context in subject.sampled.contexts:
+                chunks = subject.sampled.shape.chunks(context)
                 for client in clients.values():
                     client.retrieve(chunks)  # the worker's mapping is warm, as ours is
                 ways: dict[str, Callable[[], Transfer]] = {MEMCPY: partial(memcpy, chunks)}
                 ways |= {way: partial(client.retrieve, chunks) for way, client in clients.items()}
-                found = _measured(settings, context, ways, measured)
-                rows += found
-                for way in clients:
-                    rows.append(ratio_of(context, found, way, MEMCPY))
-                    if way == SHM:
-                        summary["shm_ratio"] = rows[-1]["median"]
-    return rows, summary
+                found = _measured(subject, context, ways, measured)
+                name = subject.sampled.name(context)
+                compared = {way: ratio_of(name, found, way, MEMCPY) for way in clients}
+                rows += [*found, *compared.values()]
+                ratios[name] = compared[SHM]["median"]
+    return rows, ratios
 
 
-def _cold(
-    settings: RetrieveSettings, bare: BareCopy, client: LayerwiseClient, measured: Callable[[], None]
-) -> list[Row]:
-    context = settings.contexts[-1]
-    chunks = settings.chunks(context)
+def _cold(subject: Subject, bare: BareCopy, client: LayerwiseClient, measured: Callable[[], None]) -> list[Row]:
+    context = subject.sampled.contexts[-1]
+    chunks = subject.sampled.shape.chunks(context)
 
     def cold(run: Callable[[int], Transfer]) -> Transfer:
         bare.drop_cache()
         return run(chunks)
 
     ways = {DISK: partial(cold, bare.read), SHM_COLD: partial(cold, client.retrieve)}
-    rows = _measured(settings, context, ways, measured)
-    return [*rows, ratio_of(context, rows, SHM_COLD, DISK)]
+    rows = _measured(subject, context, ways, measured)
+    return [*rows, ratio_of(subject.sampled.name(context), rows, SHM_COLD, DISK)]
 
 
 def _measured(
-    settings: RetrieveSettings, context: int, ways: Mapping[str, Callable[[], Transfer]], measured: Callable[[], None]
+    subject: Subject, context: int, ways: Mapping[str, Callable[[], Transfer]], measured: Callable[[], None]
 ) -> list[Row]:
-    return transfer_rows(context, interleaved(ways, settings.pairs, lambda way: measured()))
+    transfers = interleaved(ways, subject.settings.pairs, lambda way: measured())
+    about = subject.sampled.about | {"context_tokens": context}
+    return transfer_rows(subject.sampled.name(context), transfers, about)
 
 
-def _paths(gateway: BenchGateway, prefix: StoredPrefix) -> list[Path]:
+def _paths(subject: Subject) -> list[Path]:
     """Files of the prefix's segments."""
-    with gateway.open_store() as store, ExitStack() as stack:
+    with subject.gateway.open_store() as store, ExitStack() as stack:
         paths = []
-        for header in prefix.headers:
+        for header in subject.prefix.headers:
             reader = stack.enter_context(store.open(header.name))
             ranges = stack.enter_context(reader.files(0, header.total_bytes))
             assert ranges is not None

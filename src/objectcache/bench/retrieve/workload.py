@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from objectcache.bench.errors import BenchmarkError
-from objectcache.bench.retrieve.settings import ModelShape
+from objectcache.bench.shapes import ModelShape
 from objectcache.cache.base import KVCache, PartId
 from objectcache.cache.retrieval import Retrieval
 from objectcache.keys import KeyChain, Namespace, chain_keys

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from objectcache.bench.errors import BenchmarkError
+from objectcache.bench.machine import child_pids, cpu_s
 from objectcache.bench.retrieve.workload import PART, bench_namespace, random_chain
 from objectcache.bench.store.compute import Compute
 from objectcache.bench.store.settings import StoreSettings

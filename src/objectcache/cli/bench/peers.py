@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from objectcache.bench.result import BenchmarkResult
-from objectcache.bench.retrieve.settings import LLAMA_31_8B
+from objectcache.bench.shapes import LLAMA_31_8B
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,

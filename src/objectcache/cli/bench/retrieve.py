@@ -12,11 +12,12 @@ from rich.console import Console
 
 from objectcache.bench.result import BenchmarkResult
 from objectcache.bench.retrieve import BARS, RetrieveSettings, run_retrieve
+from objectcache.bench.retrieve.settings import FULL_PAIRS
+from objectcache.bench.shapes import SHAPES, ModelShape
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
     JsonOption,
-    PairsOption,
     PlotOption,
     QuickOption,
     finish,
@@ -29,6 +30,7 @@ _QUICK_REQUESTS = 50
 
 
 class Target(StrEnum):
+    SHM = "shm"
     TCP = "tcp"
     HTTP = "http"
 
@@ -41,22 +43,29 @@ class Receiver(StrEnum):
 def command(
     json: JsonOption = None,
     plot: PlotOption = None,
-    target: Annotated[Target, typer.Option(help="Striped TCP connections, or the HTTP response.")] = Target.TCP,
+    target: Annotated[
+        Target, typer.Option(help="Shared memory, striped TCP connections, or the HTTP response.")
+    ] = Target.TCP,
     receiver: Annotated[
         Receiver, typer.Option(help="Receive in threads, or in a process on shared memory.")
     ] = Receiver.THREADS,
     streams: Annotated[int, typer.Option(help="Striped connections.", min=1)] = ClientOptions().streams,
+    shapes: Annotated[str | None, typer.Option(help="Shapes of KV.", show_default=",".join(SHAPES))] = None,
     contexts: Annotated[
-        str | None, typer.Option(help="Prefix lengths in tokens, e.g. 4096,16384.", show_default="4096,16384")
+        str | None, typer.Option(help="Prefix lengths in tokens.", show_default="4096,16384,65536")
     ] = None,
-    pairs: PairsOption = None,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", help="Pairs of measurements per ratio.", show_default=str(FULL_PAIRS))
+    ] = None,
     segment_chunks: Annotated[
         int, typer.Option(help="Chunks in a stored segment.", min=1)
     ] = RetrieveSettings().segment_chunks,
     data: Annotated[
         Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check digests on arrival.")] = True,
+    verify: Annotated[
+        str, typer.Option(help="Levels of checking digests on arrival that are measured: all, sampled, off.")
+    ] = ",".join(RetrieveSettings().verify),
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -66,17 +75,18 @@ def command(
 
       objectcache bench retrieve --json retrieve.json --plot retrieve.png
 
-      objectcache bench retrieve --quick --check
+      objectcache bench retrieve --shapes llama-8b --contexts 16384 --quick --check
     """
     require(plot is not None, "matplotlib", "--plot", "plot")
     defaults = RetrieveSettings()
     settings = RetrieveSettings(
+        shapes=_shapes(shapes) or (defaults.shapes[:1] if quick else defaults.shapes),
         contexts=_contexts(contexts) or (defaults.contexts[:1] if quick else defaults.contexts),
         pairs=pairs or (QUICK_PAIRS if quick else defaults.pairs),
         target=target.value,
         receiver=receiver.value,
         streams=streams,
-        verify=verify,
+        verify=tuple(verify.split(",")),
         segment_chunks=segment_chunks,
         data=data,
         quick=quick,
@@ -91,6 +101,15 @@ def _drawing() -> Callable[[BenchmarkResult, Path], None]:
     from objectcache.bench.retrieve.plot import draw
 
     return draw
+
+
+def _shapes(text: str | None) -> tuple[ModelShape, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(SHAPES[key] for key in text.split(","))
+    except KeyError as error:
+        raise ConfigError(f"--shapes takes some of {', '.join(SHAPES)}, got {text!r}") from error
 
 
 def _contexts(text: str | None) -> tuple[int, ...]:

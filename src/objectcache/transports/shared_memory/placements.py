@@ -44,9 +44,9 @@ class Placement(Outgoing):
 
     __slots__ = ()
 
-    def hold(self) -> PlacingBody:
+    def hold(self, data_bytes: int) -> PlacingBody:
         with _reading(self.reader.info.name):
-            return PlacingBody(self.reader, self.offset, self.frame.data_bytes)
+            return PlacingBody(self.reader, self.offset, data_bytes)
 
 
 def placements_of(

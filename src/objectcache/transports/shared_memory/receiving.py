@@ -72,7 +72,7 @@ class PlacedReceiver(Receiver):
             offset = expected.reception.place(stream, frame) if expected else None
         if expected is None or offset is None:
             return
-        wrong = self._first_wrong(expected, frame, digests, offset) if self._verify else None
+        wrong = self._first_wrong(expected, frame, digests, offset)
         error = None
         if wrong is not None:
             error = IntegrityError(
@@ -88,10 +88,13 @@ class PlacedReceiver(Receiver):
             self._settle(expected, unit)
 
     def _first_wrong(self, expected: Expected, frame: Frame, digests: bytes, offset: int) -> Frame | None:
-        """The first span that does not verify, as a DATA frame would tell of it."""
+        """The first span that is checked and does not verify, as a DATA frame would tell of it."""
+        first_layer = frame.layer == expected.first_layer
         per_digest = frame.span_offset if is_piece(frame) else frame.num_chunks
         size = frame.data_bytes // frame.num_chunks
         for at in range(0, frame.num_chunks, per_digest):
+            if not self._verify.wants(first_layer=first_layer):
+                continue
             count = min(per_digest, frame.num_chunks - at)
             span = frame._replace(first_chunk=frame.first_chunk + at, num_chunks=count)
             number = at // per_digest

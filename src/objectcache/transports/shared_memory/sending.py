@@ -15,12 +15,12 @@ from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import Frame
 from objectcache.layout import DeliveryGeometry
-from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.active import ActiveDelivery, Turn
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.shared_memory.memory import ClientMemory
 from objectcache.transports.shared_memory.placements import PlacingBody
-from objectcache.transports.sockets import Body, send_all
+from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing
 
 
@@ -81,7 +81,8 @@ class PlacingDelivery(ActiveDelivery):
         offset: int,
         far: bool = False,
     ) -> None:
-        super().__init__(delivery, epoch, state, spans, on_over, far=far)
+        # A placement is a turn by itself.
+        super().__init__(delivery, epoch, state, spans, on_over, far=far, turn_bytes=1)
         self._geometry = geometry
         self._offset = offset
 
@@ -109,14 +110,13 @@ class PlacingSession(SenderSession):
     def attach(self, stream: int, sock: socket.socket) -> bool:
         return super().attach(stream, PlacingSocket(sock))
 
-    def _send(
-        self, stream: int, sock: socket.socket, active: ActiveDelivery, outgoing: Outgoing, body: Body | None
-    ) -> None:
+    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """One placement, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
         assert isinstance(sock, PlacingSocket)
         assert isinstance(active, PlacingDelivery)
+        (outgoing,) = turn.frames
         try:
-            at_hand = body or outgoing.hold()
+            at_hand = turn.hold()
         except ObjectCacheError as error:
             with self._changed:
                 active.state.unclaim(outgoing.wire_bytes)
