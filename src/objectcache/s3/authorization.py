@@ -25,6 +25,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_EXPIRES_S = 7 * 24 * 3600
 _VERSION_2 = f"signature version 2 is not served, use {ALGORITHM}"
 _REGION = re.compile("[A-Za-z0-9_.-]{1,64}")
+_TIMESTAMP = re.compile("([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _PRESIGNED = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
 _QUERY_SIGNATURE = "X-Amz-Signature"
@@ -174,9 +175,10 @@ def _timestamp(sent: Pairs) -> str:
 
 def _time_s(timestamp: str, scope: _Scope, malformed: _Malformed) -> float:
     try:
-        if not re.fullmatch("[0-9]{8}T[0-9]{6}Z", timestamp):
+        found = _TIMESTAMP.fullmatch(timestamp)
+        if found is None:
             raise ValueError
-        time_s = datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        time_s = datetime(*map(int, found.groups()), tzinfo=UTC).timestamp()
     except ValueError:
         raise malformed(f"the date must read like 20130524T000000Z, not {timestamp!r}") from None
     if scope.day != timestamp[:8]:
