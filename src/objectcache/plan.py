@@ -14,6 +14,7 @@ from objectcache.layout import (
     PartShape,
     SegmentGeometry,
     Span,
+    delivery_geometry,
     segment_geometry,
 )
 from objectcache.segment import footer_bytes
@@ -25,8 +26,7 @@ UNIT_TARGET_BYTES = 4 << 20
 """The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
 
 
-@dataclass(frozen=True)
-class PlanRun:
+class PlanRun(NamedTuple):
     """Chunks [first, stop) of one segment; they land at chunk `at` of the part."""
 
     segment: str
@@ -87,7 +87,7 @@ class Plan:
         """`layers_per_unit` 0 chooses one. Raises DescriptorError when `from_layer` leaves nothing."""
         shapes = tuple(part.shape for part in parts)
         per_unit = layers_per_unit or choose_layers_per_unit(shapes)
-        geometry = DeliveryGeometry(shapes, per_unit)
+        geometry = delivery_geometry(shapes, per_unit)
         if from_layer > geometry.order[-1]:
             raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
         return cls(tuple(parts), per_unit, from_layer, geometry)
@@ -117,6 +117,8 @@ class Plan:
     @property
     def payload_bytes(self) -> int:
         geometry = self.geometry
+        if self.from_layer <= geometry.order[0]:
+            return geometry.payload_bytes
         return sum(
             geometry.layer_bytes(part, layer)
             for layer in geometry.order
@@ -161,19 +163,15 @@ class Plan:
         for part in data["parts"]:
             sizes = tuple(part["slice_bytes"])
             shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"])
-            runs = tuple(
-                PlanRun(
-                    name,
-                    segment_geometry(chunks, sizes, header),
-                    digests,
-                    leaf,
-                    first,
-                    stop,
-                    at,
-                )
-                for name, chunks, header, digests, leaf, first, stop, at in part["runs"]
-            )
-            parts.append(PlanPart(part["group"], part["shard"], shape, runs))
+            geometries: dict[tuple[int, int], SegmentGeometry] = {}  # by what differs between segments
+            runs = []
+            for name, chunks, header_bytes, digests, leaf, first, stop, at in part["runs"]:
+                geometry = geometries.get((chunks, header_bytes))
+                if geometry is None:
+                    geometry = segment_geometry(chunks, sizes, header_bytes)
+                    geometries[chunks, header_bytes] = geometry
+                runs.append(PlanRun(name, geometry, digests, leaf, first, stop, at))
+            parts.append(PlanPart(part["group"], part["shard"], shape, tuple(runs)))
         return cls.of(parts, data["layers_per_unit"], data["from_layer"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from objectcache.errors import LayoutError
 from objectcache.layout.stored import align_up
@@ -26,6 +27,12 @@ class PartShape:
             raise LayoutError("the layers of a part must ascend")
         if self.num_chunks < 1 or min(self.slice_bytes) < 1:
             raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
+
+
+@lru_cache(maxsize=64)
+def delivery_geometry(parts: tuple[PartShape, ...], layers_per_unit: int) -> DeliveryGeometry:
+    """The geometry, computed once: prefixes of one length are delivered alike. Raises as `DeliveryGeometry`."""
+    return DeliveryGeometry(parts, layers_per_unit)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from types import TracebackType
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.retrieve.workload import PART, StoredPrefix
+from objectcache.client.endpoint import answer
 from objectcache.client.http import GatewayHttp
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Frame, FrameType, decode_frame, hello_frame
@@ -115,11 +116,10 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
 
     def _send(self, method: str, resource: str, body: bytes) -> None:
         target = f"/{BUCKET}?{resource}"
-        headers = self._endpoint.headers(method, target, body)
-        self._control.request(method, target, body=body, headers=headers)
+        self._endpoint.send(self._control, method, target, body)
 
     def _answer(self) -> bytes:
-        response = self._control.getresponse()
+        response = answer(self._control, "POST")
         self._http.check(self._control, response)
         return response.read()
 
