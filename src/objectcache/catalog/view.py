@@ -10,6 +10,7 @@ import lmdb
 
 from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
 from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_suffix, unpack_place
+from objectcache.catalog.resolved import Asked, ResolvedRuns
 from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
 from objectcache.keys import KEY_BYTES, KeyChain
 
@@ -21,12 +22,16 @@ def accept_all(_: SegmentRecord) -> bool:
 
 
 class RecordCache:
-    """Decoded segment records, the most recently used. A record never changes while its id is there."""
+    """Decoded segment records, the most recently used. A record never changes while its id is there.
+
+    `resolved` are the latest answers that were made of them.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._records: OrderedDict[int, SegmentRecord] = OrderedDict()
+        self.resolved = ResolvedRuns()
 
     def get(self, id: int) -> SegmentRecord | None:
         with self._lock:
@@ -44,6 +49,7 @@ class RecordCache:
     def clear(self) -> None:
         with self._lock:
             self._records.clear()
+        self.resolved.clear()
 
 
 class CatalogView:
@@ -60,6 +66,7 @@ class CatalogView:
         dangling: Callable[[bytes, bytes], None] = lambda key, place: None,
     ) -> None:
         self._records = records
+        self._state = transaction.id()
         self._dangling = dangling
         self._chunks = transaction.cursor(environment.db(CHUNKS))
         self._segments = transaction.cursor(environment.db(SEGMENTS))
@@ -167,12 +174,22 @@ class CatalogView:
             missing -= 1
         return missing
 
-    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
+    def resolve(
+        self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int
+    ) -> tuple[Run, ...]:
         """Where chunks [first, stop) of the chain that ends in `leaf` are: from the leaf back through parents.
 
         Raises KeyNotFoundError for a chunk that is not stored (any more), NamespaceMismatchError when the leaf is of
         another namespace, DescriptorError when it is not chunk `stop - 1` of its chain.
         """
+        asked = Asked(namespace, group, shard, leaf, first, stop)
+        runs = self._records.resolved.get(asked, self._state)
+        if runs is None:
+            runs = tuple(self._resolve(namespace, group, shard, leaf, first, stop))
+            self._records.resolved.add(asked, self._state, runs)
+        return runs
+
+    def _resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
         if not 0 <= first < stop:
             raise DescriptorError(f"chunks [{first}, {stop}) are no range")
         suffix = part_suffix(group, shard)
