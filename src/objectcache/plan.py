@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
 
 from objectcache.errors import DescriptorError
 from objectcache.layout import (
@@ -17,6 +20,7 @@ from objectcache.layout import (
     delivery_geometry,
     segment_geometry,
 )
+from objectcache.recent import Recent
 from objectcache.segment import footer_bytes
 
 if TYPE_CHECKING:
@@ -49,10 +53,45 @@ class PlanRun(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanPart:
+    """`serial` names this very part among all that its process makes; 0: it has no name."""
+
     group: int
     shard: int
     shape: PartShape
     runs: tuple[PlanRun, ...]
+    serial: int = 0
+
+    @cached_property
+    def packed(self) -> bytes:
+        runs = [
+            (
+                run.segment,
+                run.geometry.num_chunks,
+                run.geometry.header_bytes,
+                run.packed_row_digests,
+                run.leaf,
+                run.first,
+                run.stop,
+                run.at,
+            )
+            for run in self.runs
+        ]
+        shape = self.shape
+        data: bytes = msgpack.packb((self.group, self.shard, shape.layers, shape.slice_bytes, shape.num_chunks, runs))
+        return data
+
+    @classmethod
+    def unpacked(cls, serial: int, data: bytes) -> PlanPart:
+        """The inverse of `packed`."""
+        group, shard, layers, sizes, num_chunks, packed_runs = msgpack.unpackb(data, use_list=False)
+        geometries: dict[tuple[int, int], SegmentGeometry] = {}  # by what differs between segments
+        runs = []
+        for name, chunks, header_bytes, digests, leaf, first, stop, at in packed_runs:
+            geometry = geometries.get((chunks, header_bytes))
+            if geometry is None:
+                geometry = geometries[chunks, header_bytes] = segment_geometry(chunks, sizes, header_bytes)
+            runs.append(PlanRun(name, geometry, digests, leaf, first, stop, at))
+        return cls(group, shard, PartShape(layers, sizes, num_chunks), tuple(runs), serial)
 
 
 class LayerRun(NamedTuple):
@@ -132,50 +171,24 @@ class Plan:
         return {
             "layers_per_unit": self.layers_per_unit,
             "from_layer": self.from_layer,
-            "parts": [
-                {
-                    "group": part.group,
-                    "shard": part.shard,
-                    "layers": part.shape.layers,
-                    "slice_bytes": part.shape.slice_bytes,
-                    "num_chunks": part.shape.num_chunks,
-                    "runs": [
-                        (
-                            run.segment,
-                            run.geometry.num_chunks,
-                            run.geometry.header_bytes,
-                            run.packed_row_digests,
-                            run.leaf,
-                            run.first,
-                            run.stop,
-                            run.at,
-                        )
-                        for run in part.runs
-                    ],
-                }
-                for part in self.parts
-            ],
+            "parts": [(part.serial, part.packed) for part in self.parts],
         }
 
     @classmethod
-    def from_wire(cls, data: dict[str, Any]) -> Plan:
+    def from_wire(cls, data: dict[str, Any], known: Recent[int, PlanPart] | None = None) -> Plan:
+        """`known` are parts that came before, and are not decoded again."""
         parts = []
-        for part in data["parts"]:
-            sizes = tuple(part["slice_bytes"])
-            shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"])
-            geometries: dict[tuple[int, int], SegmentGeometry] = {}  # by what differs between segments
-            runs = []
-            for name, chunks, header_bytes, digests, leaf, first, stop, at in part["runs"]:
-                geometry = geometries.get((chunks, header_bytes))
-                if geometry is None:
-                    geometry = segment_geometry(chunks, sizes, header_bytes)
-                    geometries[chunks, header_bytes] = geometry
-                runs.append(PlanRun(name, geometry, digests, leaf, first, stop, at))
-            parts.append(PlanPart(part["group"], part["shard"], shape, tuple(runs)))
+        for serial, packed in data["parts"]:
+            part = known.get(serial) if known is not None else None
+            if part is None:
+                part = PlanPart.unpacked(serial, packed)
+                if known is not None and serial:
+                    known.put(serial, part, len(part.runs))
+            parts.append(part)
         return cls.of(parts, data["layers_per_unit"], data["from_layer"])
 
 
-def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> PlanPart:
+def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run], serial: int = 0) -> PlanPart:
     """The part that `runs` (consecutive in the chain) make up."""
     planned, at = [], 0
     for run in runs:
@@ -192,7 +205,7 @@ def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> 
             )
         )
         at += run.stop - run.first
-    return PlanPart(group, shard, shape, tuple(planned))
+    return PlanPart(group, shard, shape, tuple(planned), serial)
 
 
 def choose_layers_per_unit(shapes: Sequence[PartShape]) -> int:

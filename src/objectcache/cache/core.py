@@ -18,15 +18,15 @@ from objectcache.cache.base import Lease, Match, PartId, UploadTicket, matched_p
 from objectcache.cache.eviction import evict
 from objectcache.cache.following import FAR, NEAR, Background, Following, Rhythm
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
+from objectcache.cache.planning import Planner
 from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
-from objectcache.catalog import Catalog, Follower, Run, match
+from objectcache.catalog import Catalog, Follower, match
 from objectcache.catalog.follower import publish_namespace, read_namespace
 from objectcache.commitlog import CommitEntry
-from objectcache.descriptor import Descriptor, DescriptorPart
+from objectcache.descriptor import Descriptor
 from objectcache.errors import (
     IntegrityError,
     InvalidObjectNameError,
-    KeyNotFoundError,
     NamespaceMismatchError,
     ObjectCacheError,
     ObjectNotFoundError,
@@ -37,7 +37,7 @@ from objectcache.errors import (
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import parse_segment_name
-from objectcache.plan import Plan, PlanPart, choose_layers_per_unit, plan_part
+from objectcache.plan import Plan, choose_layers_per_unit
 from objectcache.stores import Store, delete_all
 from objectcache.verifying import is_damaged
 
@@ -99,6 +99,7 @@ class CacheCore:
         self._lock = threading.Lock()  # leases, namespaces, finished uploads, reservations
         self._writing = threading.RLock()  # whoever appends to the log and applies it
         self._reconciler = Reconciler(store, catalog)
+        self._planner = Planner(catalog)
         self._reconciling = threading.Lock()
         self.snapshot_every_records = FAR_SNAPSHOT_EVERY_RECORDS if store.far else SNAPSHOT_EVERY_RECORDS
         self._snapshots = Background("snapshot", self._follow_failed)
@@ -227,20 +228,7 @@ class CacheCore:
         if descriptor.lease:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
-        with self.catalog.view() as view:
-            resolved = [
-                view.resolve(namespace.digest, part.group, part.shard, part.leaf, part.first, part.stop)
-                for part in descriptor.parts
-            ]
-        parts = [self._plan_part(part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
-        return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
-
-    @staticmethod
-    def _plan_part(part: DescriptorPart, runs: Sequence[Run]) -> PlanPart:
-        for run in runs:
-            if run.segment.layers != part.layers or run.segment.slice_bytes != part.slice_bytes:
-                raise KeyNotFoundError(f"segment {run.segment.name} is not laid out as its namespace says")
-        return plan_part(part.group, part.shard, part.shape, runs)
+        return self._planner.plan(descriptor)
 
     def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
         """Whether chunks [first, stop) of the chain that ends in `leaf` are all stored."""

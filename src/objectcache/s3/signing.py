@@ -74,7 +74,7 @@ def verify(signed: SignedRequest, secret_key: str | None, now_s: float) -> None:
     if secret_key is None:
         raise InvalidAccessKeyIdError(f"there is no access key {signed.access_key!r} here")
     _check_time(signed, now_s)
-    from objectcache.s3.sigv4 import Signer, sign, spellings
+    from objectcache.s3.sigv4 import sign
 
     quickly = sign(
         secret_key,
@@ -88,6 +88,8 @@ def verify(signed: SignedRequest, secret_key: str | None, now_s: float) -> None:
     )
     if hmac.compare_digest(quickly.signature, signed.signature):
         return
+    from objectcache.s3.sigv4 import Signer, spellings
+
     keys = Credentials(signed.access_key, secret_key)
     for path, query in spellings(signed.path, signed.query):
         signer = Signer(
