@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,6 +60,10 @@ class PlanPart:
     shape: PartShape
     runs: tuple[PlanRun, ...]
     serial: int = 0
+
+    @cached_property
+    def segment_bytes(self) -> Mapping[str, int]:
+        return {run.segment: run.total_bytes for run in self.runs}
 
     @cached_property
     def packed(self) -> bytes:
@@ -149,9 +153,11 @@ class Plan:
         return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
 
     @property
-    def segment_bytes(self) -> dict[str, int]:
+    def segment_bytes(self) -> Mapping[str, int]:
         """The size of each segment as an object, in the same order: whoever opens one need not ask for it."""
-        return {run.segment: run.total_bytes for part in self.parts for run in part.runs}
+        if len(self.parts) == 1:
+            return self.parts[0].segment_bytes
+        return {name: size for part in self.parts for name, size in part.segment_bytes.items()}
 
     @property
     def payload_bytes(self) -> int:

@@ -184,7 +184,8 @@ def _time_s(timestamp: str, scope: _Scope, malformed: _Malformed) -> float:
         found = _TIMESTAMP.fullmatch(timestamp)
         if found is None:
             raise ValueError
-        time_s = datetime(*map(int, found.groups()), tzinfo=UTC).timestamp()
+        year, month, day, hour, minute, second = map(int, found.groups())
+        time_s = datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
     except ValueError:
         raise malformed(f"the date must read like 20130524T000000Z, not {timestamp!r}") from None
     if scope.day != timestamp[:8]:
