@@ -22,6 +22,7 @@ from objectcache.cache.base import (
 from objectcache.cache.core import CacheCore
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.flights import Flights
 from objectcache.cache.reading import NearReading, close_all
 from objectcache.cache.requests import FIRST_REQUESTS
 from objectcache.cache.retrieval import Retrieval
@@ -51,6 +52,7 @@ class LocalCache(KVCache):
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
         self._scratch = Scratch()
+        self._flights = Flights()
 
     def request_counts(self) -> Mapping[str, int]:
         """Requests made to the store so far, by kind (`get`, `put`, `list`, …); empty where they cost nothing."""
@@ -87,7 +89,8 @@ class LocalCache(KVCache):
         told = {"on_gone": self.core.forget, "on_damage": self.core.suspect}
         reading: NearReading | FarReading
         if self.core.store.far:
-            reading = FarReading(plan, keys, readers, retrieval, destination, scratch=self._scratch, **told)
+            scratch, flights = self._scratch, self._flights
+            reading = FarReading(plan, keys, readers, retrieval, destination, scratch=scratch, flights=flights, **told)
         else:
             reading = NearReading(plan, keys, readers, retrieval, destination, **told)
         destination.begin(cancel=reading.cancel)
