@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 from objectcache.bench.errors import BenchmarkError
@@ -29,11 +30,11 @@ _TIMEOUT_S = 10.0
 
 
 class FirstByteClient(AbstractContextManager["FirstByteClient"]):
-    """A warm session of `streams` connections. Raises ObjectCacheError."""
+    """A warm session of `streams` connections; `signed` are its requests. Raises ObjectCacheError."""
 
-    def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int) -> None:
-        self._http = GatewayHttp(gateway.endpoint, timeout_s=_TIMEOUT_S)
-        self._endpoint = gateway.endpoint
+    def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int, *, signed: bool = True) -> None:
+        self._endpoint = gateway.endpoint if signed else replace(gateway.endpoint, credentials=None)
+        self._http = GatewayHttp(self._endpoint, timeout_s=_TIMEOUT_S)
         self._stack = ExitStack()
         self._stack.callback(self._http.close)
         self._prefix = prefix
@@ -63,28 +64,29 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         self._control = self._http.connect()
         self._stack.callback(self._control.close)
 
-    def measure(self) -> float:
-        """Seconds from sending a descriptor for the whole prefix to the first DATA frame's header in our hands."""
-        descriptor = self._descriptor()
+    def measure(self, first: int = 0, stop: int | None = None) -> float:
+        """Seconds from sending a descriptor for chunks [first, stop) of the prefix (default: all) to the first DATA
+        frame's header in our hands."""
+        descriptor = self._descriptor(first, len(self._prefix.chain) if stop is None else stop)
         data = descriptor.encode()
         start_s = time.perf_counter()
         self._send("POST", "kv-retrieve", data)
         ready = self._poll.poll(_TIMEOUT_S * 1e3)
         if not ready:
             raise BenchmarkError(f"no frame came within {_TIMEOUT_S:.0f} s")
-        first = self._sockets[ready[0][0]]
-        recv_exact(first, self._head)
+        came = self._sockets[ready[0][0]]
+        recv_exact(came, self._head)
         seconds = time.perf_counter() - start_s
         frame = decode_frame(self._head)
         if frame.type is not FrameType.DATA:
             raise BenchmarkError(f"the first frame is {frame.type.name}, not data")
-        self._finish(descriptor, first, frame)
+        self._finish(descriptor, came, frame)
         return seconds
 
-    def _descriptor(self) -> Descriptor:
+    def _descriptor(self, first: int, stop: int) -> Descriptor:
         prefix = self._prefix
         layout = prefix.namespace.layout
-        part = DescriptorPart.of(PART, 0, len(prefix.chain), prefix.chain[-1], layout)
+        part = DescriptorPart.of(PART, first, stop, prefix.chain[stop - 1], layout)
         # No frame is larger than this, whatever digests it brings.
         segment_chunks = prefix.headers[0].num_chunks
         data_bytes = min(MAX_FRAME_BYTES, segment_chunks * max(part.slice_bytes))

@@ -17,7 +17,7 @@ from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.raw_loop import RawLoop
 from objectcache.bench.result import BenchmarkResult, Row, interleaved
-from objectcache.bench.retrieve.first_byte import FirstByteClient
+from objectcache.bench.retrieve.first_byte_rows import FIRST_BYTE_STEPS, first_byte_rows, first_byte_summary
 from objectcache.bench.retrieve.layerwise import LayerwiseClient, open_client
 from objectcache.bench.retrieve.planning import PLAN, PLAN_STEPS, planning_rows
 from objectcache.bench.retrieve.rows import (
@@ -26,7 +26,6 @@ from objectcache.bench.retrieve.rows import (
     RAW,
     RAW_BETWEEN,
     RAW_LISTING,
-    first_byte_row,
     growth_mib,
     memory_rows,
     ratio_of,
@@ -99,16 +98,10 @@ class _Run:
 
     def first_byte(self, prefix: StoredPrefix) -> None:
         self.progress.begin("time to first byte")
-        about = {"chunks": len(prefix.chain), "segments": len(prefix.headers)}
-        rows = []
-        for streams in sorted({1, self.settings.streams}):
-            with FirstByteClient(self.gateway, prefix, streams) as client:
-                client.measure()  # opens the segments
-                seconds = [client.measure() for _ in range(self.settings.first_byte_requests)]
-            rows.append(first_byte_row(streams, seconds, **about))
-            self.progress.step()
+        settings = self.settings
+        rows = first_byte_rows(self.gateway, prefix, settings.streams, settings.first_byte_requests, self.progress.step)
         self.result.rows += rows
-        self.result.summary["first_byte_ms"] = rows[0]["p50"]
+        self.result.summary |= first_byte_summary(rows)
 
     def plan(self) -> None:
         self.progress.begin("planning")
@@ -209,4 +202,4 @@ def _steps(settings: RetrieveSettings) -> int:
     segments = sum(-(-settings.chunks(context) // size) for context, size in _stored(settings))
     contexts = len(settings.contexts)
     transfers = settings.pairs * (2 * contexts + 3)
-    return segments + contexts + len({1, settings.streams}) + PLAN_STEPS + 1 + transfers
+    return segments + contexts + FIRST_BYTE_STEPS + PLAN_STEPS + 1 + transfers
