@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
 
 from objectcache.errors import DescriptorError
 from objectcache.layout import (
@@ -15,9 +18,11 @@ from objectcache.layout import (
     PartShape,
     SegmentGeometry,
     Span,
+    delivery_geometry,
     segment_geometry,
 )
 from objectcache.names import segment_tag
+from objectcache.recent import Recent
 from objectcache.segment import footer_bytes
 
 if TYPE_CHECKING:
@@ -28,8 +33,7 @@ UNIT_TARGET_BYTES = 4 << 20
 """The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
 
 
-@dataclass(frozen=True)
-class PlanRun:
+class PlanRun(NamedTuple):
     """Chunks [first, stop) of one segment; they land at chunk `at` of the part."""
 
     segment: str
@@ -46,7 +50,7 @@ class PlanRun:
 
     def without(self, chunks: int) -> PlanRun:
         """This run without its first `chunks`."""
-        return replace(self, first=self.first + chunks, at=self.at + chunks) if chunks > 0 else self
+        return self._replace(first=self.first + chunks, at=self.at + chunks) if chunks > 0 else self
 
     @property
     def total_bytes(self) -> int:
@@ -56,10 +60,55 @@ class PlanRun:
 
 @dataclass(frozen=True)
 class PlanPart:
+    """`serial` names this very part among all that its process makes; 0: it has no name."""
+
     group: int
     shard: int
     shape: PartShape
     runs: tuple[PlanRun, ...]
+    serial: int = 0
+
+    @cached_property
+    def segment_bytes(self) -> Mapping[str, int]:
+        return {run.segment: run.total_bytes for run in self.runs}
+
+    @cached_property
+    def versions(self) -> Versions:
+        """Which segments the chunks are of."""
+        return tuple((run.stop - run.first, segment_tag(run.segment)) for run in self.runs)
+
+    @cached_property
+    def packed(self) -> bytes:
+        runs = [
+            (
+                run.segment,
+                run.geometry.num_chunks,
+                run.geometry.header_bytes,
+                run.packed_row_digests,
+                run.leaf,
+                run.first,
+                run.stop,
+                run.at,
+            )
+            for run in self.runs
+        ]
+        shape = self.shape
+        shaped = (shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
+        data: bytes = msgpack.packb((self.group, self.shard, *shaped, runs))
+        return data
+
+    @classmethod
+    def unpacked(cls, serial: int, data: bytes) -> PlanPart:
+        """The inverse of `packed`."""
+        group, shard, layers, sizes, num_chunks, held, packed_runs = msgpack.unpackb(data, use_list=False)
+        geometries: dict[tuple[int, int], SegmentGeometry] = {}  # by what differs between segments
+        runs = []
+        for name, chunks, header_bytes, digests, leaf, first, stop, at in packed_runs:
+            geometry = geometries.get((chunks, header_bytes))
+            if geometry is None:
+                geometry = geometries[chunks, header_bytes] = segment_geometry(chunks, sizes, header_bytes)
+            runs.append(PlanRun(name, geometry, digests, leaf, first, stop, at))
+        return cls(group, shard, PartShape(layers, sizes, num_chunks, held), tuple(runs), serial)
 
     def wanted_runs(self, layer: int) -> Sequence[PlanRun]:
         """The runs of `layer` without what the receiver holds."""
@@ -101,7 +150,7 @@ class Plan:
         """`layers_per_unit` 0 chooses one. Raises DescriptorError when `from_layer` leaves nothing."""
         shapes = tuple(part.shape for part in parts)
         per_unit = layers_per_unit or choose_layers_per_unit(shapes)
-        geometry = DeliveryGeometry(shapes, per_unit)
+        geometry = delivery_geometry(shapes, per_unit)
         if from_layer > geometry.order[-1]:
             raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
         plan = cls(tuple(parts), per_unit, from_layer, geometry)
@@ -124,9 +173,7 @@ class Plan:
     @property
     def versions(self) -> tuple[Versions, ...]:
         """For each part, which segments its chunks are of."""
-        return tuple(
-            tuple((run.stop - run.first, segment_tag(run.segment)) for run in part.runs) for part in self.parts
-        )
+        return tuple(part.versions for part in self.parts)
 
     @property
     def segments(self) -> list[str]:
@@ -134,13 +181,17 @@ class Plan:
         return list(dict.fromkeys(run.segment for part in self.parts for run in part.runs))
 
     @property
-    def segment_bytes(self) -> dict[str, int]:
+    def segment_bytes(self) -> Mapping[str, int]:
         """The size of each segment as an object, in the same order: whoever opens one need not ask for it."""
-        return {run.segment: run.total_bytes for part in self.parts for run in part.runs}
+        if len(self.parts) == 1:
+            return self.parts[0].segment_bytes
+        return {name: size for part in self.parts for name, size in part.segment_bytes.items()}
 
     @property
     def payload_bytes(self) -> int:
         geometry = self.geometry
+        if self.from_layer <= geometry.order[0] and not any(part.shape.held for part in self.parts):
+            return geometry.payload_bytes
         return sum(
             geometry.wanted_bytes(part, layer)
             for layer in geometry.order
@@ -182,56 +233,24 @@ class Plan:
         return {
             "layers_per_unit": self.layers_per_unit,
             "from_layer": self.from_layer,
-            "parts": [
-                {
-                    "group": part.group,
-                    "shard": part.shard,
-                    "layers": part.shape.layers,
-                    "slice_bytes": part.shape.slice_bytes,
-                    "num_chunks": part.shape.num_chunks,
-                    "held": part.shape.held,
-                    "runs": [
-                        (
-                            run.segment,
-                            run.geometry.num_chunks,
-                            run.geometry.header_bytes,
-                            run.packed_row_digests,
-                            run.leaf,
-                            run.first,
-                            run.stop,
-                            run.at,
-                        )
-                        for run in part.runs
-                    ],
-                }
-                for part in self.parts
-            ],
+            "parts": [(part.serial, part.packed) for part in self.parts],
         }
 
     @classmethod
-    def from_wire(cls, data: dict[str, Any]) -> Plan:
+    def from_wire(cls, data: dict[str, Any], known: Recent[int, PlanPart] | None = None) -> Plan:
+        """`known` are parts that came before, and are not decoded again."""
         parts = []
-        for part in data["parts"]:
-            sizes = tuple(part["slice_bytes"])
-            held = tuple((below, chunks) for below, chunks in part["held"])
-            shape = PartShape(tuple(part["layers"]), sizes, part["num_chunks"], held)
-            runs = tuple(
-                PlanRun(
-                    name,
-                    segment_geometry(chunks, sizes, header),
-                    digests,
-                    leaf,
-                    first,
-                    stop,
-                    at,
-                )
-                for name, chunks, header, digests, leaf, first, stop, at in part["runs"]
-            )
-            parts.append(PlanPart(part["group"], part["shard"], shape, runs))
+        for serial, packed in data["parts"]:
+            part = known.get(serial) if known is not None else None
+            if part is None:
+                part = PlanPart.unpacked(serial, packed)
+                if known is not None and serial:
+                    known.put(serial, part, len(part.runs))
+            parts.append(part)
         return cls.of(parts, data["layers_per_unit"], data["from_layer"])
 
 
-def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> PlanPart:
+def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run], serial: int = 0) -> PlanPart:
     """The part that `runs` (consecutive in the chain) make up."""
     planned, at = [], 0
     for run in runs:
@@ -248,7 +267,7 @@ def plan_part(group: int, shard: int, shape: PartShape, runs: Sequence[Run]) -> 
             )
         )
         at += run.stop - run.first
-    return PlanPart(group, shard, shape, tuple(planned))
+    return PlanPart(group, shard, shape, tuple(planned), serial)
 
 
 def same_versions(held: Versions, served: Versions) -> bool:

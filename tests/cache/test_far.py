@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,79 @@ def test_few_requests_are_begun_with_and_more_later(world: World) -> None:
         finally:
             permits.release(1000)
         check_delivery(retrieval, match)
+
+
+def test_retrievals_at_once_ask_once(world: World) -> None:
+    """All begin while nothing is answered. None waits for another's end: the last to begin is read first."""
+    world.namespace = new_namespace(flat_layout(3, 1 << 20))
+    chain = prompt(world.namespace, 8)
+    store_parts(world.cache, world.namespace, chain)
+    match = world.cache.match(world.namespace, chain)
+    go_on, last = threading.Event(), threading.Event()
+    requests = world.requests(match)
+
+    def hold(kind: str, name: str, offset: int) -> None:
+        (last if offset == requests[-1].begin else go_on).wait(30)
+
+    world.store.before = hold
+    world.counted()
+    with ExitStack() as stack:
+        retrievals = [stack.enter_context(world.cache.retrieve(match)) for _ in range(4)]
+        try:
+            go_on.set()
+            for retrieval in reversed(retrievals):  # although the first one's delivery has not ended
+                retrieval.wait(0)
+            assert not any(retrieval.complete for retrieval in retrievals)
+        finally:
+            go_on.set()
+            last.set()
+        for retrieval in retrievals:
+            check_delivery(retrieval, match)
+    assert world.counted() == {"get": len(requests)}
+
+
+def test_many_requests_of_retrievals_at_once_are_shared_too(world: World) -> None:
+    world.namespace = new_namespace(flat_layout(40, 1 << 20))
+    chain = prompt(world.namespace, 8)
+    store_parts(world.cache, world.namespace, chain)
+    match = world.cache.match(world.namespace, chain)
+    world.counted()
+    with world.cache.retrieve(match) as alone:
+        check_delivery(alone, match)
+    one = world.counted()["get"]
+    world.store.latency_s = 0.02
+    with ExitStack() as stack:
+        for retrieval in [stack.enter_context(world.cache.retrieve(match)) for _ in range(3)]:
+            check_delivery(retrieval, match)
+    assert one <= world.counted()["get"] < 2 * one, "and not three times as many"
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_waited_for_an_answer_that_failed_asks_itself(world: World, closes: bool) -> None:
+    store_parts(world.cache, world.namespace, world.chain)
+    match = world.cache.match(world.namespace, world.chain)
+    go_on, asked = threading.Event(), threading.Event()
+
+    def fails_once(kind: str, name: str, offset: int) -> None:
+        if not asked.is_set():
+            asked.set()
+            go_on.wait(30)
+            raise StoreUnavailableError("away")
+
+    world.store.before = fails_once
+    world.counted()
+    with world.cache.retrieve(match) as first:
+        assert asked.wait(30)
+        with world.cache.retrieve(match) as second:
+            if closes:
+                second.close()
+            go_on.set()
+            with pytest.raises(StoreUnavailableError):
+                first.wait(0)
+            if not closes:
+                check_delivery(second, match)
+    eventually(lambda: not world.cache.pool.usage().quarantined_bytes, "nothing writes a destination any more")
+    assert world.counted() == {"get": 1 if closes else 2}
 
 
 def test_closing_a_retrieval_ends_its_requests(world: World) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from objectcache.s3 import Credentials, parse_authorization
-from objectcache.s3.sigv4 import Signer
+from objectcache.s3.sigv4 import sign
 
 STREAMING = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 
@@ -38,8 +38,8 @@ def streaming_headers(key: Credentials, host: str, path: str, size_bytes: int) -
         "x-amz-content-sha256": STREAMING,
         "x-amz-decoded-content-length": str(size_bytes),
     }
-    signer = Signer(key, "us-east-1", stamp, "PUT", path, "", headers.items(), STREAMING)
-    return headers | {"Authorization": signer.authorization(signer.sign()), "Content-Encoding": "aws-chunked"}
+    made = sign(key.secret_key, "us-east-1", stamp, "PUT", path, "", headers.items(), STREAMING)
+    return headers | {"Authorization": made.authorization(key.access_key), "Content-Encoding": "aws-chunked"}
 
 
 def streaming_body(key: Credentials, path: str, headers: Mapping[str, str], chunks: Iterable[bytes]) -> bytes:

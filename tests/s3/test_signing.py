@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from objectcache.errors import (
     SignatureDoesNotMatchError,
 )
 from objectcache.s3 import Credentials, PayloadKind, sign_headers
+from objectcache.s3.sigv4 import Signer, sign, signing_key
 from tests.s3.examples import EXAMPLES, HOST, URL, check, example, parse, presign
 from tests.s3.wire import (
     ACCESS_KEY,
@@ -166,6 +168,42 @@ def test_what_the_client_signs_verifies(headers: dict[str, str], payload: bytes 
     signed = check(request, 1e9)
     assert set(headers) < dict(signed.headers).keys()
     assert signed.payload is (PayloadKind.UNSIGNED if payload is None else PayloadKind.HASH)
+
+
+# Names of any case do not occur: `lowered` has made them lower. Values are as HTTP brings them, or worse.
+NAMES = st.sampled_from(["host", "range", "x-amz-date", "x-amz-content-sha256", "x-kv-a", "x-kv-b", "content-type"])
+VALUES = st.text("aZ 09\t\u00a0,:;=é€\x1f", max_size=12)
+PARTS = st.text("aZ-_.~%2F+=!'()*/", max_size=12)
+
+
+@given(
+    method=st.sampled_from(["GET", "POST", "put"]),
+    path=PARTS,
+    query=st.lists(PARTS, max_size=4).map("&".join),
+    headers=st.lists(st.tuples(NAMES, VALUES), max_size=6),
+    payload=st.sampled_from(["UNSIGNED-PAYLOAD", "0" * 64]),
+    region=st.sampled_from(["us-east-1", "x"]),
+    secret=st.sampled_from([SECRET_KEY, "another"]),
+    timestamp=st.sampled_from([EXAMPLE_TIMESTAMP, "20260101T235959Z"]),
+)
+def test_what_is_computed_quickly_is_what_botocore_computes(
+    method: str,
+    path: str,
+    query: str,
+    headers: list[tuple[str, str]],
+    payload: str,
+    region: str,
+    secret: str,
+    timestamp: str,
+) -> None:
+    signer = Signer(Credentials("id", secret), region, timestamp, method, path, query, headers, payload)
+    made = sign(secret, region, timestamp, method, path, query, headers, payload)
+    assert (made.signed_headers, made.signature) == (";".join(sorted(dict(headers))), signer.sign())
+
+
+def test_a_day_has_a_key_of_its_own() -> None:
+    keys = {signing_key(*of) for of in itertools.product(["one", "two"], ["us-east-1", "x"], ["20260101", "20260102"])}
+    assert len(keys) == 8
 
 
 def test_the_client_leaves_unsigned_what_proxies_change() -> None:

@@ -26,7 +26,7 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
     """
 
     def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
-        self._data = data
+        self.data = data
         data.mkdir(parents=True, exist_ok=True)
         config = data / "gateway.toml"
         # JSON's strings are TOML's too.
@@ -66,7 +66,7 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
 
     def open_store(self) -> FileStore:
         """The bucket's objects as they lie on disk."""
-        return FileStore(self._data / BUCKET / OBJECTS)
+        return FileStore(self.data / BUCKET / OBJECTS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from objectcache.client.endpoint import Endpoint
+from objectcache.client.endpoint import Endpoint, answer
 from objectcache.s3 import Credentials
 
 _OBJECT_BYTES = 64
@@ -84,16 +84,11 @@ class _Load:
         self._ask(connection, "GET", f"/{self._bucket}?list-type=2", b"")
 
     def _ask(self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes) -> None:
-        headers = self._endpoint.headers(method, target, body)
-        connection.request(method, target, body=body or None, headers=headers)
-        _read(connection)
-
-
-def _read(connection: http.client.HTTPConnection) -> None:
-    response = connection.getresponse()
-    body = response.read()
-    if response.status != 200:
-        raise RefusedError(f"the gateway answered {response.status}: {body[:500]!r}")
+        self._endpoint.send(connection, method, target, body)
+        response = answer(connection, method)
+        answered = response.read()
+        if response.status != 200:
+            raise RefusedError(f"the gateway answered {response.status}: {answered[:500]!r}")
 
 
 def main() -> None:

@@ -20,9 +20,10 @@ from objectcache.cache.journal import Journal
 from objectcache.cache.leases import DEFAULT_TTL_S, LeaseTable
 from objectcache.cache.merging.fragments import Fragments
 from objectcache.cache.namespaces import NamespaceTable
+from objectcache.cache.planning import Planner
 from objectcache.cache.reconcile import VANISHED_AFTER_S, Findings, Reconciler
 from objectcache.cache.replacing import Replacing, record_bytes
-from objectcache.cache.resolving import is_covered, is_visible, resolve
+from objectcache.cache.resolving import is_covered, is_visible
 from objectcache.cache.room import Reservation, Room
 from objectcache.catalog import Catalog, match
 from objectcache.commitlog import CommitEntry
@@ -65,6 +66,7 @@ class CacheCore:
         self._lock = threading.Lock()  # leases, finished uploads
         self.replacing = Replacing(store, catalog, self.journal, self._leases, self._lock, self.reserve)
         self._reconciler = Reconciler(store, catalog)
+        self._planner = Planner(catalog)
         self._reconciling = threading.Lock()
         self._closing = False
 
@@ -151,7 +153,7 @@ class CacheCore:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
         self.replacing.planned(descriptor.deadline_s)
-        plan = resolve(self.catalog, descriptor)
+        plan = self._planner.plan(descriptor)
         self.reads.planned(plan)
         return plan
 

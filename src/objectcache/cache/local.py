@@ -24,6 +24,7 @@ from objectcache.cache.core import CacheCore
 from objectcache.cache.counters import MergeCounters, ReadCounters
 from objectcache.cache.destination import Destination
 from objectcache.cache.far_reading import REQUESTS_AT_ONCE, FarReading, Scratch
+from objectcache.cache.flights import Flights
 from objectcache.cache.landing import Landing
 from objectcache.cache.merging.background import BackgroundMerging
 from objectcache.cache.reading import NearReading, close_all
@@ -69,6 +70,7 @@ class LocalCache(KVCache):
         self._width = REQUESTS_AT_ONCE if core.store.far else READERS
         self._executor = ThreadPoolExecutor(self._width, thread_name_prefix="read")
         self._scratch = Scratch()
+        self._flights = Flights()
         core.reads.measured = core.store.far
         self._merging: BackgroundMerging | None = None
         if merge_bytes_s:
@@ -131,7 +133,14 @@ class LocalCache(KVCache):
         reading: NearReading | FarReading
         if self.core.store.far:
             reading = FarReading(
-                plan, keys, readers, landing, scratch=self._scratch, on_read=self.core.reads.read, **told
+                plan,
+                keys,
+                readers,
+                landing,
+                scratch=self._scratch,
+                flights=self._flights,
+                on_read=self.core.reads.read,
+                **told,
             )
         else:
             reading = NearReading(plan, keys, readers, landing, **told)

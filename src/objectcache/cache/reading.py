@@ -100,8 +100,12 @@ class Reading(ABC, Generic[T]):
         self._end()
 
     def _run(self, task: T) -> None:
+        self._do(lambda: self._read(task))
+
+    def _do(self, read: Callable[[], Iterator[tuple[int, int]]]) -> None:
+        """A task, in whichever way it is read, to its end."""
         try:
-            for unit, verified_bytes in self._read(task):
+            for unit, verified_bytes in read():
                 self._count(unit, verified_bytes)
         except ObjectCacheError as error:
             self.cancel()

@@ -99,7 +99,7 @@ class CatalogReading:
         with self.view() as view:
             return view.match_part(chain, group, shard)
 
-    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
+    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> tuple[Run, ...]:
         """Where chunks [first, stop) of the chain that ends in `leaf` are. Raises as `CatalogView.resolve`."""
         with self.view() as view:
             return view.resolve(namespace, group, shard, leaf, first, stop)

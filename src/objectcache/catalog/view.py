@@ -12,8 +12,12 @@ from objectcache.catalog.environment import CHUNKS, SEGMENTS, Environment
 from objectcache.catalog.records import Run, SegmentRecord, pack_id, pack_place, part_key, unpack_place
 from objectcache.errors import DescriptorError, KeyNotFoundError, NamespaceMismatchError
 from objectcache.keys import KEY_BYTES, KeyChain
+from objectcache.recent import Recent
 
 Accept = Callable[[SegmentRecord], bool]
+Asked = tuple[bytes, int, int, bytes, int, int]
+RESOLVED_RUNS = 8192
+"""Of all answers that are kept: a run is about 150 bytes, and keeps its segment's record, of 1 KB."""
 
 
 def accept_all(_: SegmentRecord) -> bool:
@@ -21,12 +25,16 @@ def accept_all(_: SegmentRecord) -> bool:
 
 
 class RecordCache:
-    """Decoded segment records, the most recently used. A record never changes while its id is there."""
+    """Decoded segment records, the most recently used. A record never changes while its id is there.
+
+    `resolved` are the latest answers of `CatalogView.resolve`, each with the state of the catalog that it is of.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._records: OrderedDict[int, SegmentRecord] = OrderedDict()
+        self.resolved: Recent[Asked, tuple[int, tuple[Run, ...]]] = Recent(RESOLVED_RUNS)
 
     def get(self, id: int) -> SegmentRecord | None:
         with self._lock:
@@ -44,6 +52,7 @@ class RecordCache:
     def clear(self) -> None:
         with self._lock:
             self._records.clear()
+        self.resolved.clear()
 
 
 class CatalogView:
@@ -61,6 +70,7 @@ class CatalogView:
         dangling: Callable[[bytes, bytes], None] = lambda part, entry: None,
     ) -> None:
         self._records = records
+        self._state = transaction.id()
         self._dangling = dangling
         self._chunks = transaction.cursor(environment.db(CHUNKS))
         self._segments = transaction.cursor(environment.db(SEGMENTS))
@@ -176,12 +186,21 @@ class CatalogView:
             missing -= 1
         return missing
 
-    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
+    def resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> tuple[Run, ...]:
         """Where chunks [first, stop) of the chain that ends in `leaf` are: from the leaf back through parents.
 
         Raises KeyNotFoundError for a chunk that is not stored (any more), NamespaceMismatchError when the leaf is of
         another namespace, DescriptorError when it is not chunk `stop - 1` of its chain.
         """
+        asked = (namespace, group, shard, leaf, first, stop)
+        known = self._records.resolved.get(asked)
+        if known is not None and known[0] == self._state:
+            return known[1]
+        runs = tuple(self._resolve(namespace, group, shard, leaf, first, stop))
+        self._records.resolved.put(asked, (self._state, runs), len(runs))
+        return runs
+
+    def _resolve(self, namespace: bytes, group: int, shard: int, leaf: bytes, first: int, stop: int) -> list[Run]:
         if not 0 <= first < stop:
             raise DescriptorError(f"chunks [{first}, {stop}) are no range")
         part = part_key(group, shard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from objectcache.errors import ConfigError
 from objectcache.s3 import Credentials, sign_headers
 
 _DEFAULT_PORTS = {False: 80, True: 443}
+_TARGET = re.compile("/[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,19 @@ class Endpoint:
             connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.server_name or self.host)
         return connection
 
+    def send(self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes = b"") -> None:
+        """A whole request, signed, in one go: http.client sends the body behind the head, and the gateway wakes twice.
+
+        `answer` has the response. Raises OSError, http.client.InvalidURL.
+        """
+        if not _TARGET.fullmatch(target):
+            raise http.client.InvalidURL(f"{target!r} cannot stand in a request line")
+        fields = self.headers(method, target, body)
+        if body or method not in ("GET", "HEAD", "DELETE"):
+            fields["Content-Length"] = str(len(body))
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        connection.sock.sendall("\r\n".join(lines).encode() + body)
+
     def headers(
         self, method: str, target: str, payload: bytes | None, more: Mapping[str, str] | None = None
     ) -> dict[str, str]:
@@ -53,6 +68,19 @@ class Endpoint:
     def _host_header(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.tls is not None] else f"{host}:{self.port}"
+
+
+def answer(connection: http.client.HTTPConnection, method: str) -> http.client.HTTPResponse:
+    """The head of the response to what `Endpoint.send` sent. Raises OSError, http.client.HTTPException."""
+    response = http.client.HTTPResponse(connection.sock, method=method)
+    try:
+        response.begin()
+    except BaseException:
+        response.close()
+        raise
+    if response.will_close:
+        connection.close()  # its socket stays open as long as the response reads from it
+    return response
 
 
 def find_credentials(access_key: str, secret_key: str) -> Credentials | None:

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from objectcache.client.breaker import Breaker
-from objectcache.client.endpoint import Endpoint
+from objectcache.client.endpoint import Endpoint, answer
 from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError
 from objectcache.s3 import parse_error
 
@@ -126,9 +126,8 @@ class GatewayHttp:
         timeout_s: float,
     ) -> http.client.HTTPResponse:
         connection.sock.settimeout(timeout_s)
-        headers = self.endpoint.headers(method, path, body)
-        connection.request(method, path, body=body or None, headers=headers)
-        return connection.getresponse()
+        self.endpoint.send(connection, method, path, body)
+        return answer(connection, method)
 
     def _no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:
         if isinstance(error, TimeoutError) and bound_s < self._timeout_s:

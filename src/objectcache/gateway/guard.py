@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,17 +76,24 @@ class Caller:
     async def checked_body(self, request: web.Request, *, checksums: bool = True) -> bytes:
         """A small body, whole. Raises what is wrong with it."""
         data = await request.read()
+        says_more = checksums and _says_of_body(request.headers)
+        if not says_more and self._is_plainly(data):
+            return data
         spec = BodySpec(
             decoded_length_bytes(request.headers) if self.payload.is_chunked else len(data),
             len(data),
             self.payload.is_chunked,
             self.signing,
-            announced_checksums(request.headers)
-            if checksums and _says_of_body(request.headers)
-            else AnnouncedChecksums(),
+            announced_checksums(request.headers) if says_more else AnnouncedChecksums(),
             self.content_sha256 if self.payload is PayloadKind.HASH else "",
         )
         return check_whole(data, spec)
+
+    def _is_plainly(self, data: bytes) -> bool:
+        """Whether a body as most are, with nothing around it, is what was signed."""
+        if self.payload is PayloadKind.HASH:
+            return sha256(data).hexdigest() == self.content_sha256.lower()
+        return self.payload is PayloadKind.UNSIGNED
 
 
 def _says_of_body(headers: Mapping[str, str]) -> bool:

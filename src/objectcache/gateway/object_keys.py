@@ -53,6 +53,8 @@ def prefix_of_key(prefix: str) -> str:
 
 def key_of_name(name: str) -> str:
     """The inverse of `name_of_key`."""
+    if " " not in name:  # nothing is written otherwise
+        return name
     return "/".join(map(_read, name.split("/")))
 
 

@@ -1,6 +1,6 @@
 """Shapes and byte sizes: of KV, of segments, of deliveries. The only place that does this arithmetic; no data here."""
 
-from objectcache.layout.delivered import DeliveryGeometry, PartShape
+from objectcache.layout.delivered import DeliveryGeometry, PartShape, delivery_geometry
 from objectcache.layout.model import (
     MAX_CHUNK_TOKENS,
     MAX_GROUPS,
@@ -46,6 +46,7 @@ __all__ = [
     "Span",
     "align_up",
     "attention_group",
+    "delivery_geometry",
     "piece_chunks",
     "pipeline_stages",
     "segment_geometry",

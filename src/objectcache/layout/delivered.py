@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from objectcache.errors import LayoutError
 from objectcache.layout.stored import align_up
@@ -40,6 +41,12 @@ class PartShape:
     def held_chunks(self, layer: int) -> int:
         """How many of the first chunks of `layer` are not sent."""
         return next((chunks for below, chunks in reversed(self.held) if layer < below), 0)
+
+
+@lru_cache(maxsize=64)
+def delivery_geometry(parts: tuple[PartShape, ...], layers_per_unit: int) -> DeliveryGeometry:
+    """The geometry, computed once: prefixes of one length are delivered alike. Raises as `DeliveryGeometry`."""
+    return DeliveryGeometry(parts, layers_per_unit)
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,14 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_EXPIRES_S = 7 * 24 * 3600
 _VERSION_2 = f"signature version 2 is not served, use {ALGORITHM}"
 _REGION = re.compile("[A-Za-z0-9_.-]{1,64}")
+_TIMESTAMP = re.compile("([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _PRESIGNED = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
 _QUERY_SIGNATURE = "X-Amz-Signature"
 # Of a request line they would let one canonical request look like another; HTTP parsers let none through.
 _NOT_IN_TARGET = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
+_SUBRESOURCE = re.compile("[a-z-]*")
+_SPELT_OUT = re.compile("[A-Za-z0-9/._-]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what was no UTF-8 in a header
 
 Pairs = list[tuple[str, str]]
@@ -51,6 +54,10 @@ def parse_authorization(method: str, raw_path: str, raw_query: str, headers: Map
     InvalidArgumentError, AccessDeniedError (something is sent, but not signed) and RequestError (signature version 2).
     """
     sent = lowered(headers)
+    if _SUBRESOURCE.fullmatch(raw_query) and _SPELT_OUT.fullmatch(raw_path):
+        # As most are: nothing in the query, and nothing that may not be there.
+        in_header = [value for name, value in sent if name == "authorization"]
+        return _from_header(method, raw_path, raw_query, sent, in_header) if in_header else None
     parts = [part.partition("=") for part in raw_query.split("&") if part]
     fields = [(unquote_plus(name), unquote_plus(value)) for name, _, value in parts]
     in_header = [value for name, value in sent if name == "authorization"]
@@ -174,9 +181,11 @@ def _timestamp(sent: Pairs) -> str:
 
 def _time_s(timestamp: str, scope: _Scope, malformed: _Malformed) -> float:
     try:
-        if not re.fullmatch("[0-9]{8}T[0-9]{6}Z", timestamp):
+        found = _TIMESTAMP.fullmatch(timestamp)
+        if found is None:
             raise ValueError
-        time_s = datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        year, month, day, hour, minute, second = map(int, found.groups())
+        time_s = datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
     except ValueError:
         raise malformed(f"the date must read like 20130524T000000Z, not {timestamp!r}") from None
     if scope.day != timestamp[:8]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from xml.etree import ElementTree
 from xml.parsers import expat
 from xml.sax.saxutils import escape
@@ -12,14 +14,20 @@ from xml.sax.saxutils import escape
 from objectcache.errors import MalformedXMLError, ObjectCacheError, error_from_code
 
 _UNPRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+_PLAIN = re.compile("[A-Za-z0-9 /_.:=+-]*")
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 def element(tag: str, value: str | int | bool) -> str:
     """`<tag>` around a value, escaped."""
-    text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-    return f"<{tag}>{escape(_printable(text))}</{tag}>"
+    content = ("true" if value else "false") if isinstance(value, bool) else str(value)
+    return f"<{tag}>{text(content)}</{tag}>"
+
+
+def text(value: str) -> str:
+    """`value` as it stands in an element, escaped."""
+    return value if _PLAIN.fullmatch(value) else escape(_printable(value))
 
 
 def group(tag: str, elements: Iterable[str]) -> str:
@@ -34,6 +42,11 @@ def document(tag: str, elements: Iterable[str]) -> bytes:
 
 def timestamp(time_s: float) -> str:
     """Unix time as S3 writes it in XML."""
+    return _timestamp(math.floor(time_s))
+
+
+@lru_cache(maxsize=4096)
+def _timestamp(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from objectcache.errors import ConfigError
@@ -103,7 +102,7 @@ class FileStore(Store):
         with translated(f"listing {prefix!r}"):
             for encoded, path in walk(self._objects, begin, after):
                 try:
-                    yield replace(info_of_path(encoded.decode(), path), metadata={})
+                    yield info_of_path(encoded.decode(), path, metadata=False)
                 except UnicodeDecodeError:  # a file that is not ours
                     continue
                 except OSError as error:

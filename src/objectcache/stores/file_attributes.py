@@ -40,12 +40,17 @@ def info_of_descriptor(name: str, descriptor: int) -> ObjectInfo:
     return _info(name, stat, _read(descriptor))
 
 
-def info_of_path(name: str, path: str) -> ObjectInfo:
-    """The same of a path, where another file may appear between two looks at it. Raises OSError."""
+def info_of_path(name: str, path: str, *, metadata: bool = True) -> ObjectInfo:
+    """The same of a path, where another file may appear between two looks at it. Raises OSError.
+
+    Without `metadata` that is left empty, as listings have it.
+    """
     for _ in range(_TRIES):
         stat, attributes = os.stat(path), _read(path)
         if not attributes or attributes[0] == stat.st_mtime_ns:
             break
+    if attributes and not metadata:
+        attributes[2] = {}
     return _info(name, stat, attributes)
 
 
@@ -63,5 +68,6 @@ def _read(file: int | str) -> list[Any]:
 
 def _info(name: str, stat: os.stat_result, attributes: list[Any]) -> ObjectInfo:
     _, etag, metadata = attributes or (0, "", {})
-    own = f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}"
-    return ObjectInfo(name, stat.st_size, stat.st_mtime, etag or own, metadata)
+    if not etag:
+        etag = f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}"
+    return ObjectInfo(name, stat.st_size, stat.st_mtime, etag, metadata)

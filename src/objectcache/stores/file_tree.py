@@ -25,6 +25,7 @@ from objectcache.stores.os_errors import ABSENT
 _PIECE_BYTES = 80
 _OBJECT, _MORE, _EMPTY_DIRECTORY = ".obj", ".more", ".dir"
 _PLAIN = re.compile(rb"[A-Za-z0-9_=-]*")
+_PLAIN_OBJECT = re.compile(r"[A-Za-z0-9_=-]{0,79}\.obj")
 _ENCODED = [chr(byte) if _PLAIN.fullmatch(bytes([byte])) and byte < 128 else f"%{byte:02X}" for byte in range(256)]
 
 
@@ -84,8 +85,11 @@ def _parse(entry: str) -> tuple[bytes, _Kind] | None:
     return (decoded, kind) if cut_right and _encode(decoded) == encoded else None
 
 
-def _entries(directory: str, begin: bytes) -> list[_Entry]:
-    """What `directory` holds, in order; `begin` is what the names in it begin with. Empty when it is gone."""
+def _entries(directory: str, begin: bytes, start_after: bytes | None = None) -> list[_Entry]:
+    """What `directory` holds, in order, but objects up to `start_after`; `begin` is what the names in it begin with.
+
+    Empty when it is gone.
+    """
     try:
         names = os.listdir(directory)
     except OSError as error:
@@ -94,6 +98,11 @@ def _entries(directory: str, begin: bytes) -> list[_Entry]:
         raise
     entries = []
     for name in names:
+        if _PLAIN_OBJECT.fullmatch(name):  # as most are: it says what it is
+            whole = begin + name[: -len(_OBJECT)].encode("ascii")
+            if start_after is None or whole > start_after:
+                entries.append(_Entry(whole, f"{directory}/{name}", _Kind.OBJECT))
+            continue
         parsed = _parse(name)
         if parsed is not None:
             decoded, kind = parsed
@@ -115,7 +124,7 @@ def walk(root: str, prefix: bytes = b"", start_after: bytes = b"") -> Iterator[t
 
     Reads one directory at a time, and none that lies wholly before `start_after`. Raises OSError.
     """
-    stack = [iter(_entries(*_start(root, prefix)))]
+    stack = [iter(_entries(*_start(root, prefix), start_after))]
     while stack:
         for name, path, kind in stack[-1]:
             if kind is _Kind.OBJECT:
@@ -124,7 +133,7 @@ def walk(root: str, prefix: bytes = b"", start_after: bytes = b"") -> Iterator[t
             elif (name.startswith(prefix) or prefix.startswith(name)) and (
                 name > start_after or start_after.startswith(name)
             ):
-                stack.append(iter(_entries(path, name)))
+                stack.append(iter(_entries(path, name, start_after)))
                 break
         else:
             stack.pop()

@@ -47,13 +47,13 @@ class OpenObjects:
         Raises SegmentGoneError, StoreError.
         """
         held: dict[str, _Opened] = {}
+        url = store.url
         with self._lock:
             try:
                 for name, size_bytes in sizes.items():
-                    entry = self._opened.get((store.url, name))
+                    entry = self._opened.get((url, name))
                     if entry is None:
-                        entry = _Opened(store.open(name, size_bytes=size_bytes))
-                        self._opened[store.url, name] = entry
+                        entry = self._opened[url, name] = _Opened(store.open(name, size_bytes=size_bytes))
                     entry.holders += 1
                     held[name] = entry
             except ObjectNotFoundError as error:
@@ -69,9 +69,10 @@ class OpenObjects:
             self._let_go(entries)
 
     def _let_go(self, entries: Iterable[_Opened]) -> None:
+        now_s = time.monotonic()
         for entry in entries:
             entry.holders -= 1
-            entry.idle_since_s = time.monotonic()
+            entry.idle_since_s = now_s
 
     def close_idle(self, now_s: float) -> None:
         """Close what nobody has held for IDLE_S."""

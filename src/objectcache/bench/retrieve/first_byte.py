@@ -12,11 +12,13 @@ import select
 import socket
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.retrieve.workload import PART, StoredPrefix
+from objectcache.client.endpoint import answer
 from objectcache.client.http import GatewayHttp
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Frame, FrameType, decode_frame, hello_frame
@@ -28,11 +30,11 @@ _TIMEOUT_S = 10.0
 
 
 class FirstByteClient(AbstractContextManager["FirstByteClient"]):
-    """A warm session of `streams` connections. Raises ObjectCacheError."""
+    """A warm session of `streams` connections; `signed` are its requests. Raises ObjectCacheError."""
 
-    def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int) -> None:
-        self._http = GatewayHttp(gateway.endpoint, timeout_s=_TIMEOUT_S)
-        self._endpoint = gateway.endpoint
+    def __init__(self, gateway: BenchGateway, prefix: StoredPrefix, streams: int, *, signed: bool = True) -> None:
+        self._endpoint = gateway.endpoint if signed else replace(gateway.endpoint, credentials=None)
+        self._http = GatewayHttp(self._endpoint, timeout_s=_TIMEOUT_S)
         self._stack = ExitStack()
         self._stack.callback(self._http.close)
         self._prefix = prefix
@@ -62,28 +64,29 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         self._control = self._http.connect()
         self._stack.callback(self._control.close)
 
-    def measure(self) -> float:
-        """Seconds from sending a descriptor for the whole prefix to the first DATA frame's header in our hands."""
-        descriptor = self._descriptor()
+    def measure(self, first: int = 0, stop: int | None = None) -> float:
+        """Seconds from sending a descriptor for chunks [first, stop) of the prefix (default: all) to the first DATA
+        frame's header in our hands."""
+        descriptor = self._descriptor(first, len(self._prefix.chain) if stop is None else stop)
         data = descriptor.encode()
         start_s = time.perf_counter()
         self._send("POST", "kv-retrieve", data)
         ready = self._poll.poll(_TIMEOUT_S * 1e3)
         if not ready:
             raise BenchmarkError(f"no frame came within {_TIMEOUT_S:.0f} s")
-        first = self._sockets[ready[0][0]]
-        recv_exact(first, self._head)
+        came = self._sockets[ready[0][0]]
+        recv_exact(came, self._head)
         seconds = time.perf_counter() - start_s
         frame = decode_frame(self._head)
         if frame.type is not FrameType.DATA:
             raise BenchmarkError(f"the first frame is {frame.type.name}, not data")
-        self._finish(descriptor, first, frame)
+        self._finish(descriptor, came, frame)
         return seconds
 
-    def _descriptor(self) -> Descriptor:
+    def _descriptor(self, first: int, stop: int) -> Descriptor:
         prefix = self._prefix
         layout = prefix.namespace.layout
-        part = DescriptorPart.of(PART, 0, len(prefix.chain), prefix.chain[-1], layout)
+        part = DescriptorPart.of(PART, first, stop, prefix.chain[stop - 1], layout)
         # No frame is larger than this, whatever digests it brings.
         segment_chunks = prefix.headers[0].num_chunks
         data_bytes = min(MAX_FRAME_BYTES, segment_chunks * max(part.slice_bytes))
@@ -115,11 +118,10 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
 
     def _send(self, method: str, resource: str, body: bytes) -> None:
         target = f"/{BUCKET}?{resource}"
-        headers = self._endpoint.headers(method, target, body)
-        self._control.request(method, target, body=body, headers=headers)
+        self._endpoint.send(self._control, method, target, body)
 
     def _answer(self) -> bytes:
-        response = self._control.getresponse()
+        response = answer(self._control, "POST")
         self._http.check(self._control, response)
         return response.read()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from objectcache.bench.plot import COLOURS, draw_samples, new_figure, save
 from objectcache.bench.result import BenchmarkResult
-from objectcache.bench.retrieve.rows import FIRST_BYTE, LANDED
+from objectcache.bench.retrieve.first_byte_rows import FIRST_BYTE
+from objectcache.bench.retrieve.rows import LANDED
 
 
 def draw(result: BenchmarkResult, path: Path) -> None:

@@ -16,14 +16,13 @@ from objectcache.bench.listing import ListingLoad
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, interleaved
-from objectcache.bench.retrieve.first_byte import FirstByteClient
+from objectcache.bench.retrieve.first_byte_rows import FIRST_BYTE_STEPS, first_byte_rows, first_byte_summary
 from objectcache.bench.retrieve.layerwise import LayerwiseClient
 from objectcache.bench.retrieve.planning import PLAN, PLAN_STEPS, planning_rows
 from objectcache.bench.retrieve.rows import (
     LAYERWISE_LISTING,
     RAW_BETWEEN,
     RAW_LISTING,
-    first_byte_row,
     first_layer_row,
     growth_mib,
     memory_rows,
@@ -124,17 +123,12 @@ class _Run:
             settings.seed + 1,
             self.progress.step,
         )
-        about = {"chunks": len(prefix.chain), "segments": len(prefix.headers)}
-        rows = []
-        for streams in sorted({1, settings.streams}):
-            with FirstByteClient(subject.gateway, prefix, streams) as client:
-                client.measure()  # opens the segments
-                seconds = [client.measure() for _ in range(settings.first_byte_requests)]
-            rows.append(first_byte_row(streams, seconds, **about))
-            self.progress.step()
+        requests = settings.first_byte_requests
+        rows = first_byte_rows(subject.gateway, prefix, settings.streams, requests, self.progress.step)
         self.result.rows += rows
-        self.result.summary["first_byte_ms"] = rows[0]["p50"]
-        self._first_byte_ms = rows[-1]["p50"]
+        self.result.summary |= first_byte_summary(rows)
+        striped = f"first byte, {settings.streams} connections"
+        self._first_byte_ms = next(row["p50"] for row in rows if row["name"] == striped)
 
     def plan(self) -> None:
         self.progress.begin("planning")
@@ -211,7 +205,7 @@ def _steps(settings: RetrieveSettings) -> int:
     samples = settings.samples()
     compared = comparisons(settings)
     ways = len({way.name for pair in compared for way in (pair.ceiling, pair.way)})
-    steps = len(samples[0].contexts) + len({1, settings.streams}) + PLAN_STEPS + 1 + 3 * settings.pairs
+    steps = len(samples[0].contexts) + FIRST_BYTE_STEPS + PLAN_STEPS + 1 + 3 * settings.pairs
     steps += -(-samples[0].shape.chunks(samples[0].contexts[0]) // settings.first_byte_segment_chunks)
     steps += shared_memory_steps(settings)
     for sampled in samples:

@@ -1,0 +1,57 @@
+"""From a descriptor to a plan: what is resolved is made into parts once, as long as the catalog stays as it is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from objectcache.catalog import Catalog, Run
+from objectcache.descriptor import Descriptor, DescriptorPart
+from objectcache.errors import HeldVersionError, KeyNotFoundError
+from objectcache.plan import Plan, PlanPart, plan_part, same_versions
+from objectcache.recent import Recent
+
+KEPT_RUNS = 8192
+"""Over all parts that are kept, 1 KB each."""
+
+
+class Planner:
+    """Over one catalog. Thread-safe."""
+
+    _serials = itertools.count(1)  # of all planners of the process: parts are told apart by it
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._parts: Recent[tuple[bytes, DescriptorPart], tuple[tuple[Run, ...], PlanPart]] = Recent(KEPT_RUNS)
+
+    def plan(self, descriptor: Descriptor) -> Plan:
+        """What to send for a descriptor whose layout is right. Nothing is read.
+
+        Raises NamespaceMismatchError, DescriptorError, KeyNotFoundError; HeldVersionError where what the client holds
+        is of other segments.
+        """
+        namespace = descriptor.namespace
+        with self._catalog.view() as view:
+            resolved = [
+                view.resolve(namespace, part.group, part.shard, part.leaf, part.first, part.stop)
+                for part in descriptor.parts
+            ]
+        parts = [self._part(namespace, part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
+        return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
+
+    def _part(self, namespace: bytes, part: DescriptorPart, runs: tuple[Run, ...]) -> PlanPart:
+        kept = self._parts.get((namespace, part))
+        if kept is not None and kept[0] is runs:  # the very answer that it was made of
+            return kept[1]
+        _check(part, runs)
+        made = plan_part(part.group, part.shard, part.shape, runs, next(self._serials))
+        if part.held and not same_versions(part.versions, made.versions):
+            raise HeldVersionError("what the client holds is of segments that were replaced since")
+        self._parts.put((namespace, part), (runs, made), len(runs))
+        return made
+
+
+def _check(part: DescriptorPart, runs: Sequence[Run]) -> None:
+    for run in runs:
+        if run.segment.layers != part.layers or run.segment.slice_bytes != part.slice_bytes:
+            raise KeyNotFoundError(f"segment {run.segment.name} is not laid out as its namespace says")
