@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 
@@ -71,6 +72,16 @@ def test_what_is_dropped_is_free() -> None:
     assert (source.copied, told) == (True, ["free"])
     with pytest.raises(ObjectCacheError):
         source.copy_into(memoryview(bytearray(expected)))
+
+
+def test_what_is_forgotten_is_free() -> None:
+    cache, _ = filled("kv")
+    told: list[str] = []
+    source = DeviceSaver("cpu").source(cache.place, on_copied=lambda: told.append("free"))
+    assert told == []
+    del source
+    gc.collect()
+    assert told == ["free"]
 
 
 def test_a_failing_copy_frees_the_place_and_is_ours() -> None:

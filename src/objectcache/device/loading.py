@@ -59,8 +59,8 @@ class DeviceLoader:
         self._lock = threading.Lock()
 
     def load(self, retrieval: Retrieval, places: Places, *, idle: bool = False, stream: Any = None) -> DeviceRetrieval:
-        """Put every layer of `retrieval` in its place as it lands. It is the loader's from here on, and closed when all
-        are copied.
+        """Put every layer of `retrieval` in its place as it lands. It is the loader's from here on, which closes it
+        when all are copied.
 
         Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
         still use the places. `idle` says that nothing does: layers come beside that work, and `wait` does not keep the

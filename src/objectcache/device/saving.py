@@ -49,8 +49,8 @@ class DeviceSaver:
     ) -> DeviceLayerSource:
         """`place` as it is when what `stream` (default: the current one) holds by now is done.
 
-        Must not be written until `on_copied` was called, which happens once, in whatever thread. Raises LayoutError for
-        a place on another device.
+        Must not be written until `on_copied` was called, which happens once, in whatever thread: when it was copied,
+        dropped, or forgotten. Raises LayoutError for a place on another device.
         """
         if place.device != self.device:
             raise LayoutError(f"the place is on {place.device}, not on {self.device}")
@@ -154,6 +154,10 @@ class DeviceLayerSource:
         """It will not be copied. Harmless afterwards; waits for a copy under way."""
         with self._lock:
             self._finish()
+
+    def __del__(self) -> None:
+        # Whoever stores may give a layer up by just forgetting it; the engine waits for its blocks all the same.
+        self._finish()
 
     def _finish(self) -> None:
         if self._place is not None:
