@@ -253,19 +253,15 @@ class CacheCore:
         freed = self.replacing.make_room(wanted_bytes)
         if freed >= wanted_bytes:
             return freed
-        pinned = self.pinned()
+        with self._lock:
+            self._leases.expire(time.monotonic())
+            pinned = self._leases.pinned
         with self.journal.writing:
             chosen = evict(self.catalog.eviction_order(pinned), wanted_bytes - freed)
             if chosen:
                 self.journal.remove(tuple(segment.name for segment in chosen))
                 self.counters.evicted += len(chosen)
         return freed + sum(segment.total_bytes for segment in chosen)
-
-    def pinned(self) -> frozenset[int]:
-        """Ids of segments that leases pin."""
-        with self._lock:
-            self._leases.expire(time.monotonic())
-            return self._leases.pinned
 
     def suspect(self, name: str) -> None:
         """A segment that was read is not what its digests say: forget it.

@@ -27,6 +27,8 @@ from objectcache.stores import ObjectReader, Store
 
 WINDOW_BYTES = 32 << 20
 """About what is read of all segments before it is written. Consecutive layers of a segment are one range."""
+FAR_WINDOW_BYTES = 4 * WINDOW_BYTES
+"""Where each range is a request."""
 
 
 class JoinStoppedError(ObjectCacheError):
@@ -96,7 +98,7 @@ def join(store: Store, order: JoinOrder, pace: Callable[[int], None] = lambda re
         header = joined_header(order.name, [part.header for part in parts])
         with store.upload(header.name, size_bytes=header.total_bytes, if_absent=True) as upload:
             writer = SegmentWriter(header, upload.write)
-            for first, stop in _windows(header):
+            for first, stop in _windows(header, FAR_WINDOW_BYTES if store.far else WINDOW_BYTES):
                 for part in parts:
                     part.announce(first, stop)
                 for part in parts:
@@ -130,12 +132,12 @@ def _kind(header: SegmentHeader) -> tuple[bytes, int, int, int, tuple[int, ...],
     return (header.namespace, header.group, header.shard, header.chunk_tokens, header.layers, header.slice_bytes)
 
 
-def _windows(header: SegmentHeader) -> Iterator[tuple[int, int]]:
+def _windows(header: SegmentHeader, window_bytes: int) -> Iterator[tuple[int, int]]:
     """Positions [first, stop) of layers that are read together."""
     first = held_bytes = 0
     for position in range(len(header.layers)):
         size = header.geometry.layer_bytes(position)
-        if position > first and held_bytes + size > WINDOW_BYTES:
+        if position > first and held_bytes + size > window_bytes:
             yield first, position
             first, held_bytes = position, 0
         held_bytes += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -105,6 +106,22 @@ def test_others_learn_of_it_from_the_log(world: World) -> None:
     assert visible(other) == visible(cache)
     assert len(visible(other)) == 1
     assert world.matched(other, chain) == len(chain)
+
+
+def test_what_it_costs_where_requests_do(world: World) -> None:
+    """A header and one range of each segment, a PUT for the new one, a PUT for the record, a DELETE for each old one;
+    and that the name is free, and the log."""
+    far = LatencyStore(world.objects)
+    cache = world.open(lambda _: far)
+    world.conversation(cache, TURNS)
+    merger = Merger(cache.core, LIMITS)
+    (run,) = merger.find_all().runs
+    before = Counter(far.request_counts())
+    assert merger.merge(run)
+    cache.core.replacing.drop_due()
+    asked = Counter(far.request_counts()) - before
+    assert asked == {"get": 2 * TURNS, "put": 2, "delete": TURNS, "list": asked["list"]}
+    assert asked["list"] <= 2
 
 
 def test_a_merge_is_no_use(world: World) -> None:

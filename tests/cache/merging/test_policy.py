@@ -10,7 +10,7 @@ from math import log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectcache.cache.merging.fragments import MOST_CHAINS, Fragments
+from objectcache.cache.merging.fragments import MOST_CHAINS, MOST_SEGMENTS, Fragments
 from objectcache.cache.merging.policy import GROWTH, MergeLimits, MergeRun, covers, plan_merges
 from objectcache.catalog import Run, SegmentRecord
 from objectcache.keys import KeyChain
@@ -170,7 +170,7 @@ def test_what_is_matched_in_many_segments_is_remembered_once() -> None:
     fragments.met(runs_of(chain[:6]), 2.0)
     fragments.met(runs_of(chain), 3.0)
     assert len(fragments) == 1, "the next turn of the same conversation"
-    assert fragments.take() == dict.fromkeys(chain, 3.0)
+    assert fragments.take() == {segment.id: 3.0 for segment in chain}
     assert not fragments
 
 
@@ -181,5 +181,8 @@ def test_what_was_met_longest_ago_is_forgotten_first() -> None:
         fragments.met(runs_of(chain), float(number))
     met = fragments.take()
     assert len(met) == 4 * MOST_CHAINS
-    assert chains[4][0] not in met
-    assert chains[5][0] in met
+    assert chains[4][0].id not in met
+    assert chains[5][0].id in met
+    for number, chain in enumerate(chains):
+        fragments.met(runs_of(chain * (MOST_SEGMENTS // 8)), float(number))
+    assert len(fragments) == 2, "they are long"

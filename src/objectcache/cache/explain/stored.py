@@ -150,10 +150,12 @@ class Stored:
                     yield logs.read(writer, sequence)
 
     def removed(self, wanted: Callable[[SegmentHeader], bool]) -> list[Removed]:
-        """Segments that were `wanted` and are removed, as far as the logs that are left tell."""
+        """Segments that were `wanted` and are removed, as far as the logs that are left tell. Not those that were
+        merged: what they held went on in others.
+        """
         committed: dict[str, float] = {}
         removals: dict[str, tuple[float, str]] = {}
         for record in self.log_records():
             committed |= {entry.name: record.time_s for entry in record.commits if wanted(entry.header)}
-            removals |= {name: (record.time_s, record.writer) for name, _ in record.removals()}
+            removals |= dict.fromkeys(record.deletes, (record.time_s, record.writer))
         return [Removed(name, time_s, *removals[name]) for name, time_s in committed.items() if name in removals]

@@ -62,7 +62,10 @@ class Merger:
 
     def find(self) -> Findings:
         """Among the chains that were matched last, in many segments. They are looked at once."""
-        return self._findings(self._core.fragments.take())
+        met = self._core.fragments.take()
+        with self._core.catalog.view() as view:
+            found = [view.segment(id) for id in met]
+        return self._findings({segment: met[segment.id] for segment in found if segment is not None})
 
     def find_all(self) -> Findings:
         """In the whole catalog. Takes memory for each small segment."""
