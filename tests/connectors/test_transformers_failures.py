@@ -115,7 +115,7 @@ def test_a_full_store_drops_and_disturbs_nothing(connect: Connect, cache: KVCach
     assert connector.flush(30)
     stats = connector.stats
     assert (stats.dropped_full, stats.dropped, stats.stored_tokens) == (1, 1, 0)
-    assert script.aborted == (0 if where == "store" else 3)
+    assert script.aborted in ({0} if where == "store" else {1, 2, 3})  # a segment may have been whole, and is discarded
     assert connector.load(ids).matched_tokens == 0
 
 

@@ -329,6 +329,24 @@ def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
         assert cache.core._room._reserved_bytes == 0  # type: ignore[attr-defined]
 
 
+def test_the_process_copies_buffers_itself_and_tells_when_they_are_free(cache: KVCache) -> None:
+    with StoreQueue(cache, OPTIONS) as queue:
+        assert stores(queue, cache)
+        if not queue.writer.copies:
+            pytest.skip("processes may not read each other's memory here")
+        namespace, chain = new_prompt()
+        copied: list[int] = []
+        handle = begun(queue, namespace, chain, on_copied=copied.append)
+        for layer in range(LAYERS):
+            data = bytearray(layer_of(chain, layer, 0, CHUNKS))
+            assert handle.layer(layer, data)
+            eventually(lambda layer=layer: layer in copied, "the layer is copied")  # type: ignore[misc]
+            data[:] = bytes(len(data))  # the engine's again
+        handle.finish()
+        assert handle.wait(WAIT_S)
+        assert retrieve_and_check(cache, namespace, chain).tokens == CHUNKS * 16
+
+
 def test_a_storing_process_that_hangs_is_replaced(cache: KVCache) -> None:
     options: StoreOptions = replace(OPTIONS, finish_s=0.1, unstick_s=0.1)
     with StoreQueue(cache, options) as queue:

@@ -15,19 +15,23 @@ from typing import NamedTuple
 
 ENTRIES = 1024
 _STATE_BYTES = ENTRIES
-_RECORD = Struct("<QQQQQ")
+_RECORD = Struct("<QQQQQQ")
 BOARD_BYTES = _STATE_BYTES + ENTRIES * _RECORD.size
-_FREE, _READ, _ORDERED = 0, 1, 2
+_FREE, _READ, _ORDERED, _COPIED = 0, 1, 2, 3
 
 
 class Order(NamedTuple):
-    """A layer of a store: `size_bytes` at `offset` of the staging pool, slices of `slice_bytes` each."""
+    """A layer of a store: `size_bytes` at `offset` of the staging pool, slices of `slice_bytes` each.
+
+    With an `address` they are still there, in the engine's memory, and to be copied first.
+    """
 
     number: int
     position: int
     offset: int
     size_bytes: int
     slice_bytes: int
+    address: int = 0
 
 
 class _Board:
@@ -49,6 +53,7 @@ class EngineBoard(_Board):
         super().__init__(self.fd)
         self._free = list(range(ENTRIES))
         self._waiting: dict[int, tuple[int, int]] = {}
+        self._uncopied: dict[int, tuple[int, int]] = {}
 
     def order(self, order: Order) -> bool:
         """False when there is no place."""
@@ -58,8 +63,18 @@ class EngineBoard(_Board):
             entry = self._free.pop()
             _RECORD.pack_into(self._map, _STATE_BYTES + entry * _RECORD.size, *order)
             self._waiting[entry] = (order.number, order.position)
+            if order.address:
+                self._uncopied[entry] = (order.number, order.position)
         self._map[entry] = _ORDERED
         return True
+
+    def take_copied(self) -> list[tuple[int, int]]:
+        """(number, position) of what has been copied from the engine's memory since the last time."""
+        if not self._uncopied:
+            return []
+        with self._lock:
+            copied = [entry for entry in self._uncopied if self._map[entry] in (_COPIED, _READ)]
+            return [self._uncopied.pop(entry) for entry in copied]
 
     def take(self) -> list[tuple[int, int]]:
         """(number, position) of what has been read since the last time."""
@@ -76,6 +91,7 @@ class EngineBoard(_Board):
 
     def _take(self, entry: int) -> tuple[int, int]:
         self._map[entry] = _FREE
+        self._uncopied.pop(entry, None)
         self._free.append(entry)
         return self._waiting.pop(entry)
 
@@ -98,6 +114,11 @@ class ProcessBoard(_Board):
             found.append((entry, order))
             entry = self._map.find(bytes([_ORDERED]), entry + 1, _STATE_BYTES)
         return found
+
+    def copied(self, entry: int) -> None:
+        """It lies in staging now."""
+        with self._lock:
+            self._map[entry] = _COPIED
 
     def read(self, entry: int) -> None:
         """Its memory is not looked at any more."""

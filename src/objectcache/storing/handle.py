@@ -62,6 +62,7 @@ class StoreHandle:
         self._lane = Lane()
         self._lock = threading.Lock()
         self._staged: dict[int, Staged] = {}
+        self._sources: dict[int, memoryview] = {}  # that the writer has yet to copy
         self._opened = False  # the writer knows it
         self._together: Together | None = None
         self._done = threading.Event()
@@ -97,7 +98,10 @@ class StoreHandle:
             self.drop(Reason.CLOSED, error)
             return False
         self._next += 1
-        self._queue.submit(self._lane, partial(self._copy, position, source, staged))
+        if self._opened and self._direct(source, size):
+            self._order(position, source, staged)
+        else:
+            self._queue.submit(self._lane, partial(self._copy, position, source, staged))
         return True
 
     def finish(self) -> None:
@@ -200,7 +204,7 @@ class StoreHandle:
             first = self._queue.uncovered(self._wanted)
             if first > self._wanted.first:
                 self._wanted = self._queue.trimmed(self._wanted, first)
-            events = WriterEvents(self._read, self._finished, self._failed, self._end)
+            events = WriterEvents(self._copied, self._read, self._finished, self._failed, self._end)
             if self._wanted.first < self.stop:
                 self._opened = self._queue.writer.open(self._number, self._wanted, events)
         except Exception as error:  # noqa: BLE001 - nothing that storing does may reach the engine
@@ -209,7 +213,14 @@ class StoreHandle:
         if not self._opened:
             self.drop(Reason.COVERED)
 
+    def _direct(self, source: LayerSource | Buffer, size_bytes: int) -> bool:
+        """Whether the writer copies it, so that no thread of this process need."""
+        return isinstance(source, Buffer) and self._queue.writer.copies and memoryview(source).nbytes == size_bytes
+
     def _copy(self, position: int, source: LayerSource | Buffer, staged: Staged) -> None:
+        if self._opened and self._direct(source, len(staged.view)):
+            self._order(position, source, staged)
+            return
         try:
             if self._state is not _State.DROPPED:
                 source_of(source).copy_into(staged.view)
@@ -217,19 +228,38 @@ class StoreHandle:
             self._failed(as_cache_error(error))
         finally:
             del source
-            if self._on_copied is not None:
-                self._on_copied(self._layers[position])
+            self._tell_copied(position)
+        self._order(position, None, staged)
+
+    def _order(self, position: int, source: LayerSource | Buffer | None, staged: Staged) -> None:
+        """Have it written, from staging or (what then copies it there) from `source`."""
+        view = memoryview(source).cast("B") if isinstance(source, Buffer) else None
         with self._lock:
             write = self._state is not _State.DROPPED
             if write:
                 self._staged[position] = staged
-        if write:
-            try:
-                self._queue.writer.layer(self._number, position, staged, self._slice_bytes[position])
-            except BufferPoolExhaustedError as error:
-                self.drop(Reason.BACKLOG, error)  # with its end, `staged` comes back
-        else:
+                if view is not None:
+                    self._sources[position] = view
+        if not write:
             self._queue.staging.give_back(staged)
+            if view is not None:
+                self._tell_copied(position)
+            return
+        try:
+            self._queue.writer.layer(self._number, position, staged, self._slice_bytes[position], view)
+        except BufferPoolExhaustedError as error:
+            self.drop(Reason.BACKLOG, error)  # with its end, `staged` comes back
+
+    def _copied(self, position: int) -> None:
+        """By the writer."""
+        with self._lock:
+            mine = self._sources.pop(position, None) is not None
+        if mine:
+            self._tell_copied(position)
+
+    def _tell_copied(self, position: int) -> None:
+        if self._on_copied is not None:
+            self._on_copied(self._layers[position])
 
     def _finish(self) -> None:
         if self._next != len(self._layers):
@@ -274,6 +304,9 @@ class StoreHandle:
     def _end(self, tickets: list[UploadTicket]) -> None:
         with self._lock:
             staged, self._staged = list(self._staged.values()), {}
+            uncopied = sorted(self._sources)
+        for position in uncopied:
+            self._copied(position)
         for buffer in staged:
             self._queue.staging.give_back(buffer)
         if tickets:

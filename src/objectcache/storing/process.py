@@ -1,5 +1,6 @@
-"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY BOARD BYTES`, three descriptors and a size.
+"""The storing process: `python -m objectcache.storing.process SOCKET MEMORY BOARD BYTES ADDRESS PROBE`.
 
+SOCKET, MEMORY and BOARD are descriptors, BYTES is the size of MEMORY, ADDRESS where the engine holds PROBE (hex).
 It reads staged layers from the engine's staging pool, digests them and writes them. It ends with the engine.
 """
 
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,15 +22,18 @@ from objectcache.cache.local import LocalUpload
 from objectcache.client import ClientOptions
 from objectcache.client.http import GatewayHttp
 from objectcache.client.upload import GatewayUpload
-from objectcache.errors import RequestError
+from objectcache.errors import ObjectCacheError, RequestError
 from objectcache.segment import decode_header
 from objectcache.stores import Store, open_store
-from objectcache.storing.board import ProcessBoard
+from objectcache.storing.board import Order, ProcessBoard
+from objectcache.storing.lanes import Lane, Lanes
+from objectcache.storing.memory import EngineMemory
 from objectcache.storing.segments import SegmentBegin, SegmentEvents, SegmentThreads, Tickets
 from objectcache.storing.writer import WRITING_THREADS
 from objectcache.workers.channel import BlockingChannel, Message
 
 LOOK_S = 0.0005
+COPYING_THREADS = 2
 NICENESS = 5
 """The engine comes first where cores are short. Much more, and any other process starves storing into drops."""
 
@@ -65,6 +70,15 @@ class Recipes:
             return self._gateways[where]
 
 
+@dataclass(eq=False)
+class _Store:
+    """`lane` copies its layers and hands them on, in order; `entries`: where each layer stands on the board."""
+
+    lane: Lane = field(default_factory=Lane)
+    entries: dict[int, int] = field(default_factory=dict)
+    ended: bool = False
+
+
 class _Process:
     """The process itself."""
 
@@ -75,11 +89,14 @@ class _Process:
         self._board = board
         self._recipes = Recipes()
         self._segments = SegmentThreads(WRITING_THREADS)
-        self._entries: dict[int, dict[int, int]] = {}  # by open store and layer: where it stands on the board
+        self._engine = EngineMemory(os.getppid())
+        self._copying = Lanes(COPYING_THREADS, "objectcache-copy")
+        self._stores: dict[int, _Store] = {}  # that more is to come of
 
-    def serve(self) -> None:
+    def serve(self, probe_address: int, probe: bytes) -> None:
+        self._tell(0, "ready", reads=self._engine.may_read(probe_address, probe))
         while True:
-            ready, _, _ = select.select([self._socket], [], [], LOOK_S if self._entries else None)
+            ready, _, _ = select.select([self._socket], [], [], LOOK_S if self._stores else None)
             message: Message = {}
             if ready:
                 received = self._channel.receive()
@@ -96,35 +113,50 @@ class _Process:
             case "open":
                 self._open(number, message["segments"])
             case "finish":
-                self._segments.finish(number)
-                self._entries.pop(number)
+                self._copying.submit(self._stores.pop(number).lane, partial(self._segments.finish, number))
             case "abort":
-                self._segments.abort(number)
-                self._entries.pop(number, None)
+                self._copying.submit(self._stores.pop(number).lane, partial(self._segments.abort, number))
             case other:
                 raise RequestError(f"unknown order {other!r}")
 
     def _look(self) -> None:
         """Take the layers that are on the board, of every store in order."""
         for entry, order in sorted(self._board.orders(), key=lambda found: found[1]):
-            entries = self._entries.get(order.number)
-            if entries is not None and order.position == len(entries):  # it is open, and the board was not half-seen
-                entries[order.position] = entry
-                data = self._memory[order.offset : order.offset + order.size_bytes]
-                self._segments.layer(order.number, order.position, data, order.slice_bytes)
+            store = self._stores.get(order.number)
+            if store is not None and order.position == len(store.entries):  # it is open, and the board not half-seen
+                store.entries[order.position] = entry
+                self._copying.submit(store.lane, partial(self._write, store, entry, order))
+
+    def _write(self, store: _Store, entry: int, order: Order) -> None:
+        if store.ended:
+            return
+        data = self._memory[order.offset : order.offset + order.size_bytes]
+        if order.address:
+            try:
+                self._engine.copy(order.address, data)
+            except ObjectCacheError as error:
+                self._segments.fail(order.number, error)
+                return
+            self._board.copied(entry)
+        self._segments.layer(order.number, order.position, data, order.slice_bytes)
+
+    def _end(self, store: _Store, number: int, tickets: Tickets) -> None:
+        """Behind what is being copied: the engine takes its memory back when it hears of the end."""
+        store.ended = True
+        self._tell(number, "ended", rows=_rows(tickets))
 
     def _open(self, number: int, segments: list[tuple[dict[str, Any], int, int]]) -> None:
         begins = [SegmentBegin(partial(self._recipes.begin, recipe), first, stop) for recipe, first, stop in segments]
-        entries = self._entries[number] = {}
+        store = self._stores[number] = _Store()
         tell = partial(self._tell, number)
         self._segments.open(
             number,
             begins,
             SegmentEvents(
-                on_read=lambda position: self._board.read(entries[position]),
+                on_read=lambda position: self._board.read(store.entries[position]),
                 on_finished=lambda tickets: tell("finished", rows=_rows(tickets)),
                 on_failed=lambda error: tell("failed", code=error.code, message=str(error), status=error.status),
-                on_ended=lambda tickets: tell("ended", rows=_rows(tickets)),
+                on_ended=lambda tickets: self._copying.submit(store.lane, partial(self._end, store, number, tickets)),
             ),
         )
 
@@ -139,11 +171,11 @@ def _rows(tickets: Tickets) -> list[tuple[bytes, ...] | None]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
-    fd, memory_fd, board_fd, size_bytes = (int(argument) for argument in sys.argv[1:5])
+    fd, memory_fd, board_fd, size_bytes, probe_address = (int(argument) for argument in sys.argv[1:6])
     os.nice(NICENESS)
-    memory = memoryview(mmap.mmap(memory_fd, size_bytes, prot=mmap.PROT_READ))
+    memory = memoryview(mmap.mmap(memory_fd, size_bytes))
     with socket.socket(fileno=fd) as sock:
-        _Process(sock, memory, ProcessBoard(board_fd)).serve()
+        _Process(sock, memory, ProcessBoard(board_fd)).serve(probe_address, bytes.fromhex(sys.argv[6]))
     os._exit(0)  # what is still being written belongs to nobody
 
 

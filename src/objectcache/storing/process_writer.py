@@ -15,6 +15,7 @@ from objectcache.buffers import Buffer, BufferPool
 from objectcache.cache.base import ForeignUpload, KVCache, UploadTicket
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError, StoreUnavailableError, error_from_code
 from objectcache.storing.board import EngineBoard, Order
+from objectcache.storing.memory import PROBE, address_of, let_read
 from objectcache.storing.writer import Wanted, Writer, WriterEvents
 from objectcache.workers.channel import BlockingChannel, Message
 
@@ -83,8 +84,15 @@ class ProcessWriter(Writer):
             raise
         return bool(uploads)
 
-    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
-        self._running.layer(number, position, staged, slice_bytes)
+    @property
+    def copies(self) -> bool:
+        return self._running.reads
+
+    def layer(
+        self, number: int, position: int, staged: Buffer, slice_bytes: int, source: memoryview | None = None
+    ) -> None:
+        address = 0 if source is None else address_of(source)
+        self._running.layer(Order(number, position, staged.offset, len(staged.view), slice_bytes, address))
 
     def finish(self, number: int) -> None:
         self._running.send({"op": "finish", "id": number})
@@ -124,10 +132,19 @@ class _Child:
         self._stores: dict[int, _Store] = {}
         self._board = EngineBoard()
         self.gone = False
+        self.reads = False  # what is in this process's memory
+        self._probe = memoryview(PROBE)
         with theirs:
             fds = (theirs.fileno(), pool.fileno(), self._board.fd)
-            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes))]
+            command = [
+                sys.executable,
+                "-m",
+                MODULE,
+                *map(str, (*fds, pool.size_bytes, address_of(self._probe))),
+                PROBE.hex(),
+            ]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        let_read(self._process.pid)
         self._board.close()
         self._listening = threading.Thread(target=self._listen, name="storing-process", daemon=True)
         self._listening.start()
@@ -143,11 +160,10 @@ class _Child:
             self._stores[number] = store
         self.send({"op": "open", "id": number, "segments": segments})
 
-    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
+    def layer(self, order: Order) -> None:
         with self._lock:
-            if number not in self._stores:  # it has ended, and with its end the memory came back
+            if order.number not in self._stores:  # it has ended, and with its end the memory came back
                 return
-        order = Order(number, position, staged.offset, len(staged.view), slice_bytes)
         if not self._board.order(order):
             raise BufferPoolExhaustedError("too many layers are on their way to the storing process")
 
@@ -159,11 +175,16 @@ class _Child:
             self._board.forget(number)
 
     def reap(self) -> None:
+        for number, position in self._board.take_copied():
+            if (store := self._find(number)) is not None:
+                store.events.on_copied(position)
         for number, position in self._board.take():
-            with self._lock:
-                store = self._stores.get(number)
-            if store is not None:
+            if (store := self._find(number)) is not None:
                 store.events.on_read(position)
+
+    def _find(self, number: int) -> _Store | None:
+        with self._lock:
+            return self._stores.get(number)
 
     def send(self, message: Message) -> None:
         self._channel.send(message)
@@ -202,6 +223,10 @@ class _Child:
 
     def _take(self, message: Message) -> None:
         event, number = message["event"], message["id"]
+        if event == "ready":
+            self.reads = message["reads"]
+            return
+        self.reap()  # what was copied and read is told before the end
         with self._lock:
             store = self._stores.pop(number, None) if event == "ended" else self._stores.get(number)
         if store is None:

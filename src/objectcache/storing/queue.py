@@ -28,7 +28,7 @@ from objectcache.storing.writer import ThreadWriter, Wanted, Writer
 
 STORING_THREADS = 2
 END_S = 2.0
-CHECK_S = 1.0
+CHECK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +269,7 @@ class StoreQueue(AbstractContextManager["StoreQueue"]):
     def _check(self) -> None:
         """Drop what is late; where that does not end it, unstick the writer."""
         while not self._closing.wait(CHECK_S):
+            self.writer.reap()  # where the engine waits for `on_copied`, and gives no more layers
             with self._changed:
                 handles = list(self._handles)
             now_s = time.monotonic()

@@ -91,6 +91,11 @@ class SegmentThreads:
         if (store := self._find(number)) is not None:
             self._give_up(store)
 
+    def fail(self, number: int, error: ObjectCacheError) -> None:
+        """Something went wrong around it: as if writing had failed."""
+        if (store := self._find(number)) is not None:
+            self._give_up(store, error)
+
     def close(self, timeout_s: float) -> None:
         self._lanes.close(timeout_s)
 

@@ -42,11 +42,13 @@ class Wanted:
 class WriterEvents:
     """What a writer tells of one store, from threads of its own (or in `reap`); none of it may block.
 
-    `on_read(position)`: it reads that layer's memory no more. `on_finished(tickets)`: every segment is whole, or
-    covered (those have no ticket). `on_failed(error)`: it will not be. `on_ended(tickets)`: the last of all, nothing of
-    it is read or written any more; `tickets` are of segments that are whole though the store is not.
+    `on_copied(position)`: what a layer was copied from is free again, where the writer copies. `on_read(position)`: it
+    reads that layer's staging memory no more. `on_finished(tickets)`: every segment is whole, or covered (those have no
+    ticket). `on_failed(error)`: it will not be. `on_ended(tickets)`: the last of all, nothing of it is read or written
+    any more; `tickets` are of segments that are whole though the store is not.
     """
 
+    on_copied: Callable[[int], None]
     on_read: Callable[[int], None]
     on_finished: Callable[[list[UploadTicket]], None]
     on_failed: Callable[[ObjectCacheError], None]
@@ -59,6 +61,11 @@ class Writer(ABC):
     processes = 0
     """How many were started so far."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether `layer` takes sources that are buffers, and copies them behind the engine's back."""
+        return False
+
     @abstractmethod
     def open(self, number: int, wanted: Wanted, events: WriterEvents) -> bool:
         """Begin; False when all of it is covered. May block, as asking a gateway does.
@@ -67,8 +74,11 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
-        """The layer at `position`: the slices of all offered chunks lie in `staged`.
+    def layer(
+        self, number: int, position: int, staged: Buffer, slice_bytes: int, source: memoryview | None = None
+    ) -> None:
+        """The layer at `position`: the slices of all offered chunks lie in `staged`, or are to be copied there from
+        `source`, which the caller keeps as it is.
 
         Raises BufferPoolExhaustedError when too many are on their way.
         """
@@ -118,7 +128,9 @@ class ThreadWriter(Writer):
         self._segments.open(number, segments, told)
         return True
 
-    def layer(self, number: int, position: int, staged: Buffer, slice_bytes: int) -> None:
+    def layer(
+        self, number: int, position: int, staged: Buffer, slice_bytes: int, source: memoryview | None = None
+    ) -> None:
         self._segments.layer(number, position, staged.view, slice_bytes)
 
     def finish(self, number: int) -> None:
