@@ -88,6 +88,10 @@ def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, t
         "goodput_ratio_busy",
         "goodput_ratio_busy_same_load",
         "first_byte_ms",
+        "first_byte_p99_ms",
+        "first_byte_unsigned_ms",
+        "first_byte_beside_ms",
+        "first_byte_beside_p99_ms",
         "plan_ms",
         "gateway_anon_growth_mib",
     }

@@ -19,10 +19,10 @@ from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
 from tests.gateway.test_vanishing_clients import hanging_client
 
-DELIVERIES = int(os.environ.get("OBJECTCACHE_LEAK_DELIVERIES", "200"))
-WARM_DELIVERIES = 60
-LAYOUT = flat_layout(8, 256 << 10)
-CHUNKS = 16  # 32 MiB in all: more than sockets hold
+DELIVERIES = int(os.environ.get("OBJECTCACHE_LEAK_DELIVERIES", "150"))
+WARM_DELIVERIES = 40
+LAYOUT = flat_layout(8, 128 << 10)
+CHUNKS = 16  # 16 MiB in all: more than sockets hold
 GROWTH_BYTES = 64 << 20
 OPTIONS = ({"target": "tcp"}, {"target": "http"})
 
