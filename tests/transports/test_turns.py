@@ -42,25 +42,30 @@ def prepared(store: Store, **shape: int) -> Iterator[ActiveDelivery]:
     held.release()
 
 
-def test_a_turn_is_what_lies_together_up_to_its_limit() -> None:
+def test_a_turn_is_what_comes_next_up_to_its_limit() -> None:
     with prepared(MemoryStore(), segments=2, chunks=40, layers=2, slice_bytes=MIB // 8) as active:
         turns = []
         while active.peek(0) is not None:
             turns.append(active.take_turn(0, 3 * MIB))
-        # 40 slices are 5 pieces: a turn takes 2 of them with their headers, and none of another segment or layer.
-        assert [len(turn.frames) for turn in turns] == [2, 2, 1] * 4
-        for turn in turns:
-            assert turn.wire_bytes <= 3 * MIB
-            assert turn.data_bytes == sum(outgoing.frame.data_bytes for outgoing in turn.frames)
-            first = turn.frames[0]
-            for before, after in zip(turn.frames, turn.frames[1:], strict=False):
-                assert after.reader is first.reader
-                assert after.offset == before.offset + before.frame.data_bytes
+        # 40 slices are 5 pieces, and there are 4 times 40: with their headers, two pieces are within the limit.
+        frames = [[outgoing for stretch in turn.stretches for outgoing in stretch.frames] for turn in turns]
+        assert [len(taken) for taken in frames] == [2] * 10
+        layers = [outgoing.frame.layer for taken in frames for outgoing in taken]
+        assert layers == sorted(layers)
+        assert [len(turn.stretches) for turn in turns] == [1, 1, 2, 1, 1] * 2
+        for turn, taken in zip(turns, frames, strict=True):
+            assert turn.wire_bytes == sum(outgoing.wire_bytes for outgoing in taken) <= 3 * MIB
+            for stretch in turn.stretches:
+                assert stretch.data_bytes == sum(outgoing.frame.data_bytes for outgoing in stretch.frames)
+                for before, after in zip(stretch.frames, stretch.frames[1:], strict=False):
+                    assert after.reader is before.reader
+                    assert after.offset == before.offset + before.frame.data_bytes
 
 
 def test_a_turn_has_one_frame_at_least() -> None:
     with prepared(MemoryStore(), segments=1, chunks=40, layers=1, slice_bytes=MIB // 8) as active:
-        assert [len(active.take_turn(0, limit).frames) for limit in (0, 1, MIB)] == [1, 1, 1]
+        turns = [active.take_turn(0, limit) for limit in (0, 1, MIB)]
+        assert [len(turn.stretches[0].frames) for turn in turns] == [1, 1, 1]
 
 
 class TwoStreams:
