@@ -34,10 +34,6 @@ class Outgoing(NamedTuple):
     def wire_bytes(self) -> int:
         return len(self.head) + self.frame.data_bytes
 
-    def continues(self, first: Outgoing, data_bytes: int) -> bool:
-        """Whether its bytes follow `data_bytes` from where those of `first` begin."""
-        return self.reader is first.reader and self.offset == first.offset + data_bytes
-
     def hold(self, data_bytes: int) -> Body:
         """`data_bytes` from its first on, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
         with _reading(self.reader.info.name):
