@@ -10,6 +10,7 @@ import pytest
 from objectcache.cache import RetrieveOptions
 from objectcache.cache.core import CacheCore
 from objectcache.cache.local import LocalCache, _descriptor
+from objectcache.cache.tiering import TieredDelivery
 from objectcache.errors import KeyNotFoundError
 from objectcache.plan import Plan, PlanPart
 from objectcache.recent import Recent
@@ -25,7 +26,7 @@ def test_a_plan_follows_the_catalog(tmp_path: Path) -> None:
         store_parts(cache, namespace, chain[:4])
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        descriptor = _descriptor(match, match.parts, RetrieveOptions())
+        descriptor = _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
         plan = core.plan(descriptor)
         assert core.plan(descriptor).parts[0] is plan.parts[0], "made once"
         other = prompt(namespace, 8, seed=1)
@@ -45,7 +46,7 @@ def test_a_worker_decodes_a_part_once_and_what_has_no_name_always(tmp_path: Path
         chain = prompt(namespace, 8)
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        plan = core.plan(_descriptor(match, match.parts, RetrieveOptions()))
+        plan = core.plan(_descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions()))
     known: Recent[int, PlanPart] = Recent(100)
     wire = msgpack.packb(plan.to_wire())
     first, second = (Plan.from_wire(msgpack.unpackb(wire), known) for _ in range(2))
