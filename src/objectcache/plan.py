@@ -207,7 +207,12 @@ class Plan:
     @property
     def num_ranges(self) -> int:
         """Of segments, layer by layer: what is read at once where the store is near."""
-        return sum(len(self._positions(part)) * len(part.runs) for part in self.parts)
+        return sum(
+            sum(len(part.wanted_runs(part.shape.layers[position])) for position in self._positions(part))
+            if part.shape.held
+            else len(self._positions(part)) * len(part.runs)
+            for part in self.parts
+        )
 
     @property
     def read_bytes(self) -> int:
@@ -215,6 +220,11 @@ class Plan:
         rows_bytes = 0
         for part in self.parts:
             positions = self._positions(part)
+            if part.shape.held:
+                for position in positions:
+                    runs = part.wanted_runs(part.shape.layers[position])
+                    rows_bytes += sum(run.geometry.rows[position].row_bytes for run in runs)
+                continue
             for run in part.runs:
                 if len(positions) == len(part.shape.layers):
                     rows_bytes += run.geometry.rows_bytes

@@ -11,67 +11,30 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Lock
 
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
-from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain
-from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.segment import SegmentHeader, SegmentWriter
+from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
-from objectcache.stores.read_cache_extents import Extent, Extents, ExtentWrite
+from objectcache.stores.read_cache_extents import Extent, Extents
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
+from objectcache.tier.keeping import extent_header, write_extent
 from objectcache.tier.names import (
     MAX_VERSIONS,
     MIXED,
     TierName,
     Versions,
     cut_versions,
-    encode_versions,
-    extent_chunks,
     rank_of,
 )
+from objectcache.tier.parts import TierPart, TierStats, WantedExtent, extents_of
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FIRST_LAYERS = 2
 _LEAF_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class TierPart:
-    """Chunks [first, first + len(keys)) of one shard, as asked for."""
-
-    group: int
-    shard: int
-    first: int
-    chunk_tokens: int
-    keys: KeyChain
-    shape: PartShape
-
-
-@dataclass(slots=True)
-class TierStats:
-    """What has happened since the tier was opened by this process."""
-
-    hits: int = 0
-    misses: int = 0
-    read_bytes: int = 0
-    kept_bytes: int = 0
-    refused_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One extent of a part: chunks [at, at + len(keys)) of what is asked for. `parent` is the key before it."""
-
-    directory: str
-    at: int
-    depth: int
-    parent: bytes
-    keys: KeyChain
 
 
 class LocalTier:
@@ -155,21 +118,11 @@ class LocalTier:
                 break
         return covering
 
-    def _wanted(self, namespace: bytes, part: TierPart) -> list[_Wanted]:
-        step = extent_chunks(part.shape.slice_bytes)
-        if part.first % step:
-            return []  # a window that begins within an extent: its chunks are read from the store
-        wanted = []
-        for at in range(0, len(part.keys), step):
-            keys = part.keys[at : at + step]
-            depth = part.first + at
-            parent = part.keys[at - 1] if at else namespace if not depth else b""
-            name = f"{keys[0].hex()}/{part.group}.{part.shard}"
-            wanted.append(_Wanted(self._extents.directory("tier", name), at, depth, parent, keys))
-        return wanted
+    def _wanted(self, namespace: bytes, part: TierPart) -> list[WantedExtent]:
+        return extents_of(namespace, part, lambda name: self._extents.directory("tier", name))
 
     def _best(
-        self, wanted: _Wanted, part: TierPart, *, rest: bool, num_layers: int | None
+        self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None
     ) -> tuple[TierFile, int] | None:
         """The file that covers most of `wanted`, open, and how many of its chunks."""
         best: tuple[TierFile, int] | None = None
@@ -191,7 +144,7 @@ class LocalTier:
         return best
 
     def _candidates(
-        self, wanted: _Wanted, part: TierPart, *, rest: bool, num_layers: int | None
+        self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None
     ) -> list[tuple[bool, str, TierName]]:
         """(whether all its chunks are wanted, file name, what that says): those, and the longest, first."""
         candidates = []
@@ -244,7 +197,7 @@ class LocalTier:
         namespace: bytes,
         index: int,
         part: TierPart,
-        wanted: _Wanted,
+        wanted: WantedExtent,
         versions: Versions,
         geometry: DeliveryGeometry,
         memory: memoryview,
@@ -259,18 +212,7 @@ class LocalTier:
         covered = max((e.count for e in held.extents if e.at == wanted.at and e.layers == layers), default=0)
         if not layers or covered == len(wanted.keys) or not mine or len(mine) > MAX_VERSIONS:
             return
-        header = SegmentHeader(
-            name=encode_versions(mine),
-            namespace=namespace,
-            group=part.group,
-            shard=part.shard,
-            chunk_tokens=part.chunk_tokens,
-            layers=layers,
-            slice_bytes=tuple(part.shape.slice_bytes[part.shape.layers.index(layer)] for layer in layers),
-            parent=wanted.parent,
-            depth=wanted.depth,
-            keys=wanted.keys,
-        )
+        header = extent_header(namespace, part, wanted, layers, mine)
         tag = mine[0][1] if len(mine) == 1 else MIXED
         leaf = wanted.keys[-1][:_LEAF_BYTES]
         name = TierName(rest, len(layers), len(wanted.keys), leaf, tag, header.total_bytes)
@@ -278,7 +220,7 @@ class LocalTier:
         if os.path.exists(path):
             return
         writing = self._extents.begin(header.total_bytes, rank_of(name.encode()))
-        if writing is None or not self._write(header, writing, index, geometry, memory, wanted):
+        if writing is None or not write_extent(self._extents, writing, header, index, geometry, memory, wanted):
             with self._lock:
                 self.stats.refused_bytes += header.total_bytes
             return
@@ -288,32 +230,6 @@ class LocalTier:
         for extent in held.extents:
             if (extent.at, extent.layers) == (wanted.at, layers) and extent.count == extent.file.name.num_chunks:
                 self._discard(extent.file)  # it is the beginning of the new one
-
-    def _write(
-        self,
-        header: SegmentHeader,
-        writing: ExtentWrite,
-        index: int,
-        geometry: DeliveryGeometry,
-        memory: memoryview,
-        wanted: _Wanted,
-    ) -> bool:
-        at, good = 0, True
-
-        def write(data: Buffer) -> None:
-            nonlocal at, good
-            view = memoryview(data)
-            good = good and self._extents.write(writing, view, at)
-            at += len(view)
-
-        writer = SegmentWriter(header, write)
-        for layer, size in zip(header.layers, header.slice_bytes, strict=True):
-            start = geometry.offset(index, layer) + wanted.at * size
-            writer.write_layer(memory[start : start + len(wanted.keys) * size])
-            if not good:
-                return False
-        writer.finish()
-        return good
 
     # -- the rest ---------------------------------------------------------------------------------
 
