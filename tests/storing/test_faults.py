@@ -362,6 +362,20 @@ def test_a_storing_process_that_hangs_is_replaced(cache: KVCache) -> None:
         assert cache.match(namespace, chain).tokens == 0
 
 
+def test_a_source_that_hangs_is_no_reason_to_replace_the_process(cache: KVCache) -> None:
+    go = threading.Event()
+    with StoreQueue(cache, replace(OPTIONS, finish_s=0.1, unstick_s=0.0)) as queue:
+        handle = begun(queue, *new_prompt())
+        assert handle.layer(0, HeldSource(bytes(LAYER_BYTES), go))
+        handle.finish()
+        assert handle.wait(WAIT_S)
+        assert handle.reason is Reason.LATE
+        assert not queue.flush(0.5)
+        assert queue.stats.processes == 1
+        go.set()
+        assert queue.flush(WAIT_S)
+
+
 def test_the_storing_process_ends_with_the_queue(cache: KVCache) -> None:
     queue = StoreQueue(cache, OPTIONS)
     pid = process_of(queue)

@@ -68,7 +68,7 @@ class StoreHandle:
         self._done = threading.Event()
         self._ended = threading.Event()
         self._late_s: float | None = None
-        self._dropped_s = 0.0
+        self._aborted_s: float | None = None  # since when the writer knows that it is dropped
         self.segments = 0
         self.reason: Reason | None = None
         self.error: ObjectCacheError | None = None
@@ -179,7 +179,6 @@ class StoreHandle:
                 return
             self._state = _State.DROPPED
             self.reason, self.error = reason, error
-            self._dropped_s = time.monotonic()
         self._queue.submit(self._lane, self._discard)  # behind what may be opening it
         if self._together is not None:
             self._together.dropped(self)
@@ -190,10 +189,11 @@ class StoreHandle:
             self.drop(reason)
 
     def check(self, now_s: float) -> bool:
-        """Drop it if it is late. True: it was dropped, and has not ended for too long."""
+        """Drop it if it is late. True: the writer was told to drop it, and has not for too long."""
         if self._late_s is not None and now_s >= self._late_s:
             self.drop(Reason.LATE)
-        return self._state is _State.DROPPED and now_s >= self._dropped_s + self._queue.options.unstick_s
+        since_s = self._aborted_s
+        return since_s is not None and not self._ended.is_set() and now_s >= since_s + self._queue.options.unstick_s
 
     # -- in a storing thread ----------------------------------------------------------------------
 
@@ -269,6 +269,7 @@ class StoreHandle:
 
     def _discard(self) -> None:
         if self._opened:
+            self._aborted_s = time.monotonic()
             self._queue.writer.abort(self._number)
         else:
             self._end([])
