@@ -83,6 +83,7 @@ def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, t
     assert set(data["summary"]) == {
         "tcp_ratio",
         "tcp_ratio_unverified",
+        "shm_ratio",
         "first_layer_factor",
         "goodput_ratio",
         "goodput_ratio_busy",
