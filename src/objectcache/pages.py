@@ -56,9 +56,18 @@ class FileWindow:
 
     def resident(self, offset: int, length: int) -> bool:
         """Whether all of a range is in the page cache: it can be read without waiting, and without an I/O error."""
+        return b"\0" not in self._residency(offset, length)
+
+    def resident_pages(self) -> int:
+        """How many of the window's pages are in the page cache."""
+        return self._residency(0, self.length).count(1)
+
+    def _residency(self, offset: int, length: int) -> bytes:
+        """A byte per page of a range: 1 or 0."""
         begin = offset - offset % PAGE_BYTES
         pages = ctypes.create_string_buffer(-(-(offset + length - begin) // PAGE_BYTES))
-        return _libc.mincore(self._address + begin, offset + length - begin, pages) == 0 and b"\0" not in pages.raw
+        _libc.mincore(self._address + begin, offset + length - begin, pages)
+        return pages.raw
 
     def close(self) -> None:
         del self.data

@@ -19,8 +19,8 @@ class DemoOptions:
     store: str = ""
     """Where objects are: `s3://bucket/prefix?endpoint=…`; default: files in `data`."""
     target: str = "http"
-    """How layers travel from the gateway: "http", in the response, "tcp", over data connections, or "shm", not at all: a
-    worker of the gateway copies them into the engine's memory."""
+    """How layers come from the gateway: "http", in the response, "tcp", over data connections, or "shm": one of its
+    workers copies them into the engine's memory."""
     data: Path | None = None
     """Directory of the store; default: a temporary one, removed at the end."""
     out: Path = Path("demo-out")
