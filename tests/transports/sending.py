@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
 from objectcache.errors import DeliveryError, GatewayUnavailableError, ObjectCacheError
-from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_error, decode_frame
+from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, FrameType, decode_error, decode_frame
 from objectcache.layout import DIGEST_BYTES, PartShape
 from objectcache.names import segment_name
 from objectcache.plan import Plan, PlanPart, PlanRun
@@ -92,7 +92,13 @@ class Session:
         self.lost.set()
 
     def deliver(
-        self, store: Store, prefix: StoredPrefix, *, deadline_s: float = PATIENCE_S, credit_bytes: int = 0
+        self,
+        store: Store,
+        prefix: StoredPrefix,
+        *,
+        deadline_s: float = PATIENCE_S,
+        credit_bytes: int = 0,
+        turn: int = MAX_FRAME_BYTES,
     ) -> int:
         """Start a delivery; its number."""
         number = next(self._numbers)
@@ -108,7 +114,7 @@ class Session:
             held.release()
             self.outcomes[number] = error
 
-        self.actives.append(ActiveDelivery(number, 0, state, spans, over, far=store.far))
+        self.actives.append(ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn))
         self.sender.add(self.actives[-1])
         return number
 

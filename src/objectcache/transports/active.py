@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from objectcache.delivery import Delivery
@@ -30,17 +31,40 @@ class ReadySpan:
             self.body.close()
 
 
+class Stretch:
+    """Frames whose bytes follow one another in an object."""
+
+    __slots__ = ("data_bytes", "frames")
+
+    def __init__(self, first: Outgoing) -> None:
+        self.frames = [first]
+        self.data_bytes = first.frame.data_bytes
+
+    def add(self, outgoing: Outgoing) -> bool:
+        """False: its bytes are elsewhere."""
+        first = self.frames[0]
+        if outgoing.reader is not first.reader or outgoing.offset != first.offset + self.data_bytes:
+            return False
+        self.frames.append(outgoing)
+        self.data_bytes += outgoing.frame.data_bytes
+        return True
+
+
 class Turn(NamedTuple):
     """Frames that go out one after the other on one stream; `body` are their bytes, where they are at hand already."""
 
-    frames: list[Outgoing]
-    data_bytes: int
+    stretches: list[Stretch]
     wire_bytes: int
     body: Body | None
 
-    def hold(self) -> Body:
-        """The bytes of all frames, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
-        return self.body or self.frames[0].hold(self.data_bytes)
+    def hold(self, stack: ExitStack) -> list[Body]:
+        """The bytes of each stretch, at hand until `stack` ends.
+
+        Raises SegmentGoneError, IntegrityError, StoreError.
+        """
+        if self.body is not None:
+            return [stack.enter_context(self.body)]
+        return [stack.enter_context(stretch.frames[0].hold(stretch.data_bytes)) for stretch in self.stretches]
 
 
 class ActiveDelivery:
@@ -110,16 +134,17 @@ class ActiveDelivery:
         return span.frames[0] if span else None
 
     def take_turn(self, stream: int, most_bytes: int) -> Turn:
-        """The frame that `peek` showed, and those after it whose bytes follow its own, up to `most_bytes`."""
+        """The frame that `peek` showed, and those after it up to `most_bytes`."""
         first, body = self._take(stream)
-        frames, data_bytes, wire_bytes = [first], first.frame.data_bytes, first.wire_bytes
+        stretches, wire_bytes = [Stretch(first)], first.wire_bytes
         while body is None and (following := self.peek(stream)) is not None:
-            if wire_bytes + following.wire_bytes > most_bytes or not following.continues(first, data_bytes):
+            if wire_bytes + following.wire_bytes > most_bytes:
                 break
-            frames.append(self._take(stream)[0])
-            data_bytes += following.frame.data_bytes
+            self._take(stream)
             wire_bytes += following.wire_bytes
-        return Turn(frames, data_bytes, wire_bytes, body)
+            if not stretches[-1].add(following):
+                stretches.append(Stretch(following))
+        return Turn(stretches, wire_bytes, body)
 
     def _take(self, stream: int) -> tuple[Outgoing, Body | None]:
         span = self._current.pop(stream, None)

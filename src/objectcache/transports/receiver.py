@@ -191,9 +191,12 @@ class Receiver:
 
     def _verified(self, expected: Expected, frame: Frame, digests: bytes, data: memoryview) -> bool:
         part = expected.parts[frame.part]
-        keys = part.keys[frame.first_chunk : frame.first_chunk + frame.num_chunks]
-        span = Span(0, frame.num_chunks, 0 if is_piece(frame) else None)
         binding = LayerBinding(part.group, part.shard, frame.layer)
+        stop = frame.first_chunk + frame.num_chunks
+        if is_piece(frame):
+            return binding.piece_digest(data, part.keys[stop - 1], frame.num_chunks) == digests
+        keys = part.keys[frame.first_chunk : stop]
+        span = Span(0, frame.num_chunks, None)
         return span_matches(binding, span, len(data) // frame.num_chunks, keys, digests, data)
 
     def _last_word(self, stream: int, frame: Frame, error: ObjectCacheError | None) -> None:

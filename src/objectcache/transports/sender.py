@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -272,20 +272,21 @@ class SenderSession:
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
-        try:
-            at_hand = turn.hold()
-        except ObjectCacheError as error:
-            with self._changed:
-                active.state.unclaim(turn.wire_bytes)
-            self._fail(active, error)
-            return
-        with at_hand:
+        with ExitStack() as stack:
+            try:
+                bodies = turn.hold(stack)
+            except ObjectCacheError as error:
+                with self._changed:
+                    active.state.unclaim(turn.wire_bytes)
+                self._fail(active, error)
+                return
             if not self._begin(stream, active, turn.wire_bytes):
                 return
             start_s = time.monotonic()
-            for outgoing in turn.frames:
-                send_all(sock, outgoing.head, more=True)
-                at_hand.send(sock, outgoing.frame.data_bytes)
+            for stretch, body in zip(turn.stretches, bodies, strict=True):
+                for outgoing in stretch.frames:
+                    send_all(sock, outgoing.head, more=True)
+                    body.send(sock, outgoing.frame.data_bytes)
             self._bytes_s[stream] = turn.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple
 
 from objectcache.announcing import Announcements
 from objectcache.errors import IntegrityError, ObjectChangedError, ObjectNotFoundError, RangeError, SegmentGoneError
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PIECE, Frame, FrameType
 from objectcache.integrity import LayerBinding
-from objectcache.layout import DIGEST_BYTES, LayerRow
+from objectcache.layout import DIGEST_BYTES, LayerRow, Span
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
@@ -32,10 +33,6 @@ class Outgoing(NamedTuple):
     @property
     def wire_bytes(self) -> int:
         return len(self.head) + self.frame.data_bytes
-
-    def continues(self, first: Outgoing, data_bytes: int) -> bool:
-        """Whether its bytes follow `data_bytes` from where those of `first` begin."""
-        return self.reader is first.reader and self.offset == first.offset + data_bytes
 
     def hold(self, data_bytes: int) -> Body:
         """`data_bytes` from its first on, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
@@ -80,10 +77,8 @@ def _run_spans(
     committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
     with _reading(run.segment):
         row = committed.read_row(reader)
-    layer = layer_run.row
-    size = layer.slice_bytes
-    for span in layer_run.spans():
-        begin, end = layer.digest_range(span)
+    size = layer_run.row.slice_bytes
+    for span, begin, end in _cut(layer_run.row, run.first, run.stop):
         digests = row[begin:end]
         extra = digests[DIGEST_BYTES:]
         count = span.stop - span.first
@@ -107,6 +102,12 @@ def _run_spans(
             )
             frames.append(Outgoing(frame, frame.encode() + extra, reader, base + at))
         yield frames
+
+
+@lru_cache(maxsize=1024)
+def _cut(row: LayerRow, first: int, stop: int) -> tuple[tuple[Span, int, int], ...]:
+    """Spans, each with the byte range of its digests in the row; computed once, since layers are mostly alike."""
+    return tuple((span, *row.digest_range(span)) for span in row.spans(first, stop))
 
 
 def turn_bytes(plan: Plan, streams: int) -> int:
