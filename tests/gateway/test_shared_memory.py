@@ -189,7 +189,7 @@ os.setuid(65534)
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout(20)
     sock.connect(chr(0) + sys.argv[1])
-    sock.sendall(bytes.fromhex(sys.argv[2]))
+    socket.send_fds(sock, [bytes.fromhex(sys.argv[2])], [int(sys.argv[3])])
     sys.stdout.buffer.write(sock.recv(1 << 16))
 """
 
@@ -197,8 +197,12 @@ with socket.socket(socket.AF_UNIX) as sock:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user_is_refused(gateway: GatewayProcess) -> None:
     session = open_session(gateway)
-    command = [sys.executable, "-c", OTHER_USER, session.shm_socket, hello_frame(session.session, 0).hex()]
-    answer = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    descriptor = memory_file()
+    hello = hello_frame(session.session, 0).hex()
+    command = [sys.executable, "-c", OTHER_USER, session.shm_socket, hello, str(descriptor)]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=True, pass_fds=[descriptor])
+    os.close(descriptor)
+    answer = ended.stdout
     frame = decode_frame(answer[:FRAME_HEADER_BYTES])
     assert frame.type is FrameType.ERROR
     assert isinstance(decode_error(answer[FRAME_HEADER_BYTES:]), SharedMemoryRefusedError)
