@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
@@ -114,17 +114,18 @@ class PlacingSession(SenderSession):
         """One placement, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
         assert isinstance(sock, PlacingSocket)
         assert isinstance(active, PlacingDelivery)
-        (outgoing,) = turn.frames
-        try:
-            at_hand = turn.hold()
-        except ObjectCacheError as error:
-            with self._changed:
-                active.state.unclaim(outgoing.wire_bytes)
-            self._fail(active, error)
-            return
-        assert isinstance(at_hand, PlacingBody)
-        with at_hand:
-            if not self._begin(stream, active, outgoing.wire_bytes):
+        (stretch,) = turn.stretches
+        (outgoing,) = stretch.frames
+        with ExitStack() as stack:
+            try:
+                (at_hand,) = turn.hold(stack)
+            except ObjectCacheError as error:
+                with self._changed:
+                    active.state.unclaim(turn.wire_bytes)
+                self._fail(active, error)
+                return
+            assert isinstance(at_hand, PlacingBody)
+            if not self._begin(stream, active, turn.wire_bytes):
                 return
             try:
                 with sock.placing():
