@@ -121,11 +121,11 @@ class PlacingSession(SenderSession):
                 (at_hand,) = turn.hold(stack)
             except ObjectCacheError as error:
                 with self._changed:
-                    active.state.unclaim(outgoing.wire_bytes)
+                    active.state.unclaim(turn.wire_bytes)
                 self._fail(active, error)
                 return
             assert isinstance(at_hand, PlacingBody)
-            if not self._begin(stream, active, outgoing.wire_bytes):
+            if not self._begin(stream, active, turn.wire_bytes):
                 return
             try:
                 with sock.placing():
