@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,12 @@ from objectcache.cache.far_reading import REQUESTS_AT_ONCE
 from objectcache.cache.local import LocalCache, _descriptor
 from objectcache.cache.requests import FIRST_REQUESTS, Request, plan_requests
 from objectcache.cache.tiering import TieredDelivery
-from objectcache.errors import IntegrityError, KeyNotFoundError, StoreUnavailableError
+from objectcache.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    ObjectCacheError,
+    StoreUnavailableError,
+)
 from objectcache.keys import Namespace
 from objectcache.names import SEGMENT_PREFIX, SNAPSHOT_PREFIX
 from objectcache.stores import MemoryStore
@@ -238,6 +243,37 @@ def test_few_requests_are_begun_with_and_more_later(world: World) -> None:
         finally:
             permits.release(1000)
         check_delivery(retrieval, match)
+
+
+def test_closing_while_requests_wait_that_others_share(world: World) -> None:
+    """More requests than there are threads, each wanted by two retrievals: those not begun are cancelled, and asked by
+    nobody again."""
+    world.namespace = new_namespace(flat_layout(3, 1 << 20))
+    chains = [prompt(world.namespace, 8, seed=seed) for seed in range(4)]
+    for chain in chains:
+        store_parts(world.cache, world.namespace, chain)
+    go_on = threading.Event()
+
+    def hold(kind: str, name: str, offset: int) -> None:
+        if kind == "get":
+            go_on.wait(20)
+
+    world.store.before = hold
+    matches = [world.cache.match(world.namespace, chain) for chain in chains]
+    retrievals = [world.cache.retrieve(match) for match in matches for _ in range(2)]
+    closing = threading.Thread(target=world.cache.close)
+    closing.start()
+    eventually(lambda: world.cache._flights.closed, "closing has begun")
+    go_on.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    for retrieval in retrievals:
+        with suppress(ObjectCacheError):
+            retrieval.wait(2, timeout_s=5)
+        assert retrieval.complete or retrieval.error is not None, "it is known what has become of it"
+    assert not all(retrieval.complete for retrieval in retrievals)
+    for retrieval in retrievals:
+        retrieval.close()
 
 
 def test_retrievals_at_once_ask_once(world: World) -> None:

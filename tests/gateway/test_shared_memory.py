@@ -189,7 +189,10 @@ os.setuid(65534)
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout(20)
     sock.connect(chr(0) + sys.argv[1])
-    socket.send_fds(sock, [bytes.fromhex(sys.argv[2])], [int(sys.argv[3])])
+    try:
+        socket.send_fds(sock, [bytes.fromhex(sys.argv[2])], [int(sys.argv[3])])
+    except BrokenPipeError:
+        pass  # the answer has come already
     sys.stdout.buffer.write(sock.recv(1 << 16))
 """
 

@@ -114,6 +114,9 @@ class FarReading(Reading[Request]):
 
     def _landed(self, task: Request, data: Bytes | None) -> None:
         """Another reading has had the answer, or no luck."""
+        if data is None and self._flights.closed:
+            self._abandon()  # an executor that is ending holds its lock now: to ask it would be to wait for ever
+            return
         if data is None and self._cancelled:
             self._end()
             return

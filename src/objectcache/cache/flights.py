@@ -30,6 +30,11 @@ class Flights:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[Range, Flight] = {}
+        self.closed = False
+
+    def close(self) -> None:
+        """Nobody is to ask again: the executor that asks is about to end, and takes nothing more."""
+        self.closed = True
 
     def join(self, wanted: Range, landed: Landed) -> Flight | None:
         """None: somebody asks for it already, and `landed` will be called. Else the caller asks, and `finish`es."""

@@ -230,6 +230,7 @@ class LocalCache(KVCache):
     def close(self) -> None:
         if self._merging is not None:
             self._merging.stop()
+        self._flights.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
         if self.tiering is not None:
             self.tiering.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from objectcache.buffers import BufferPool
 from objectcache.errors import DeliveryError, GatewayUnavailableError, ObjectCacheError, SharedMemoryRefusedError
@@ -53,10 +53,11 @@ def _greet(sock: socket.socket, answer: SessionAnswer, stream: int, pool: Buffer
     """Raises OSError, and what the gateway answers."""
     sock.connect(f"\0{answer.shm_socket}")
     hello = hello_frame(answer.session, stream, prefaulted=pool.prefaulted)
-    if stream == 0:
-        socket.send_fds(sock, [hello], [pool.fileno()])
-    else:
-        sock.sendall(hello)
+    with suppress(BrokenPipeError):  # a gateway that refuses this user has said so, and closed already
+        if stream == 0:
+            socket.send_fds(sock, [hello], [pool.fileno()])
+        else:
+            sock.sendall(hello)
     head = memoryview(bytearray(FRAME_HEADER_BYTES))
     recv_exact(sock, head)
     frame = decode_frame(head)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import log
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,7 +175,8 @@ def test_what_is_matched_in_many_segments_is_remembered_once() -> None:
     assert not fragments
 
 
-def test_what_was_met_longest_ago_is_forgotten_first() -> None:
+def test_what_was_met_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.cache.merging.fragments.MOST_SEGMENTS", MOST_SEGMENTS // 16)
     fragments, segments = Fragments(), Segments()
     chains = [segments.chain([1] * 4, chain=random_chain(seed, 4)) for seed in range(MOST_CHAINS + 5)]
     for number, chain in enumerate(chains):
@@ -184,5 +186,5 @@ def test_what_was_met_longest_ago_is_forgotten_first() -> None:
     assert chains[4][0].id not in met
     assert chains[5][0].id in met
     for number, chain in enumerate(chains):
-        fragments.met(runs_of(chain * (MOST_SEGMENTS // 8)), float(number))
+        fragments.met(runs_of(chain * (MOST_SEGMENTS // 16 // 8)), float(number))
     assert len(fragments) == 2, "they are long"
