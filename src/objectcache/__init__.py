@@ -23,6 +23,7 @@ from objectcache.cache import (
     SegmentUpload,
     UploadTicket,
 )
+from objectcache.cache.tiering import TierOptions
 from objectcache.client import ClientOptions
 from objectcache.errors import ObjectCacheError
 from objectcache.keys import KeyChain, Namespace, chain_keys, keys_from_block_hashes, salt_digest
@@ -48,6 +49,7 @@ __all__ = [
     "Retrieval",
     "RetrieveOptions",
     "SegmentUpload",
+    "TierOptions",
     "UploadTicket",
     "__version__",
     "chain_keys",
