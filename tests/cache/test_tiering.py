@@ -97,6 +97,7 @@ def test_a_prefix_comes_again_and_again(world: World) -> None:
     assert world.come(chain) == 0, "all of it is there"
     assert world.come(chain[:7]) == 0
     assert (world.tiering.stats.hits, world.tiering.stats.misses) == (3, 1)
+    assert world.tiering.stats.read_bytes == (2 * 10 + LAYERS * 10 + LAYERS * 7) * 4096
 
 
 @pytest.mark.parametrize("per_unit", [1, 2, 4, 100])

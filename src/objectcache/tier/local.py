@@ -238,6 +238,11 @@ class LocalTier:
         with suppress(OSError):
             self._extents.remove(Extent(file.path, 0, file.name.size_bytes))
 
+    def count_read(self, size_bytes: int) -> None:
+        """So many bytes are served from the tier."""
+        with self._lock:
+            self.stats.read_bytes += size_bytes
+
     def usage(self) -> StoreUsage:
         """Of all processes together."""
         return self._extents.usage()
