@@ -285,6 +285,18 @@ def test_a_tier_on_a_disk_is_refused() -> None:
         LocalTier("/nowhere", 1 << 20, first_layers=0)
 
 
+def test_a_tier_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="anybody"):
+        open_tier(tmp_path)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    if tmp_path.stat().st_uid == 0:
+        os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(ConfigError, match="another user"):
+        open_tier(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["", "x", "f.1.2.3", "q." + "0" * 40, ".tmp-1"])
 def test_other_files_are_none_of_ours(name: str) -> None:
     assert TierName.decode(name) is None

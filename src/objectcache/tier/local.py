@@ -18,6 +18,7 @@ from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
 from objectcache.stores.read_cache_extents import Extent, Extents
+from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
 from objectcache.tier.keeping import extent_header, write_extent
@@ -53,12 +54,7 @@ class LocalTier:
     ) -> None:
         if first_layers < 1:
             raise ConfigError(f"first_layers must be at least 1, got {first_layers}")
-        try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{directory!r} cannot hold a local tier: {error.strerror}") from error
-        if not on_disk and not _in_memory(directory):
-            raise ConfigError(f"{directory!r} is on a disk: a local tier belongs on a tmpfs, such as /dev/shm")
+        prepare_directory(directory, on_disk=on_disk)
         self._extents = Extents(directory, limit_bytes, rank_of=rank_of)
         self._first_layers = first_layers
         self._lock = Lock()
@@ -287,16 +283,3 @@ def _names_in(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
-
-
-def _in_memory(directory: str) -> bool:
-    """Whether the file system is a tmpfs."""
-    path = os.path.realpath(directory)
-    best, kind = "", ""
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
-            _, point, fs, *_ = line.split()
-            point = point.replace("\\040", " ")
-            if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
-                best, kind = point, fs
-    return kind in ("tmpfs", "ramfs")
