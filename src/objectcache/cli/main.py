@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import objectcache
 from objectcache.cli import bench, demo, explain, merge, serve
@@ -40,5 +41,6 @@ def main() -> None:
     try:
         app()
     except ObjectCacheError as error:
-        Console(stderr=True).print(f"[red]error[/red] [bold]{error.code}[/bold]: {error}", highlight=False)
+        text = escape(str(error))  # 'objectcache[plot]' is no markup
+        Console(stderr=True).print(f"[red]error[/red] [bold]{error.code}[/bold]: {text}", highlight=False)
         sys.exit(1)
