@@ -26,7 +26,8 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
-from objectcache.plan import Plan
+from objectcache.plan import Plan, PlanPart
+from objectcache.recent import Recent
 from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
 from objectcache.transports.active import ActiveDelivery
@@ -47,6 +48,9 @@ from objectcache.workers.uploads import ExpectedSegment, receive_object, receive
 log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
+KNOWN_RUNS = 8192
+"""Over all parts of plans that are kept decoded, 1 KB each."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -58,6 +62,7 @@ class Worker:
         self._sessions: dict[bytes, SenderSession] = {}
         self._stores: dict[str, Store] = {}
         self._objects = OpenObjects()
+        self._known: Recent[int, PlanPart] = Recent(KNOWN_RUNS)
         self._joins = Joins(self._is_delivering)
         self._fetched = Fetched()
         self._files = MappedFiles()
@@ -207,7 +212,7 @@ class Worker:
         self._carry_out("response", message, respond)
 
     def _start(self, message: Message, session: SenderSession) -> None:
-        plan = Plan.from_wire(message["plan"])
+        plan = Plan.from_wire(message["plan"], self._known)
         delivery, epoch = message["delivery"], message["epoch"]
         state = Delivery(
             streams=session.streams,
