@@ -148,7 +148,7 @@ def test_units_cover_a_delivery(parts: list[PartShape], per_unit: int) -> None:
     assert all(len(unit) == per_unit for unit in geometry.units[:-1])
     assert 0 < len(geometry.units[-1]) <= per_unit
     payload = sum(sum(part.slice_bytes) * part.num_chunks for part in parts)
-    assert sum(geometry.unit_bytes(unit) for unit in range(len(geometry.units))) == payload
+    assert sum(geometry.unit_bytes) == payload
     assert geometry.payload_bytes == payload
 
 

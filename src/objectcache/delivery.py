@@ -138,18 +138,20 @@ class Reception:
         self._span_progress: dict[int, tuple[_SpanId, int]] = {}
         self._cancelled = False
         self.error: ObjectCacheError | None = None
+        self._from_layer = from_layer
         self._seen: dict[tuple[int, int], bytearray] = {}
-        self._missing_bytes: list[int] = []
-        for layers in geometry.units:
-            missing = 0
-            for layer in layers:
-                for part in geometry.parts_of(layer) if layer >= from_layer else ():
-                    held = geometry.parts[part].held_chunks(layer)
-                    self._seen[part, layer] = bytearray(geometry.parts[part].num_chunks)
-                    self._seen[part, layer][:held] = b"\1" * held
-                    missing += geometry.wanted_bytes(part, layer)
-            self._missing_bytes.append(missing)
-        self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
+        self._missing_bytes = list(geometry.unit_wanted_bytes)
+        if from_layer > geometry.order[0]:
+            self._missing_bytes = [
+                sum(
+                    geometry.wanted_bytes(part, layer)
+                    for layer in layers
+                    for part in geometry.parts_of(layer)
+                    if layer >= from_layer
+                )
+                for layers in geometry.units
+            ]
+        self._unit_of = geometry.unit_of
         self._missing_units = sum(1 for missing in self._missing_bytes if missing)
 
     def begin(self, stream: int, frame: Frame) -> int | None:
@@ -189,9 +191,15 @@ class Reception:
 
     def _seen_of(self, frame: Frame) -> bytearray:
         """Which chunks have come, of the frame's part and layer. Raises DeliveryError for what was not asked for."""
-        seen = self._seen.get((frame.part, frame.layer))
+        at = frame.part, frame.layer
+        seen = self._seen.get(at)
         if seen is None:
-            raise DeliveryError(f"a frame names part {frame.part}, layer {frame.layer}, which were not asked for")
+            geometry = self._geometry
+            if frame.layer < self._from_layer or frame.part not in geometry.parts_of(frame.layer):
+                raise DeliveryError(f"a frame names part {frame.part}, layer {frame.layer}, which were not asked for")
+            shape = geometry.parts[frame.part]
+            held = shape.held_chunks(frame.layer)
+            seen = self._seen[at] = bytearray(b"\1" * held + bytes(shape.num_chunks - held))
         first, stop = frame.first_chunk, frame.first_chunk + frame.num_chunks
         if not first < stop <= len(seen):
             raise DeliveryError(f"a frame names chunks [{first}, {stop}) of {len(seen)}")

@@ -18,10 +18,9 @@ class Landing:
         self._retrieval = retrieval
         self._destination = destination
         self._lock = threading.Lock()
-        wanted = [geometry.unit_wanted_bytes(unit) for unit in range(len(geometry.units))]
-        held = [geometry.unit_bytes(unit) - bytes_wanted for unit, bytes_wanted in enumerate(wanted)]
-        self._shares = [(sent > 0) + (there > 0) for sent, there in zip(wanted, held, strict=True)]
-        self._writers = any(wanted) + any(held)
+        wanted, whole = geometry.unit_wanted_bytes, geometry.unit_bytes
+        self._shares = [(sent > 0) + (sent < all_bytes) for sent, all_bytes in zip(wanted, whole, strict=True)]
+        self._writers = any(wanted) + (wanted != whole)
 
     def land(self, unit: int) -> None:
         """A source has its share of `unit` in the memory, verified."""

@@ -40,7 +40,7 @@ from objectcache.errors import (
 )
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import delivery_geometry
 from objectcache.plan import Plan
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
@@ -111,7 +111,7 @@ class LocalCache(KVCache):
                 delivery.versions = plan.versions
                 readers = self._open(plan)
             shapes = tuple(part.shape for part in delivery.parts)
-            geometry = plan.geometry if plan else DeliveryGeometry(shapes, _layers_per_unit(match, wanted))
+            geometry = plan.geometry if plan else delivery_geometry(shapes, _layers_per_unit(match, wanted))
             destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
         except BaseException:
             close_all(readers)

@@ -53,7 +53,7 @@ class Reading(ABC, Generic[T]):
         self._readers = readers
         self._landing = landing
         self._on_gone, self._on_damage = on_gone, on_damage
-        self._missing_bytes = [plan.geometry.unit_wanted_bytes(unit) for unit in range(len(plan.geometry.units))]
+        self._missing_bytes = list(plan.geometry.unit_wanted_bytes)
         self._tasks = self._make_tasks()
         self._running = self._width = 0
         self._lock = threading.Lock()

@@ -49,7 +49,7 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._on_close = on_close
         self._condition = threading.Condition()
         self._landed_s: list[float] = [0.0] * len(geometry.units)
-        self._unit_of = {layer: unit for unit, layers in enumerate(geometry.units) for layer in layers}
+        self._unit_of = geometry.unit_of
         self._next = 0
         self._arrived: set[int] = set()
         self._error: ObjectCacheError | None = None

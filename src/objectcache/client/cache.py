@@ -44,7 +44,7 @@ from objectcache.errors import (
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, delivery_geometry
 from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
 from objectcache.names import segment_name
 from objectcache.segment import SegmentHeader
@@ -105,7 +105,7 @@ class GatewayCache(KVCache):
         destination: Destination | None = None
         try:
             for last_attempt in (False, True):
-                geometry = DeliveryGeometry(tuple(part.shape for part in delivery.parts), per_unit)
+                geometry = delivery_geometry(tuple(part.shape for part in delivery.parts), per_unit)
                 destination = destination or Destination(self.pool, self.pool.allocate(geometry.total_bytes))
                 retrieval = Retrieval(
                     geometry,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from objectcache.errors import LayoutError
 from objectcache.layout.stored import align_up
@@ -111,8 +112,25 @@ class DeliveryGeometry:
         shape = self.parts[part]
         return (shape.num_chunks - shape.held_chunks(layer)) * shape.slice_bytes[self.position(part, layer)]
 
-    def unit_wanted_bytes(self, unit: int) -> int:
-        return sum(self.wanted_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))
+    @cached_property
+    def unit_of(self) -> Mapping[int, int]:
+        """By layer."""
+        return {layer: unit for unit, layers in enumerate(self.units) for layer in layers}
 
-    def unit_bytes(self, unit: int) -> int:
-        return sum(self.layer_bytes(part, layer) for layer in self.units[unit] for part in self.parts_of(layer))
+    @cached_property
+    def unit_wanted_bytes(self) -> tuple[int, ...]:
+        """Of each unit, what is sent."""
+        return tuple(self._sums(self.wanted_bytes))
+
+    @cached_property
+    def unit_bytes(self) -> tuple[int, ...]:
+        """Of each unit, held or not."""
+        return tuple(self._sums(self.layer_bytes))
+
+    @cached_property
+    def smallest_layer_bytes(self) -> int:
+        return min(sum(self.layer_bytes(part, layer) for part in self.parts_of(layer)) for layer in self.order)
+
+    def _sums(self, bytes_of: Callable[[int, int], int]) -> Iterator[int]:
+        for layers in self.units:
+            yield sum(bytes_of(part, layer) for layer in layers for part in self.parts_of(layer))

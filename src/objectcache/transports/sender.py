@@ -223,9 +223,9 @@ class SenderSession:
         return active.state.within_credit(min(active.turn_bytes, moment_bytes))
 
     def _prepare(self, active: ActiveDelivery) -> None:
-        """Spans for a turn of every stream, read from a store that is near."""
+        """Spans for a turn of every stream, read from a store that is near; at first for one: that it sends at once."""
         try:
-            for _ in self._sockets:
+            for _ in self._sockets if active.begun else (None,):
                 spans: list[ReadySpan] = []
                 wanted_bytes, last = active.turn_bytes if active.begun else 1, False
                 while wanted_bytes > 0 and not last:
