@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from objectcache.bench.machine import child_pids, cpu_s
 from objectcache.bench.retrieve.workload import PART, bench_namespace, random_chain
 from objectcache.bench.store.compute import Compute
 from objectcache.bench.store.settings import StoreSettings
+from objectcache.bench.store.warm import warm
 from objectcache.storing import StoreHandle, StoreQueue
 
 _DRAIN_S = 60.0
@@ -41,12 +43,15 @@ class Prefilled:
 
 @dataclass
 class SyntheticPrefill:
-    """`run` computes on `core`. `clear(bytes)` deletes what a measurement stored."""
+    """`run` computes on `core`. `clear(bytes)` deletes what a measurement stored, on the file
+    system of `directory`.
+    """
 
     settings: StoreSettings
     compute: Compute
     queue: StoreQueue
     clear: Callable[[int], object]
+    directory: Path
     core: set[int]
     _seeds: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -62,6 +67,7 @@ class SyntheticPrefill:
             random_chain(self._namespace, self.settings.chunks, next(self._seeds))
             for _ in range(self.settings.prefills if store else 0)
         ]
+        warm(self.directory, self.settings.payload_bytes)
         before, cpu_before_s = self.queue.stats, _cpu_s()
         thread_cpu_s = [0.0]
         call_s: list[float] = []

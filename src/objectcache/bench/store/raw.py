@@ -15,6 +15,7 @@ import numpy as np
 
 from objectcache.bench.children import JsonChild
 from objectcache.bench.store.raw_receiver import PIECE_BYTES
+from objectcache.bench.store.warm import warm
 from objectcache.transports.sockets import recv_exact, tune
 
 
@@ -22,7 +23,7 @@ class RawStoring(AbstractContextManager["RawStoring"]):
     """`size_bytes` from memory of this process into a file in `directory`, while a process keeps `core` busy."""
 
     def __init__(self, directory: Path, size_bytes: int, layer_bytes: int, core: set[int]) -> None:
-        self._size = size_bytes
+        self._directory, self._size = directory, size_bytes
         self._memory = memoryview(np.random.default_rng(0).bytes(layer_bytes))
         self._stack = ExitStack()
         try:
@@ -38,6 +39,7 @@ class RawStoring(AbstractContextManager["RawStoring"]):
 
     def run(self) -> float:
         """Bytes a second, until the receiver has written all of it."""
+        warm(self._directory, self._size)
         self._busy.ask({})
         start_s = time.perf_counter()
         sent = 0

@@ -38,7 +38,7 @@ def run_store(settings: StoreSettings, console: Console) -> BenchmarkResult:
         progress.begin("preparing")
         core = split_cores()[0]
         stack.enter_context(_kept_off(core))
-        raw = stack.enter_context(RawStoring(directory, settings.prefill_bytes, settings.layer_bytes, core))
+        raw = stack.enter_context(RawStoring(directory, settings.payload_bytes, settings.layer_bytes, core))
         cache, clear = stack.enter_context(subject(settings.through, directory))
         queue = stack.enter_context(
             StoreQueue(
@@ -51,7 +51,7 @@ def run_store(settings: StoreSettings, console: Console) -> BenchmarkResult:
                 ),
             )
         )
-        prefill = SyntheticPrefill(settings, Compute(settings.python_share), queue, clear, core)
+        prefill = SyntheticPrefill(settings, Compute(settings.python_share), queue, clear, directory, core)
         sustained_bytes_s = _calibrate(settings, raw, prefill, progress)
         _measure(result, settings, raw, prefill, sustained_bytes_s * settings.rate, progress)
         return result
@@ -95,7 +95,7 @@ def _measure(
     measured = interleaved(ways, settings.pairs, lambda way: progress.step())
     raw_rates = [rate for rate in measured[RAW] if isinstance(rate, float)]
     runs = {way: [run for run in found if isinstance(run, Prefilled)] for way, found in measured.items()}
-    result.rows.append(raw_row(raw_rates, raw_at_s, settings.prefill_bytes))
+    result.rows.append(raw_row(raw_rates, raw_at_s, settings.payload_bytes))
     for suffix in RATES:
         rows = prefill_rows(runs, suffix, zero_s)
         result.rows += rows
