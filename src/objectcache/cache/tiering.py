@@ -69,8 +69,7 @@ class Tiering:
         return holding or None
 
     def read(self, holding: Holding, geometry: DeliveryGeometry, landing: Landing) -> None:
-        units = range(len(geometry.units))
-        self.tier.count_read(sum(geometry.unit_bytes(unit) - geometry.unit_wanted_bytes(unit) for unit in units))
+        self.tier.count_read(sum(geometry.unit_bytes) - sum(geometry.unit_wanted_bytes))
         holding.read(
             self._readers,
             READERS,
