@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
     from objectcache.descriptor import Versions
 
-KNOWN_RUNS = 8192
-"""Of parts that a worker keeps, 1 KB each."""
-
 UNIT_TARGET_BYTES = 4 << 20
 """The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
 
@@ -242,26 +239,19 @@ class Plan:
 
     # -- to a worker ------------------------------------------------------------------------------
 
-    def to_wire(self, known: Recent[int, None] | None = None) -> dict[str, Any]:
-        """`known` are parts that the worker has: they are only named. It is what the worker's own `known` is, as long
-        as every plan made with it reaches that worker, in order; without it parts are not named at all."""
-        parts = []
-        for part in self.parts:
-            if known is None or not part.serial:
-                parts.append((0, part.packed))
-            elif part.serial in known:
-                parts.append((part.serial, b""))
-            else:
-                known.put(part.serial, None, len(part.runs))
-                parts.append((part.serial, part.packed))
-        return {"layers_per_unit": self.layers_per_unit, "from_layer": self.from_layer, "parts": parts}
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "layers_per_unit": self.layers_per_unit,
+            "from_layer": self.from_layer,
+            "parts": [(part.serial, part.packed) for part in self.parts],
+        }
 
     @classmethod
     def from_wire(cls, data: dict[str, Any], known: Recent[int, PlanPart] | None = None) -> Plan:
-        """`known` are parts that came before, and are not sent again."""
+        """`known` are parts that came before, and are not decoded again."""
         parts = []
         for serial, packed in data["parts"]:
-            part = known.get(serial) if known is not None and not packed else None
+            part = known.get(serial) if known is not None else None
             if part is None:
                 part = PlanPart.unpacked(serial, packed)
                 if known is not None and serial:

@@ -28,14 +28,6 @@ class Recent(Generic[K, V]):
             self._kept.move_to_end(key)
             return found[0]
 
-    def __contains__(self, key: K) -> bool:
-        """Counts as a use, as `get` does."""
-        with self._lock:
-            if key not in self._kept:
-                return False
-            self._kept.move_to_end(key)
-            return True
-
     def put(self, key: K, value: V, weight: int) -> None:
         with self._lock:
             self._drop(key)

@@ -44,6 +44,7 @@ from objectcache.messages import (
     SessionAnswer,
     SessionRequest,
 )
+from objectcache.plan import Plan
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
@@ -141,7 +142,7 @@ class KVRoutes:
             session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
             plan = core.plan(descriptor)
             session.check(descriptor.target, plan.geometry.total_bytes)
-            ended = session.worker.deliver(plan, self._order(core, descriptor, session.id))
+            ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
             self._watch(ended, core, descriptor.target.kind)
             return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).encode())
         return await self._respond(call.request, core, descriptor)
@@ -160,8 +161,7 @@ class KVRoutes:
         )
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
-            order = self._order(core, descriptor, session_id)
-            ended = worker.order("respond", fds=[fd], head=head, plan=plan.to_wire(), **order)
+            ended = worker.order("respond", fds=[fd], head=head, **self._order(core, descriptor, plan, session_id))
             self._watch(ended, core, descriptor.target.kind)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
                 if request.transport is None or request.transport.is_closing():
@@ -173,7 +173,7 @@ class KVRoutes:
                 return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
 
-    def _order(self, core: CacheCore, descriptor: Descriptor, session: bytes) -> Message:
+    def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
         return {
             "store": core.store.url,
             "session": session,
@@ -182,6 +182,7 @@ class KVRoutes:
             "credit_bytes": 0 if descriptor.target.kind is TargetKind.HTTP else descriptor.credit_bytes,
             "offset": descriptor.target.offset,
             "deadline_s": descriptor.deadline_s,
+            "plan": plan.to_wire(),
         }
 
     def _watch(self, ended: asyncio.Future[Message], core: CacheCore, target: TargetKind) -> None:

@@ -127,10 +127,6 @@ class DeliveryGeometry:
         """Of each unit, held or not."""
         return tuple(self._sums(self.layer_bytes))
 
-    @cached_property
-    def smallest_layer_bytes(self) -> int:
-        return min(sum(self.layer_bytes(part, layer) for part in self.parts_of(layer)) for layer in self.order)
-
     def _sums(self, bytes_of: Callable[[int, int], int]) -> Iterator[int]:
         for layers in self.units:
             yield sum(bytes_of(part, layer) for layer in layers for part in self.parts_of(layer))

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from objectcache.errors import DeliveryError, DrainingError, ObjectCacheError, error_from_code
-from objectcache.plan import KNOWN_RUNS, Plan
-from objectcache.recent import Recent
 from objectcache.workers.channel import AsyncChannel, Message
 
 log = logging.getLogger(__name__)
@@ -70,7 +68,6 @@ class WorkerHandle:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )
-        self._known: Recent[int, None] = Recent(KNOWN_RUNS)
         self._channel = AsyncChannel(mine)
 
     async def _keep(self) -> None:
@@ -132,10 +129,6 @@ class WorkerHandle:
             del self._pending[tag]
             future.set_exception(WorkerOrderError(DeliveryError("the client went away"), ""))
         return future
-
-    def deliver(self, plan: Plan, fields: Message) -> asyncio.Future[Message]:
-        """`order` of a delivery in a session. Parts of `plan` that the worker has are not sent to it again."""
-        return self.order("deliver", plan=plan.to_wire(self._known if self.alive else None), **fields)
 
     async def ask(self, op: str, *, fds: Sequence[int] = (), **fields: object) -> Message:
         """An order and its answer. Raises the error that the worker answered."""

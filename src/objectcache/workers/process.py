@@ -26,7 +26,7 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
-from objectcache.plan import KNOWN_RUNS, Plan, PlanPart
+from objectcache.plan import Plan, PlanPart
 from objectcache.recent import Recent
 from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
@@ -48,6 +48,8 @@ from objectcache.workers.uploads import ExpectedSegment, receive_object, receive
 log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
+KNOWN_RUNS = 8192
+"""Over all parts of plans that are kept decoded, 1 KB each."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -180,12 +182,11 @@ class Worker:
     # -- deliveries -------------------------------------------------------------------------------
 
     def _deliver(self, message: Message, fds: list[int]) -> None:
-        plan = Plan.from_wire(message["plan"], self._known)  # in any case, and in this thread: the sender counts on it
         session = self._sessions.get(message["session"])
         if session is None:
             self._answer(message, DeliveryError("the data session has ended"))
             return
-        self._start(message, plan, session)
+        self._start(message, session)
 
     def _respond(self, message: Message, fds: list[int]) -> None:
         """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
@@ -205,12 +206,13 @@ class Worker:
                     self._sessions.pop(message["session"], None)
                 self._answer(message, DeliveryError("the client went away"))
                 return
-            self._start(message, Plan.from_wire(message["plan"]), session)
+            self._start(message, session)
             session.attach(0, sock)
 
         self._carry_out("response", message, respond)
 
-    def _start(self, message: Message, plan: Plan, session: SenderSession) -> None:
+    def _start(self, message: Message, session: SenderSession) -> None:
+        plan = Plan.from_wire(message["plan"], self._known)
         delivery, epoch = message["delivery"], message["epoch"]
         state = Delivery(
             streams=session.streams,
