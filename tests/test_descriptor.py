@@ -216,3 +216,10 @@ def test_a_part_that_is_not_as_the_layout_has_it(change: dict[str, Any], named: 
     wrong = replace(FITTING, parts=(replace(FITTING.parts[0], **change),))
     with pytest.raises(DescriptorError, match=named):
         wrong.check_layout(LAYOUT)
+
+
+def test_versions_of_what_is_not_held_are_refused() -> None:
+    """Nothing would compare them, and whoever keeps the part would keep them too."""
+    part = replace(DESCRIPTOR.parts[1], held=(), versions=((1, b"8 bytes "),))
+    with pytest.raises(DescriptorError, match="version_chunks"):
+        decode_descriptor(replace(DESCRIPTOR, parts=(part,)).encode())

@@ -307,7 +307,7 @@ def _decode_part(fields: FieldReader) -> DescriptorPart:
         shape = part.shape
     except LayoutError as error:
         raise DescriptorError(f"{error} (held_layers, held_chunks)") from error
-    if shape.held and sum(chunks for chunks, _ in part.versions) != shape.held[-1][1]:
+    if sum(chunks for chunks, _ in part.versions) != (shape.held[-1][1] if shape.held else 0):
         raise DescriptorError("version_chunks must add up to the most chunks held of any layer")
     return part
 

@@ -147,6 +147,21 @@ def test_a_branch_is_another_prefix(tmp_path: Path) -> None:
     tier.close()
 
 
+def test_only_what_is_used_counts_as_used(tmp_path: Path) -> None:
+    """Prompts with a common beginning: a new one looks into a few of them, and touches the one that it takes."""
+    tier = open_tier(tmp_path)
+    stem = keys_of(1, 2)
+    for chain in range(2, 30):
+        come(tier, KeyChain(stem.data + keys_of(chain, 2).data))
+    files = [Path(root) / file for root, _, found in os.walk(tmp_path / "extents") for file in found]
+    assert len(files) == 28
+    for file in files:
+        os.utime(file, (0, 0))
+    assert held(tier, KeyChain(stem.data + keys_of(99, 2).data)) == ((2, 2),)
+    assert sum(file.stat().st_mtime > 0 for file in files) == 1
+    tier.close()
+
+
 def test_another_namespace_part_or_window_has_nothing(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     tier = open_tier(tmp_path)
     keys = keys_of(1, 8)

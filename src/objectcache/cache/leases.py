@@ -66,7 +66,7 @@ class LeaseTable:
         for lease, held in self._held.items():
             if old.intersection(held.segment_ids):
                 self._unpin(held)
-                ids = (*(id for id in held.segment_ids if id not in old), new_id)
+                ids = (*(id for id in held.segment_ids if id not in old and id != new_id), new_id)
                 self._held[lease] = _Held(ids, held.until_s)
                 self._pins.update(ids)
         self._moved = {id: new_id if to in old else to for id, to in self._moved.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from objectcache.catalog import Catalog, Run
 from objectcache.descriptor import Descriptor, DescriptorPart
@@ -40,14 +41,16 @@ class Planner:
         return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
 
     def _part(self, namespace: bytes, part: DescriptorPart, runs: tuple[Run, ...]) -> PlanPart:
-        kept = self._parts.get((namespace, part))
+        key = (namespace, replace(part, versions=()) if part.versions else part)  # those are only compared
+        kept = self._parts.get(key)
         if kept is not None and kept[0] is runs:  # the very answer that it was made of
-            return kept[1]
-        _check(part, runs)
-        made = plan_part(part.group, part.shard, part.shape, runs, next(self._serials))
+            made = kept[1]
+        else:
+            _check(part, runs)
+            made = plan_part(part.group, part.shard, part.shape, runs, next(self._serials))
+            self._parts.put(key, (runs, made), len(runs) + len(part.held))
         if part.held and not same_versions(part.versions, made.versions):
             raise HeldVersionError("what the client holds is of segments that were replaced since")
-        self._parts.put((namespace, part), (runs, made), len(runs))
         return made
 
 

@@ -74,7 +74,9 @@ class Replacing:
         for a while. Raises StoreError.
         """
         with self._journal.writing:
-            current = [segment for segment in old if self.are_current([segment])]
+            with self._lock:
+                pinned = self._leases.pinned  # who has a lease on one goes on with that one
+            current = [segment for segment in old if segment.id not in pinned and self.are_current([segment])]
             if current:
                 self._journal.append(deletes=tuple(segment.name for segment in current))
             with self._lock:

@@ -166,12 +166,17 @@ class TieredDelivery:
         mine = next(held for held in self._holding.parts if (held.group, held.shard) == part.part)
         return replace(described, held=mine.held, versions=mine.versions if mine.held else ())
 
-    def give_up(self) -> None:
-        """What is held is of other versions than the store's: it goes, and everything is asked for."""
-        if self._holding is not None:
-            self._holding.discard()
-            self._holding.close()
-            self._holding = None
+    def give_up(self) -> bool:
+        """What is held is of other versions than the store's: it goes, and everything is asked for.
+
+        Whether anything was held: asking again makes no difference otherwise.
+        """
+        if self._holding is None:
+            return False
+        self._holding.discard()
+        self._holding.close()
+        self._holding = None
+        return True
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
         """Read what is held, beside the delivery of the rest."""

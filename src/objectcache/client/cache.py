@@ -104,7 +104,8 @@ class GatewayCache(KVCache):
         deadline_s = time.perf_counter() + wanted.deadline_s
         destination: Destination | None = None
         try:
-            for last_attempt in (False, True):
+            asked_again = False
+            while True:
                 geometry = delivery_geometry(tuple(part.shape for part in delivery.parts), per_unit)
                 destination = destination or Destination(self.pool, self.pool.allocate(geometry.total_bytes))
                 retrieval = Retrieval(
@@ -117,12 +118,13 @@ class GatewayCache(KVCache):
                 try:
                     self._start(match, delivery, wanted, retrieval, destination, landing)
                 except (SessionNotFoundError, GatewayUnavailableError, HeldVersionError) as error:
-                    # The gateway was restarted, or dropped the session: worth asking once more, if nothing hangs.
+                    # The gateway was restarted, or dropped the session, or the store has other versions than are held:
+                    # worth asking once more, for either, if nothing hangs.
                     delivery.skip(landing)
-                    if isinstance(error, HeldVersionError):
-                        delivery.give_up()
                     late = time.perf_counter() >= deadline_s
-                    if last_attempt or late or not destination.wait_fenced(self.options.fence_s):
+                    again = delivery.give_up() if isinstance(error, HeldVersionError) else not asked_again
+                    asked_again = asked_again or not isinstance(error, HeldVersionError)
+                    if not again or late or not destination.wait_fenced(self.options.fence_s):
                         raise
                 except BaseException:
                     delivery.skip(landing)
@@ -130,7 +132,6 @@ class GatewayCache(KVCache):
                 else:
                     delivery.read(geometry, landing)
                     return retrieval
-            raise AssertionError("the last attempt returns or raises")
         except BaseException:
             delivery.drop()
             if destination is not None:

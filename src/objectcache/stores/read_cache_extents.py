@@ -125,8 +125,11 @@ class Extents:
         digest = hashlib.blake2b(f"{store}\0{name}".encode(), digest_size=16).hexdigest()
         return f"{self._root}/{digest[:3]}/{digest[3:]}"
 
-    def open(self, extent: Extent) -> int | None:
-        """A descriptor for reading; None when it is not there. An extent of another size is removed."""
+    def open(self, extent: Extent, *, touch: bool = True) -> int | None:
+        """A descriptor for reading; None when it is not there. An extent of another size is removed.
+
+        `touch`: it is used by that; otherwise by `touch`.
+        """
         try:
             descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -136,15 +139,20 @@ class Extents:
         try:
             stat = os.fstat(descriptor)
             if stat.st_size == extent.size_bytes:
-                if time.time() - stat.st_mtime > TOUCH_INTERVAL_S:
-                    with suppress(OSError):
-                        os.utime(descriptor)
+                if touch:
+                    self.touch(descriptor)
                 return descriptor
             self._counter.remove(extent.path, min(stat.st_size, extent.size_bytes))
         except OSError as error:
             self.warn("an extent cannot be used", error)
         os.close(descriptor)
         return None
+
+    def touch(self, descriptor: int) -> None:
+        """The open extent is used now."""
+        with suppress(OSError):
+            if time.time() - os.fstat(descriptor).st_mtime > TOUCH_INTERVAL_S:
+                os.utime(descriptor)
 
     def holds(self, extent: Extent) -> bool:
         return os.path.exists(extent.path)

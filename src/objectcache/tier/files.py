@@ -9,6 +9,7 @@ from threading import Lock
 from objectcache.errors import IntegrityError, RangeError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.segment import SegmentReader
+from objectcache.stores.read_cache_extents import Extents
 from objectcache.tier.names import TierName, Versions, decode_versions
 
 
@@ -65,10 +66,19 @@ class TierFile:
         """Raises IntegrityError."""
         return self._opened().header.keys
 
-    def check(self, namespace: bytes, part: tuple[int, int], layers: Sequence[int], keys: KeyChain) -> None:
+    def check(
+        self,
+        namespace: bytes,
+        part: tuple[int, int],
+        layers: Sequence[int],
+        slice_bytes: Sequence[int],
+        keys: KeyChain,
+    ) -> None:
         """Raises IntegrityError unless this is what its name and place say, and begins with `keys`."""
         header = self._opened().header
-        if (header.namespace, header.group, header.shard) != (namespace, *part) or header.layers != tuple(layers):
+        if (header.namespace, header.group, header.shard) != (namespace, *part) or (
+            (header.layers, header.slice_bytes) != (tuple(layers), tuple(slice_bytes))
+        ):
             raise IntegrityError("a file of the local tier is of other layers than its name says")
         if header.keys[: len(keys)].data != keys.data:
             raise IntegrityError("a file of the local tier is of other chunks than its name says")
@@ -76,6 +86,10 @@ class TierFile:
     def read(self, position: int, count: int, out: memoryview) -> None:
         """The first `count` slices of the layer at `position` of its own, verified. Raises IntegrityError."""
         self._opened().read_chunks(position, 0, count, out)
+
+    def touch(self, extents: Extents) -> None:
+        """It is used now."""
+        extents.touch(self._descriptor)
 
     def close(self) -> None:
         with self._lock:

@@ -99,6 +99,10 @@ class Holding:
             except ObjectCacheError as error:
                 if not self.cancel():
                     on_failed(error)
+            except Exception as error:
+                if not self.cancel():
+                    on_failed(DeliveryError(f"reading the local tier failed: {error!r}"))
+                raise
             finally:
                 with self._lock:
                     self._running -= 1
@@ -142,10 +146,12 @@ class Holding:
 
     def _read(self, task: _Task, geometry: DeliveryGeometry, memory: memoryview) -> None:
         extent, part = task.extent, self.parts[task.part]
-        size = geometry.parts[task.part].slice_bytes[geometry.position(task.part, task.layer)]
+        shape = geometry.parts[task.part]
+        size = shape.slice_bytes[geometry.position(task.part, task.layer)]
+        sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
         start = geometry.offset(task.part, task.layer) + extent.at * size
         try:
-            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, extent.keys)
+            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
             position = extent.layers.index(task.layer)
             extent.file.read(position, task.num_chunks, memory[start : start + task.num_chunks * size])
         except IntegrityError:

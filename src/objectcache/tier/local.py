@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_FIRST_LAYERS = 2
 _LEAF_BYTES = 8
+MAX_LOOKED_INTO = 8
+"""Files whose names do not say whether they begin as what is wanted: prompts that share a beginning leave many."""
 
 
 class LocalTier:
@@ -90,6 +92,13 @@ class LocalTier:
         steps = [(part.shape.layers[-1] + 1, rest_chunks)] if rest_chunks else []
         if first_chunks > rest_chunks:
             steps.append((part.shape.layers[first_layers - 1] + 1, first_chunks))
+        for extent in rest:
+            if (
+                extent.at >= rest_chunks
+                and extent.at < first_chunks
+                and first_layers + rest_layers == len(part.shape.layers)
+            ):
+                self._discard(extent.file)  # of another version than the first layers
         used = [extent for extent in first if extent.at < first_chunks]
         used += [extent for extent in rest if extent.at < rest_chunks]
         for extent in (*first, *rest):
@@ -126,7 +135,7 @@ class LocalTier:
             if best is not None and min(found.num_chunks, len(wanted.keys)) <= best[1]:
                 continue
             path = f"{wanted.directory}/{name}"
-            descriptor = self._extents.open(Extent(path, 0, found.size_bytes))
+            descriptor = self._extents.open(Extent(path, 0, found.size_bytes), touch=False)
             if descriptor is None:
                 continue
             file = TierFile(path, found, descriptor)
@@ -137,6 +146,8 @@ class LocalTier:
             if best is not None:
                 best[0].close()
             best = file, count
+        if best is not None:
+            best[0].touch(self._extents)
         return best
 
     def _candidates(
@@ -154,7 +165,7 @@ class LocalTier:
             certain = fits and wanted.keys[found.num_chunks - 1][:_LEAF_BYTES] == found.leaf
             candidates.append((certain, name, found))
         candidates.sort(key=lambda candidate: (candidate[0], candidate[2].num_chunks), reverse=True)
-        return candidates
+        return candidates[: sum(candidate[0] for candidate in candidates) + MAX_LOOKED_INTO]
 
     def _shared_chunks(self, file: TierFile, keys: KeyChain) -> int:
         """How many chunks of a file are the first of `keys`."""

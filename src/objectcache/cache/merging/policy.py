@@ -123,6 +123,6 @@ def covers(holder: SegmentRecord, index: int, segment: SegmentRecord) -> bool:
     """
     if holder.id == segment.id or holder.depth + index != segment.depth + segment.num_chunks - 1:
         return False
-    if holder.depth > segment.depth or holder.layers != segment.layers or holder.slice_bytes != segment.slice_bytes:
+    if holder.depth > segment.depth or _kind(holder) != _kind(segment):
         return False
     return holder.num_chunks > segment.num_chunks or holder.name < segment.name
