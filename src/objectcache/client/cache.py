@@ -185,9 +185,8 @@ class GatewayCache(KVCache):
         try:
             session.receivers.expect(expected, destination.buffer.offset, options.deadline_s)
             body = session.http.request(
-                "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s
+                "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s, resend=False
             )
-            delivery.versions = self._kept_versions(RetrieveAnswer.decode(body))
         except (SessionNotFoundError, GatewayUnavailableError):
             self._drop_session(session)
             raise
@@ -195,7 +194,7 @@ class GatewayCache(KVCache):
             session.receivers.fail(descriptor.delivery, error)
             raise
         # After any other error nobody knows whether it was accepted: it is cancelled with its destination.
-        RetrieveAnswer.decode(body)
+        delivery.versions = self._kept_versions(RetrieveAnswer.decode(body))
 
     def _start_response(
         self,

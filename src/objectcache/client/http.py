@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import select
 import socket
 import threading
 import time
@@ -32,9 +33,14 @@ class GatewayHttp:
         self._breaker = Breaker()
         self._closed = False
 
-    def request(self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None) -> bytes:
-        """The body of a 2xx answer. Raises the error that the gateway answered, or GatewayUnavailableError."""
-        connection, response = self.start(method, path, body, timeout_s=timeout_s)
+    def request(
+        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None, resend: bool = True
+    ) -> bytes:
+        """The body of a 2xx answer. Raises the error that the gateway answered, or GatewayUnavailableError.
+
+        `resend` False: it is sent once. Otherwise again, by a new connection, when a kept one broke.
+        """
+        connection, response = self.start(method, path, body, timeout_s=timeout_s, resend=resend)
         try:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -44,7 +50,7 @@ class GatewayHttp:
         return data
 
     def start(
-        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None
+        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None, resend: bool = True
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes.
 
@@ -52,11 +58,14 @@ class GatewayHttp:
         """
         bound_s = self._timeout_s if timeout_s is None else min(self._timeout_s, max(timeout_s, SHORTEST_TIMEOUT_S))
         reused, connection = self._take(bound_s)
+        if reused and not resend and _was_closed(connection):
+            connection.close()
+            reused, connection = False, self.connect(bound_s)
         try:
             response = self._send(connection, method, path, body, bound_s)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            if not reused or isinstance(error, TimeoutError):
+            if not reused or not resend or isinstance(error, TimeoutError):
                 raise self._no_answer(error, bound_s) from error
             # A kept connection may have been closed by the other side since: that says nothing about the gateway.
             self._drop_idle()
@@ -192,3 +201,10 @@ class _Begun(io.RawIOBase):
         count = min(len(out), len(self._line))
         out[:count], self._line = self._line[:count], self._line[count:]
         return count
+
+
+def _was_closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether the other side has closed a kept connection, or said something that nobody asked for."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))

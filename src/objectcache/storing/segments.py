@@ -74,11 +74,15 @@ class SegmentThreads:
         self._each(store, self._begin)
 
     def layer(self, number: int, position: int, data: memoryview, slice_bytes: int) -> None:
-        """Slices of all offered chunks of the layer at `position`; `on_read` says when `data` is free again."""
+        """Slices of all offered chunks of the layer at `position`; `on_read` says when `data` is free again, and
+        `on_ended` where it never does."""
         store = self._find(number)
-        if store is not None:
-            with store.lock:
-                store.reading[position] = len(store.segments)
+        if store is None:
+            return
+        with store.lock:  # so that nothing is read, or said to be, behind the end of a store
+            if store.ending:
+                return
+            store.reading[position] = len(store.segments)
             for segment in store.segments:
                 self._lanes.submit(segment.lane, partial(self._read, store, segment, position, data, slice_bytes))
 

@@ -6,7 +6,9 @@ with it.
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -48,6 +50,7 @@ from objectcache.workers.uploads import ExpectedSegment, receive_object, receive
 log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
+_WITH_DESCRIPTOR = {"attach", "respond", "send_object", "receive", "share"}
 KNOWN_RUNS = 8192
 """Over all parts of plans that are kept decoded, 1 KB each."""
 
@@ -90,7 +93,16 @@ class Worker:
         }
         while (received := self._channel.receive()) is not None:
             message, fds = received
-            orders[message["op"]](message, fds)
+            try:
+                if message["op"] in _WITH_DESCRIPTOR and not fds:
+                    raise OSError(errno.EMFILE, "no room for a descriptor that was sent")
+                orders[message["op"]](message, fds)
+            except (OSError, RuntimeError):  # RuntimeError: no room for a thread
+                log.exception("the order %r failed", message["op"])
+                if message["op"] == "attach":
+                    self._end_session(message, fds)
+                elif "tag" in message:
+                    self._answer(message, ObjectCacheError("the data worker failed: the gateway's log says why"))
 
     def _answer(self, message: Message, error: ObjectCacheError | None = None, **result: object) -> None:
         answer: Message = {"tag": message["tag"], **result}
@@ -406,6 +418,8 @@ def _in_thread(name: str, run: Callable[[], None]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process, which drains
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # streams take two each, and segments stay open
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(BlockingChannel(sock)).serve()
 
