@@ -56,6 +56,8 @@ class FaultySwitch:
             out[: len(out) // 2] = b"\xee" * (len(out) // 2)
             self.stalled.set()
             self.go_on.wait(30)
+            if self.error is not None:
+                raise self.error
 
 
 class FaultyReader(ObjectReader):
@@ -132,10 +134,12 @@ def test_a_stalled_read_is_late_and_its_memory_nobodys_until_it_ends(
 def test_a_store_that_breaks_is_not_a_segment_that_is_damaged(
     cache: LocalCache, match: Match, switch: FaultySwitch
 ) -> None:
-    switch.error = StoreUnavailableError("broken")
+    switch.go_on.clear()
     retrieval = cache.retrieve(match)
     retrieval.wait(0)
     check_layer(retrieval, match.parts, 0)
+    switch.error = StoreUnavailableError("broken")
+    switch.go_on.set()
     with pytest.raises(StoreUnavailableError):
         retrieval.wait(LAYERS - 1)
     retrieval.close()
