@@ -34,8 +34,9 @@ from objectcache.testing.synthetic import (
     retrieve_and_check,
     store_parts,
 )
+from tests.client.stopping import stopped_in_mid_delivery
 from tests.gateway.fixtures import StartGateway
-from tests.gateway.process import GatewayProcess, eventually, stopped
+from tests.gateway.process import GatewayProcess, eventually
 
 LAYERS, CHUNKS, SLICE_BYTES = 24, 32, 128 << 10
 LAYOUT = flat_layout(LAYERS, SLICE_BYTES)
@@ -113,10 +114,7 @@ def test_a_worker_that_stops_in_mid_delivery_keeps_the_memory_until_it_goes_on(
     gateway: GatewayProcess, cache: GatewayCache, match: Match
 ) -> None:
     (worker,) = gateway.worker_pids
-    retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=1.0))
-    retrieval.wait(0)
-    with stopped(worker):
-        assert not retrieval.complete, "the worker was stopped too late for this test to say anything"
+    with stopped_in_mid_delivery(worker, cache, match) as retrieval:
         with pytest.raises(DeliveryTimeoutError):
             retrieval.wait(LAYERS - 1)
         retrieval.close()

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from objectcache.cache import KVCache, RetrieveOptions
+from objectcache.cache import KVCache
 from objectcache.client import GatewayCache
 from objectcache.errors import BufferPoolExhaustedError, DeliveryTimeoutError
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
-from tests.gateway.process import GatewayProcess, eventually, stopped
+from tests.client.stopping import stopped_in_mid_delivery
+from tests.gateway.process import GatewayProcess, eventually
 
 LAYERS = 24
 LAYOUT = flat_layout(LAYERS, 128 << 10)
@@ -45,10 +46,7 @@ def test_the_new_content_is_untouched(gateway: GatewayProcess, cache: KVCache) -
     eventually(lambda: cache.pool.usage().in_use_bytes == 0, "the first delivery's memory is free again")
 
     (worker,) = gateway.worker_pids
-    retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=1.0))
-    retrieval.wait(0)
-    with stopped(worker):
-        assert not retrieval.complete, "the worker was stopped too late for this test to say anything"
+    with stopped_in_mid_delivery(worker, cache, match) as retrieval:
         with pytest.raises(DeliveryTimeoutError):
             retrieval.wait(LAYERS - 1)
         retrieval.close()
