@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from objectcache.descriptor import Versions
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.tier import Holding, LocalTier, TierPart, names
-from objectcache.tier.names import TierName, Versions, cut_versions, decode_versions, encode_versions
+from objectcache.tier.names import TierName, cut_versions, decode_versions, encode_versions
 
 NAMESPACE = bytes(range(32))
 LAYERS, SLICE_BYTES, STEP = 6, 4096, 4

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from threading import Lock
 
+from objectcache.descriptor import Versions
 from objectcache.errors import IntegrityError, RangeError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.segment import SegmentReader
 from objectcache.stores.read_cache_extents import Extents
-from objectcache.tier.names import TierName, Versions, decode_versions
+from objectcache.tier.names import TierName, decode_versions
 
 
 class _Source:

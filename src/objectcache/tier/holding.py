@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from objectcache.descriptor import Versions
 from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.tier.files import TierFile
-from objectcache.tier.names import Versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from objectcache.descriptor import Versions
 from objectcache.integrity import Buffer
 from objectcache.layout import DeliveryGeometry
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores.read_cache_extents import Extents, ExtentWrite
-from objectcache.tier.names import Versions, encode_versions
+from objectcache.tier.names import encode_versions
 from objectcache.tier.parts import TierPart, WantedExtent
 
 

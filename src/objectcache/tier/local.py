@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 
+from objectcache.descriptor import Versions
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
@@ -22,14 +23,7 @@ from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
 from objectcache.tier.keeping import extent_header, write_extent
-from objectcache.tier.names import (
-    MAX_VERSIONS,
-    MIXED,
-    TierName,
-    Versions,
-    cut_versions,
-    rank_of,
-)
+from objectcache.tier.names import MAX_VERSIONS, MIXED, TierName, cut_versions, rank_of
 from objectcache.tier.parts import TierPart, TierStats, WantedExtent, extents_of
 
 log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from objectcache.descriptor import Versions
 from objectcache.names import SEGMENT_TAG_BYTES
 
 EXTENT_BYTES = 4 << 20
@@ -16,8 +17,6 @@ MIXED = bytes(SEGMENT_TAG_BYTES)
 """In place of the one segment's tag: the chunks are of several, which the header names."""
 
 _NAME = re.compile(r"([fr])\.([0-9a-f]+)\.([0-9a-f]+)\.([0-9a-f]{16})\.([0-9a-f]{16})\.([0-9a-f]+)")
-
-Versions = tuple[tuple[int, bytes], ...]
 
 
 class TierName(NamedTuple):
