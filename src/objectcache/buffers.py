@@ -8,7 +8,6 @@ until its fence is told.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
@@ -19,7 +18,7 @@ from enum import Enum, auto
 
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import align_up
-from objectcache.pages import populate
+from objectcache.pages import address_of, populate
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -82,8 +81,7 @@ class BufferPool:
         with self._lock:
             if self._closed:
                 raise ObjectCacheError("the cache is closed")
-            address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-            self._unregister.append(registrar(address, self._size))
+            self._unregister.append(registrar(address_of(self._view), self._size))
 
     def fileno(self) -> int:
         """The shared file, for handing to a process that writes it too."""
