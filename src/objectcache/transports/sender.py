@@ -14,14 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from typing import NamedTuple
 
 from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.transports import supplying
-from objectcache.transports.active import ActiveDelivery, Turn
+from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn
 from objectcache.transports.sockets import pace, send_all
 
 TURN_S = 0.002
@@ -43,10 +44,15 @@ class _Step(NamedTuple):
     do: _Do
     active: ActiveDelivery
     turn: Turn | None = None
+    held: HeldTurn | None = None
+    """The turn, if it is at hand and begun already."""
 
 
 class SenderSession:
     """The streams of one receiver, and the deliveries that share them."""
+
+    announces = True
+    """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
 
     def __init__(self, streams: int, on_lost: Callable[[], None] = lambda: None, *, once: bool = False) -> None:
         """`on_lost()` is called when the last stream is gone. `once`: the streams are left as they are, open, after the
@@ -61,6 +67,9 @@ class SenderSession:
         self._on_lost = on_lost
         self._closed = False
         self._served = False
+        self._borrowed = False
+        """Whether another thread uses stream 0, and returns what it has taken there as `_returned`."""
+        self._returned: _Step | None = None
 
     @property
     def streams(self) -> int:
@@ -90,14 +99,51 @@ class SenderSession:
                     pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
+        """Deliver it, beside what is under way."""
+        self._enter(active, announces=False)
+
+    def begin(self, active: ActiveDelivery) -> Callable[[], None] | None:
+        """As `add`. What is returned is to be called at once: it reads the store, and announces what comes first, which
+        takes less time than to wake a thread for it."""
+        return self._enter(active, announces=self.announces)
+
+    def _enter(self, active: ActiveDelivery, *, announces: bool) -> Callable[[], None] | None:
         with self._changed:
             if not self._closed:
                 self._active.append(active)
-                self._changed.notify_all()
+                sock = self._borrow(active) if announces else None
+                if sock is None:
+                    self._changed.notify_all()
                 if active.far:
                     supplying.feed(active, self._changed)
-                return
+                return None if sock is None else partial(self._announce, sock, active)
         active.on_over(DeliveryError("the data session has ended"))
+        return None
+
+    def _borrow(self, active: ActiveDelivery) -> socket.socket | None:
+        """Stream 0, if its thread has nothing to do, until `_announce` returns it. Under the lock."""
+        if active.far or len(self._active) > 1:
+            return None
+        sock = self._sockets[0]
+        if sock is not None:
+            active.preparing = self._borrowed = True
+        return sock
+
+    def _announce(self, sock: socket.socket, active: ActiveDelivery) -> None:
+        step: _Step | None = None
+        try:
+            supplying.first(active, self._changed)
+            with self._changed:
+                step = self._step(0, active, time.monotonic())
+            if step is not None and step.turn is not None:
+                held = self._hold(0, active, step.turn)
+                if held is not None:
+                    held.announce(sock)
+                step = None if held is None else step._replace(held=held)
+        finally:
+            with self._changed:
+                self._borrowed, self._returned = False, step
+                self._changed.notify_all()
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -159,6 +205,8 @@ class SenderSession:
             while (step := self._next(stream)) is not None:
                 if step.do is _Do.PREPARE:
                     supplying.prepare(step.active, self._changed, self.streams)
+                elif step.held is not None:
+                    self._send_held(stream, sock, step.active, step.held)
                 elif step.turn is not None:
                     self._send(stream, sock, step.active, step.turn)
                 else:
@@ -178,34 +226,47 @@ class SenderSession:
     def _next(self, stream: int) -> _Step | None:
         """What to do next on `stream`; waits for it. None when the session is closed."""
         with self._changed:
-            while not self._closed and not (self.once and self._served and not self._active):
-                now_s = time.monotonic()
-                wake_s: float | None = None
-                for _ in range(len(self._active)):
-                    active = self._active[0]
-                    self._active.rotate(-1)
-                    state = active.state
-                    if not state.is_open(stream):
-                        continue
-                    ready = active.is_ready(stream)
-                    if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
-                        active.preparing = True
-                        return _Step(_Do.PREPARE, active)
-                    outgoing = active.peek(stream)
-                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
-                    if verdict is Verdict.CLOSE:
-                        state.begin(stream, 0)
-                        self._busy_until[stream] = max(now_s, state.deadline_s)
-                        return _Step(_Do.LAST_WORD, active)
-                    if outgoing is not None and verdict is Verdict.SEND:
-                        turn = active.take_turn(stream, self._turn_bytes(stream, active))
-                        state.claim(turn.wire_bytes)
-                        if active.far:
-                            self._changed.notify_all()  # its thread may make more ready
-                        return _Step(_Do.SEND, active, turn)
-                    wake_s = min(wake_s or state.deadline_s, state.deadline_s)
-                self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
-        return None
+            while True:
+                wait_s: float | None = None
+                if stream != 0 or not self._borrowed:
+                    if stream == 0 and self._returned is not None:
+                        returned, self._returned = self._returned, None
+                        return returned
+                    if self._closed or (self.once and self._served and not self._active):
+                        return None
+                    now_s = time.monotonic()
+                    for _ in range(len(self._active)):
+                        active = self._active[0]
+                        self._active.rotate(-1)
+                        step = self._step(stream, active, now_s)
+                        if step is not None:
+                            return step
+                    ends_s = [active.state.deadline_s for active in self._active if active.state.is_open(stream)]
+                    wait_s = max(0.0, min(ends_s) - now_s) if ends_s else None
+                self._changed.wait(wait_s)
+
+    def _step(self, stream: int, active: ActiveDelivery, now_s: float) -> _Step | None:
+        """What there is to do for `active` on `stream`, which is taken; None: nothing for now. Under the lock."""
+        state = active.state
+        if not state.is_open(stream):
+            return None
+        ready = active.is_ready(stream)
+        if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
+            active.preparing = True
+            return _Step(_Do.PREPARE, active)
+        outgoing = active.peek(stream)
+        verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
+        if verdict is Verdict.CLOSE:
+            state.begin(stream, 0)
+            self._busy_until[stream] = max(now_s, state.deadline_s)
+            return _Step(_Do.LAST_WORD, active)
+        if outgoing is None or verdict is not Verdict.SEND:
+            return None
+        turn = active.take_turn(stream, self._turn_bytes(stream, active))
+        state.claim(turn.wire_bytes)
+        if active.far:
+            self._changed.notify_all()  # its thread may make more ready
+        return _Step(_Do.SEND, active, turn)
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
         """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment."""
@@ -214,22 +275,29 @@ class SenderSession:
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
-        with ExitStack() as stack:
-            try:
-                bodies = turn.hold(stack)
-            except ObjectCacheError as error:
-                with self._changed:
-                    active.state.unclaim(turn.wire_bytes)
-                supplying.fail(active, self._changed, error)
-                return
-            if not self._begin(stream, active, turn.wire_bytes):
-                return
+        held = self._hold(stream, active, turn)
+        if held is not None:
+            self._send_held(stream, sock, active, held)
+
+    def _hold(self, stream: int, active: ActiveDelivery, turn: Turn) -> HeldTurn | None:
+        """A turn that is at hand and begun; None where `_send` sends nothing."""
+        try:
+            held = HeldTurn(turn)
+        except ObjectCacheError as error:
+            with self._changed:
+                active.state.unclaim(turn.wire_bytes)
+            supplying.fail(active, self._changed, error)
+            return None
+        if not self._begin(stream, active, turn.wire_bytes):
+            held.close()
+            return None
+        return held
+
+    def _send_held(self, stream: int, sock: socket.socket, active: ActiveDelivery, held: HeldTurn) -> None:
+        with held:
             start_s = time.monotonic()
-            for stretch, body in zip(turn.stretches, bodies, strict=True):
-                for outgoing in stretch.frames:
-                    send_all(sock, outgoing.head, more=True)
-                    body.send(sock, outgoing.frame.data_bytes)
-            self._bytes_s[stream] = turn.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
+            held.send(sock)
+            self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
