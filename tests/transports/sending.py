@@ -115,7 +115,10 @@ class Session:
             self.outcomes[number] = error
 
         self.actives.append(ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn))
-        self.sender.add(self.actives[-1])
+        rest = self.sender.begin(self.actives[-1])
+        if rest is not None:  # as in a worker: meanwhile another thread takes orders
+            self._threads.append(threading.Thread(target=rest))
+            self._threads[-1].start()
         return number
 
     def wait(self, number: int) -> ObjectCacheError | None:
