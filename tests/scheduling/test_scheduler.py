@@ -152,7 +152,7 @@ def test_lookahead_knows_an_order_for_more_than_it_weighs() -> None:
     ended = sorted(world.ended_s, key=world.ended_s.__getitem__)
     assert set(ended[:8]) == set(range(32, 40))
     shortest_first_s = sum(k * (k + 1) / 4 for k in range(1, 41)) / 40 / 400
-    assert sum(world.ended_s.values()) / 40 < 1.05 * shortest_first_s
+    assert sum(world.ended_s.values()) / 40 < 1.1 * shortest_first_s
 
 
 @pytest.mark.parametrize("policy", ["slack", "lookahead"])
