@@ -15,6 +15,7 @@ LOOKED_AHEAD = 24  # so many flows, first in order, are weighed exactly; the oth
 TRUSTED = 8  # decisions, until the order in force is weighed anew though nothing has changed
 PLACED = 20  # flows are weighed in one decision, give or take one order
 PARTS = 16  # of what a link carries in a step: one flow is not served more than that at once
+LEAST_CAP = 1.0  # bytes/s: a link that carries nothing is waited for as if it did
 BETTER = 1e-6  # an order must gain that part
 
 Gang = str | int
@@ -92,7 +93,7 @@ def _with_newcomers(order: list[Gang], gangs: dict[Gang, list[Flow]]) -> list[Ga
 Part = tuple[float, float, float, float, tuple[str, ...]]
 """Of one flow: when it is due, head, total and span as `Link` takes them, and the links that carry anything."""
 Demand = tuple[float, float, list[Part]]
-"""Of one gang: its weight, the lateness that it has at least, its flows."""
+"""Of one gang: its weight, the lateness that it would have if there were no others, its flows."""
 
 
 def _demand(flows: Sequence[Flow], caps: Room, now_s: float) -> Demand:
@@ -101,11 +102,13 @@ def _demand(flows: Sequence[Flow], caps: Room, now_s: float) -> Demand:
     for flow in flows:
         due_s, total, span_s = flow.due_s, flow.left_bytes, flow.span_s
         head = flow.head_bytes if span_s > 0 else total
-        late = max(late, flow.late_s, now_s - due_s)
-        limit = flow.use.limit
-        if limit < inf:
-            late = max(late, now_s + head / limit - due_s, now_s + total / limit - due_s - span_s)
-        parts.append((due_s, head, total, span_s, tuple(link for link in flow.links if caps[link] > 0)))
+        rate = flow.use.limit
+        for link in flow.links:
+            if 0 < caps[link] < rate:
+                rate = caps[link]
+        since_s = now_s - due_s
+        late = max(late, flow.late_s, since_s + head / rate, since_s + total / rate - span_s)
+        parts.append((due_s, head, total, span_s, flow.links))
     return flows[0].weight, late, parts
 
 
@@ -113,31 +116,41 @@ def _weigh(
     order: Sequence[Gang], demands: dict[Gang, Demand], caps: Room, now_s: float, enough: float
 ) -> tuple[float, dict[Gang, float]]:
     """Weighted sum of the gangs' least lateness in that order, and each one's. Stops early at a sum of `enough`."""
-    links = {link: Link(now_s, cap) for link, cap in caps.items() if cap > 0}
+    links = {link: Link(now_s, max(cap, LEAST_CAP)) for link, cap in caps.items()}
+    only = next(iter(links.values())) if len(links) == 1 else None
     late_s: dict[Gang, float] = {}
     cost = 0.0
+    for weight, late, _ in demands.values():
+        cost += weight * late
     for gang in order[:LOOKED_AHEAD]:
-        weight, late, parts = demands[gang]
+        weight, alone, parts = demands[gang]
+        late = alone
         for due_s, head, total, span_s, crossed in parts:
+            if only is not None:
+                late = only.least(due_s, head, total, span_s, late)
+                only.place(due_s + late, head, total, span_s)
+                continue
             for name in crossed:
                 late = links[name].least(due_s, head, total, span_s, late)
             for name in crossed:
                 links[name].place(due_s + late, head, total, span_s)
         late_s[gang] = late
-        cost += weight * late
-        if cost >= enough:
-            return cost, late_s
+        if late > alone:
+            cost += weight * (late - alone)
+            if cost >= enough:
+                return cost, late_s
     if len(order) <= LOOKED_AHEAD:
         return cost, late_s
     begins_s = now_s
     for place, gang in enumerate(order):
-        weight, late, parts = demands[gang]
+        weight, alone, parts = demands[gang]
+        late = alone
         for due_s, _, total, span_s, crossed in parts:
-            begins_s += total / min((caps[name] for name in crossed), default=inf)
+            begins_s += total / max(LEAST_CAP, min(caps[name] for name in crossed))
             late = max(late, begins_s - due_s - span_s)
         if place >= LOOKED_AHEAD:
             late_s[gang] = late
-            cost += weight * late
+            cost += weight * (late - alone)
     return cost, late_s
 
 
@@ -173,7 +186,7 @@ def _by_due_dates(chains: Sequence[_Chain], room: Room) -> None:
     budgets = {link: left * STEP_S for link, left in room.items()}
     most = max(budgets.values()) / PARTS
     queue = [(chain.due_s(chain.flow.unit), index, chain.flow.unit) for index, chain in enumerate(chains)]
-    order = [chains[index].flow for _, index, _ in sorted(queue)]
+    begun = list(queue)
     heapify(queue)
     open_links = sum(budget > 0.0 for budget in budgets.values())
     while queue and open_links:
@@ -205,6 +218,7 @@ def _by_due_dates(chains: Sequence[_Chain], room: Room) -> None:
         if chain.given > 0.0:
             take(chain.flow, room, chain.given / STEP_S)
     if open_links:
+        order = [chains[index].flow for _, index, _ in sorted(begun)]
         for flow in order:
             take(flow, room, flow.use.limit - flow.rate)
         for flow in order:
