@@ -28,7 +28,7 @@ ODD = (
     | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=9))
 )
 
-ODD_VALUES = (None, True, "7", b"7", -1, 1.5, [None], {})
+ODD_VALUES: tuple[object, ...] = (None, True, "7", b"7", -1, 1.5, [None], {})
 """One of each type that a field may wrongly have; the numbers are none that counts may be."""
 
 HOSTILE = {
