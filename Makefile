@@ -6,6 +6,9 @@ TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
 BENCH_ARGS ?= retrieve
 
+# Tests start hundreds of Python programs: without its bytecode on disk, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check

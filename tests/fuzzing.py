@@ -28,6 +28,9 @@ ODD = (
     | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=9))
 )
 
+ODD_VALUES: tuple[object, ...] = (None, True, "7", b"7", -1, 1.5, [None], {})
+"""One of each type that a field may wrongly have; the numbers are none that counts may be."""
+
 HOSTILE = {
     "nothing": b"",
     "not a map": msgpack.packb([1, 2]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+import numpy as np
+
 from objectcache.errors import RangeError
 from objectcache.integrity import Buffer
 from objectcache.keys import KEY_BYTES, KeyChain
@@ -57,8 +59,8 @@ def make_header(
 
 def random_layers(header: SegmentHeader, seed: int = 0) -> list[bytes]:
     """Slices of all chunks, per layer, contiguous."""
-    random = Random(seed)
-    return [random.randbytes(size * header.num_chunks) for size in header.slice_bytes]
+    random = np.random.default_rng(seed)
+    return [random.bytes(size * header.num_chunks) for size in header.slice_bytes]
 
 
 def encode(header: SegmentHeader, layers: Sequence[Buffer]) -> tuple[bytes, tuple[bytes, ...]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from objectcache.errors import ConfigError, ObjectCacheError
 needs_packages = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("torch", "transformers", "matplotlib")), reason="needs objectcache[demo]"
 )
+
+# The whole document through a model that is smaller than the short demo's, which .ci/run has.
+SIZE = ModelSize(hidden=32, heads=2, kv_heads=1, head_dim=64, intermediate=64)
 
 KEPT: dict[str, Any] = {
     "tokens": 1000,
@@ -80,8 +85,14 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         run_demo(DemoOptions())
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_SHORT", SIZE)
+
+
 @needs_packages
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("small")
 def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
     import torch
 
@@ -102,7 +113,8 @@ def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
     assert figures == json.loads(json.dumps(result.figures | {"broken": result.broken}))
     assert figures["matched_tokens"] == figures["expected_tokens"] == shared_tokens() // 16 * 16
     assert figures["computed_tokens"] == figures["tokens"] - figures["matched_tokens"]
-    assert figures["matched_bytes"] == figures["matched_tokens"] * 2 * 4 * 128 * 4 * 2
+    # layers × K and V × head_dim × bytes of a float32
+    assert figures["matched_bytes"] == figures["matched_tokens"] * 2 * 2 * 64 * 4
     assert figures["logits_equal"]
     assert figures["next_token_equal"]
     assert figures["max_abs_diff"] <= figures["max_abs_diff_bound"]
@@ -115,13 +127,14 @@ def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
     printed = text.getvalue()
     assert "layerwise" in printed
     assert "bit for bit those with the same prefix kept in memory" in printed
-    again = run_demo(options, Console(file=text, width=100), run_job)
-    assert again.figures["prefill"]["stored_tokens"] == 0
-    assert again.figures["logits_equal"]
+    job = Job("prefill", figures["url"], "", replace(SIZE, layers=2), rounds=1)
+    again = run_job(job, lambda text: None)
+    assert (again["matched_tokens"], again["stored_tokens"]) == (again["tokens"] // 16 * 16, 0)
 
 
 @needs_packages
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("small")
 def test_two_processes_and_a_gateway_between_them(tmp_path: Path) -> None:
     options = DemoOptions(short=True, layers=1, target="tcp", out=tmp_path)
     figures = run_demo(options, Console(file=io.StringIO())).figures
@@ -131,8 +144,24 @@ def test_two_processes_and_a_gateway_between_them(tmp_path: Path) -> None:
     assert figures["logits_equal"]
 
 
+FAILING = Job("ask", "http://127.0.0.1:1/demo", "http", replace(SIZE, layers=1), rounds=1)
+
+
 @needs_packages
-def test_a_process_that_fails_says_why() -> None:
-    job = Job("ask", "http://127.0.0.1:1/demo", "http", ModelSize(layers=1, hidden=16, intermediate=16), rounds=1)
-    with pytest.raises(ObjectCacheError, match="the ask process failed"):
-        run_module.in_new_process(job, lambda text: None)
+def test_an_engine_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from objectcache.demo import engine
+
+    monkeypatch.setattr(sys, "argv", ["engine", FAILING.to_json()])
+    assert engine.main() == 1
+    assert capsys.readouterr().err.startswith("GatewayUnavailableError: ")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_a_failed_process_said_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Also of one that ends well, and without a result."""
+    engine = tmp_path / "python"
+    engine.write_text(f"#!/bin/sh\necho 'no such \"thing\"' >&2\nexit {status}\n")
+    engine.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(engine))
+    with pytest.raises(ObjectCacheError, match='the ask process failed:\nno such "thing"'):
+        run_module.in_new_process(FAILING, lambda text: None)

@@ -24,7 +24,7 @@ from objectcache.descriptor import (
 )
 from objectcache.errors import DescriptorError
 from objectcache.layout import KVGroup, KVLayout, KVShard
-from tests.fuzzing import HOSTILE, Path, answers_properly, mutated, paths, replaced, without
+from tests.fuzzing import HOSTILE, ODD_VALUES, Path, answers_properly, mutated, paths, replaced, without
 from tests.golden.wire import DESCRIPTOR, LEAF
 
 VALID: dict[str, Any] = msgpack.unpackb(DESCRIPTOR.encode())
@@ -95,18 +95,18 @@ def test_a_missing_field_is_named(path: Path) -> None:
     assert str(path[-1]) in message
 
 
-@pytest.mark.parametrize("wrong", [None, True, "7", b"7", -1, 1.5, [None], {}], ids=repr)
 @pytest.mark.parametrize("path", FIELDS, ids=str)
-def test_a_field_of_another_type_is_named(path: Path, wrong: object) -> None:
+def test_a_field_of_another_type_is_named(path: Path) -> None:
     fits = {
         "gang": str,
         "trace": str,
         "deadline_s": float,
     }
-    if type(wrong) is fits.get(str(path[-1])):
-        assert decode_descriptor(msgpack.packb(replaced(VALID, path, wrong)))
-        return
-    assert str(path[-1]) in refusal(replaced(VALID, path, wrong))
+    for value in ODD_VALUES:
+        if type(value) is fits.get(str(path[-1])):
+            assert decode_descriptor(msgpack.packb(replaced(VALID, path, value)))
+        else:
+            assert str(path[-1]) in refusal(replaced(VALID, path, value)), value
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from objectcache.messages import (
     SessionRequest,
     StoreRequest,
 )
-from tests.fuzzing import HOSTILE, Path, answers_properly, mutated, paths, replaced, without
+from tests.fuzzing import HOSTILE, ODD_VALUES, Path, answers_properly, mutated, paths, replaced, without
 from tests.golden.wire import MESSAGES
 
 KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
@@ -81,15 +81,15 @@ def test_a_missing_field_is_named(kind: str, path: Path) -> None:
     assert str(path[-1]) in message
 
 
-@pytest.mark.parametrize("wrong", [None, True, "7", b"7", -1, 1.5, [None], {}], ids=repr)
 @pytest.mark.parametrize(("kind", "path"), FIELDS, ids=str)
-def test_a_field_of_another_type_is_named(kind: str, path: Path, wrong: object) -> None:
+def test_a_field_of_another_type_is_named(kind: str, path: Path) -> None:
     name = str(path[-1])
-    if (name in TEXTS and isinstance(wrong, str)) or (name in NUMBERS and isinstance(wrong, float)):
-        assert KINDS[kind].decode(msgpack.packb(replaced(VALID[kind], path, wrong)))
-        return
-    message = refusal(kind, replaced(VALID[kind], path, wrong))
-    assert name in message or (name == "keys" and "chunk keys" in message)
+    for value in ODD_VALUES:
+        if (name in TEXTS and isinstance(value, str)) or (name in NUMBERS and isinstance(value, float)):
+            assert KINDS[kind].decode(msgpack.packb(replaced(VALID[kind], path, value)))
+        else:
+            message = refusal(kind, replaced(VALID[kind], path, value))
+            assert name in message or (name == "keys" and "chunk keys" in message), value
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_a_store_request_needs_a_range(first: int, stop: int) -> None:
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
-@pytest.mark.parametrize("kind", KINDS)
-def test_hostile_bytes_are_refused_quickly(kind: str, data: bytes) -> None:
-    assert answers_properly(KINDS[kind].decode, data)
+def test_hostile_bytes_are_refused_quickly(data: bytes) -> None:
+    for kind, message in KINDS.items():
+        assert answers_properly(message.decode, data), kind
 
 
 @given(st.sampled_from(sorted(KINDS)), st.binary(max_size=200))

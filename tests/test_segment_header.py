@@ -185,9 +185,9 @@ HOSTILE: list[Any] = [
 
 
 @pytest.mark.parametrize("name", list(fields()))
-@pytest.mark.parametrize("value", HOSTILE, ids=repr)
-def test_fields_of_the_wrong_type_are_refused(name: str, value: Any) -> None:
-    refused(sealed(msgpack.packb({**fields(), name: value})))
+def test_fields_of_the_wrong_type_are_refused(name: str) -> None:
+    for value in HOSTILE:
+        refused(sealed(msgpack.packb({**fields(), name: value})))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
-import sys
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +18,19 @@ from typer.testing import CliRunner
 pytest.importorskip("obstore", reason="needs the extra s3")
 
 from objectcache.bench import peers
-from objectcache.bench.bars import judge
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.machine import child_pids
 from objectcache.bench.peers import BARS, PeersSettings, run_peers
 from objectcache.bench.peers.getter import Getter
 from objectcache.bench.peers.held import HeldKV
-from objectcache.bench.peers.lmcache import LMCacheReader
 from objectcache.bench.peers.measured import Measured
 from objectcache.bench.peers.rows import best, ratio_rows, way_rows
-from objectcache.bench.peers.servers import Nginx, Server, started_nginx
-from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
 from objectcache.bench.shapes import ModelShape
 from objectcache.bench.stores.fetch import Fetch
-from objectcache.cli.bench import app, options
+from objectcache.cli.bench import app
 from objectcache.errors import ConfigError
+from tests.bench.checking import check_drawn, check_needs_s3, check_turns, quiet, shown, written
 
 TINY = ModelShape("tiny", "tiny", num_layers=4, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 CHUNKS = 6
@@ -71,20 +65,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BenchmarkResult
     assert list(data.iterdir()) == []
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
 def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, tmp_path: Path) -> None:
-    result.write(tmp_path / "result.json")
-    text = (tmp_path / "result.json").read_text()
-    data = json.loads(text)
+    data = written(result, tmp_path)
     assert (data["benchmark"], data["quick"], data["options"]["servers"]) == ("peers", True, list(SERVERS))
-    assert "127.0.0.1" not in text
-    assert str(tmp_path.parent) not in text
-    names = [row["name"] for row in data["rows"]]
-    assert len(set(names)) == len(names)
-    assert all(row["min"] <= row["median"] <= row["max"] for row in data["rows"] if "not_run" not in row)
     assert (
         data["summary"].keys()
         == {*("goodput_vs_whole_chunk", "goodput_vs_ranged", "first_layer_vs_whole_chunk")}
@@ -97,10 +80,7 @@ def test_who_was_not_there_is_told(result: BenchmarkResult) -> None:
 
 
 def test_all_ways_were_measured_in_turn(result: BenchmarkResult) -> None:
-    at_s = [result.row(f"{way}: goodput")["at_s"] for way in WAYS]
-    in_turn = [times[pair] for pair in range(2) for times in at_s]
-    assert in_turn == sorted(in_turn)
-    assert in_turn[0] == 0.0
+    check_turns(result, [f"{way}: goodput" for way in WAYS], pairs=2)
 
 
 def test_ways_read_all_or_say_of_how_much(result: BenchmarkResult) -> None:
@@ -128,16 +108,8 @@ def test_ratios_are_of_the_pairs(result: BenchmarkResult) -> None:
 
 
 def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> None:
-    console = quiet()
-    show(console, result)
-    show_verdicts(console, judge(BARS, result.summary))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert all(row["name"] in text for row in result.rows)
-    assert "no --lmcache-python" in text
-    plot = pytest.importorskip("objectcache.bench.peers.plot", reason="matplotlib is not installed")
-    plot.draw(result, tmp_path / "result.png")
-    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    assert "no --lmcache-python" in shown(result, BARS)
+    check_drawn("peers", result, tmp_path)
 
 
 def test_peers_that_bring_something_else_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,80 +183,6 @@ def test_sampled_layers_are_spread() -> None:
     assert PeersSettings().chunks == 1024
 
 
-# -- nginx --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not HAS_NGINX, reason="nginx is not installed")
-def test_nginx_serves_while_it_is_wanted(tmp_path: Path) -> None:
-    before = child_pids(os.getpid())
-    with started_nginx(tmp_path) as nginx:
-        (nginx.root / "name@1").write_bytes(b"content")
-        with urllib.request.urlopen(f"http://{nginx.host}/name%401") as answer:
-            assert answer.read() == b"content"
-        assert len(nginx.server.pids) > 1
-        assert nginx.server.cpu_s() >= 0
-    assert child_pids(os.getpid()) == before
-    assert not Path(f"/proc/{nginx.server.pids[0]}/exe").exists()
-
-
-def test_what_is_not_installed_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda *arguments, **more: None)
-    with pytest.raises(ConfigError, match=r"nginx-light.*--servers"), started_nginx(tmp_path):
-        pass
-
-
-# -- LMCache ------------------------------------------------------------------------------------------
-
-# Answers as lmcache_child.py does; loads what lies below the root, but with {flaw} added to the first byte.
-FAKE_CHILD = """
-import json, mmap, sys
-job = json.loads(sys.stdin.readline())
-size, step = job["size_bytes"], job["object_bytes"]
-spans = [(at, min(size, at + step)) for at in range(0, size, step)]
-memory = mmap.mmap(job["fd"], size)
-print(json.dumps({{"version": "0", "objects": [[f"o{{a}}", a, b] for a, b in spans]}}), flush=True)
-for line in sys.stdin:
-    for a, b in spans:
-        memory[a:b] = open(f"{root}/o{{a}}", "rb").read()
-    memory[0] = (memory[0] + {flaw}) % 256
-    answer = {{"started_s": 1.0, "total_s": 2.0, "payload_bytes": size, "cpu_s": 0.5}}
-    print(json.dumps(answer), flush=True)
-"""
-
-
-@pytest.mark.parametrize("flaw", [0, 1])
-def test_lmcache_loads_what_its_server_has(tmp_path: Path, flaw: int) -> None:
-    root, child, python = tmp_path / "root", tmp_path / "child.py", tmp_path / "python"
-    root.mkdir()
-    child.write_text(FAKE_CHILD.format(root=root, flaw=flaw))
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{child}"\n')
-    python.chmod(0o700)
-    nginx = Nginx(Server("nginx", "", {}, (os.getpid(),)), "127.0.0.1:1", root)
-    rng = np.random.default_rng(1)
-
-    class Header:
-        depth, num_chunks = 0, 5
-
-    class Prefix:
-        headers = (Header,)
-
-        def layers(self) -> Iterator[list[np.ndarray[Any, Any]]]:
-            yield [rng.integers(256, size=(5, 8), dtype=np.uint8) for _ in range(2)]
-
-    with HeldKV(5, 2, 8) as held:
-        held.fill(Prefix(), [0])  # type: ignore[arg-type]
-        with LMCacheReader(python, nginx, held, chunks_each=2) as reader:
-            assert sorted(path.stat().st_size for path in root.iterdir()) == [16, 32, 32]
-            held.clear()
-            measured = reader.load()
-        if flaw:
-            with pytest.raises(BenchmarkError):
-                held.check_chunks()
-        else:
-            held.check_chunks()
-    assert (measured.fetch.payload_bytes, measured.fetch.first_layer_s, measured.client_cpu_s) == (80, 2.0, 0.5)
-
-
 @pytest.mark.skipif(not HAS_NGINX, reason="nginx is not installed")
 @pytest.mark.skipif("OBJECTCACHE_LMCACHE_PYTHON" not in os.environ, reason="OBJECTCACHE_LMCACHE_PYTHON names none")
 def test_the_real_lmcache_loads_what_is_held(tmp_path: Path) -> None:
@@ -293,18 +191,6 @@ def test_the_real_lmcache_loads_what_is_held(tmp_path: Path) -> None:
     run = replace(SETTINGS, servers=("nginx",), targets=("tcp",), lmcache_python=python, data=tmp_path)
     (way,) = {row["way"] for row in run_peers(run, quiet()).rows if row.get("kind") == "LMCache"}
     assert way.startswith("LMCache 0.")
-
-
-def test_an_interpreter_without_lmcache_is_named(tmp_path: Path) -> None:
-    nginx = Nginx(Server("nginx", "", {}, ()), "127.0.0.1:1", tmp_path)
-    bare = tmp_path / "python"
-    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
-    bare.chmod(0o700)
-    with HeldKV(1, 1, 8) as held:
-        with pytest.raises(BenchmarkError, match="cannot be run"), LMCacheReader(tmp_path / "none", nginx, held, 1):
-            pass
-        with pytest.raises(BenchmarkError, match="No module named"), LMCacheReader(bare, nginx, held, 1):
-            pass
 
 
 # -- arithmetic ---------------------------------------------------------------------------------------
@@ -358,10 +244,7 @@ def test_the_best_of_each_kind_is_what_counts() -> None:
 
 
 def test_the_command_names_what_is_missing_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find_spec", lambda name: None)
-    ended = CliRunner().invoke(app, ["peers"])
-    assert isinstance(ended.exception, ConfigError)
-    assert "objectcache[s3]" in str(ended.exception)
+    check_needs_s3(monkeypatch, "peers")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
 from objectcache.bench.retrieve import BARS, RetrieveSettings, run_retrieve
 from objectcache.bench.retrieve.rows import first_layer_row, growth_mib, ratio_of, transfer_rows
+from objectcache.bench.retrieve.run import _Run
 from objectcache.bench.retrieve.workload import bench_namespace, random_chain, store_prefix
 from objectcache.bench.shapes import SHAPES, ModelShape
 from objectcache.bench.transfer import Transfer
@@ -182,7 +183,9 @@ def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("options", [{"target": "http"}, {"receiver": "process", "verify": ("all", "sampled")}])
-def test_other_ways_to_receive(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_other_ways_to_receive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    for part in ("memory", "first_byte", "plan", "beside_listings", "shared_memory"):  # the same for all ways
+        monkeypatch.setattr(_Run, part, lambda *arguments: None)
     settings = replace(SETTINGS, data=tmp_path, shapes=(TINY,), contexts=(64,), pairs=1, **options)
     result = run_retrieve(settings, quiet())
     assert result.row("layerwise, tiny/64")["median"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -18,11 +17,9 @@ from typer.testing import CliRunner
 pytest.importorskip("obstore", reason="needs the extra s3")
 
 from objectcache.bench import stores
-from objectcache.bench.bars import judge
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.machine import child_pids
-from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
 from objectcache.bench.shapes import ModelShape
 from objectcache.bench.stores import BARS, BenchStore, StoresSettings, run_stores
@@ -30,9 +27,10 @@ from objectcache.bench.stores.fetch import Fetch
 from objectcache.bench.stores.gets import Gets
 from objectcache.bench.stores.rows import fetch_rows, ratio_rows
 from objectcache.bench.stores.services import started, stores_of
-from objectcache.cli.bench import app, options
+from objectcache.cli.bench import app
 from objectcache.errors import ConfigError
 from objectcache.stores import open_store
+from tests.bench.checking import check_drawn, check_needs_s3, check_turns, quiet, shown, written
 
 TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 CHUNKS = 6
@@ -74,10 +72,6 @@ def url_of(service: BenchGateway) -> str:
     return f"s3://{BUCKET}/of/mine?endpoint=http://{service.host}:{service.port}"
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=160)
-
-
 @pytest.fixture(scope="module")
 def result(service: BenchGateway, tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
     """One run; afterwards nothing of it is left, neither here nor on the store, but what was there before."""
@@ -96,24 +90,14 @@ def result(service: BenchGateway, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, tmp_path: Path) -> None:
-    result.write(tmp_path / "result.json")
-    text = (tmp_path / "result.json").read_text()
-    data = json.loads(text)
+    data = written(result, tmp_path)
     assert (data["benchmark"], data["quick"], data["options"]["stores"]) == ("stores", True, ["here"])
-    assert "127.0.0.1" not in text
-    assert str(tmp_path.parent) not in text
-    names = [row["name"] for row in data["rows"]]
-    assert len(set(names)) == len(names)
-    assert all(row["min"] <= row["median"] <= row["max"] for row in data["rows"])
     assert data["summary"].keys() >= {bar.key for bar in BARS} | {"requests_per_retrieve"}
     assert all(figures.keys() == {"here"} for figures in data["summary"].values())
 
 
 def test_all_ways_were_measured_in_turn(result: BenchmarkResult) -> None:
-    at_s = [result.row(f"here: {way}, total")["at_s"] for way in WAYS]
-    in_turn = [times[pair] for pair in range(2) for times in at_s]
-    assert in_turn == sorted(in_turn)
-    assert in_turn[0] == 0.0
+    check_turns(result, [f"here: {way}, total" for way in WAYS], pairs=2)
     for way in WAYS:
         assert result.row(f"here: {way}, total")["payload_bytes"] == CHUNKS * TINY.num_layers * SLICE_BYTES
     for way in WAYS[1:]:
@@ -155,16 +139,9 @@ def test_the_far_part_is_far(result: BenchmarkResult) -> None:
 
 
 def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> None:
-    console = quiet()
-    show(console, result)
-    show_verdicts(console, judge(BARS, result.summary))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert all(row["name"] in text for row in result.rows)
+    text = shown(result, BARS)
     assert all(f"{bar.rule}, here:" in text for bar in BARS)
-    plot = pytest.importorskip("objectcache.bench.stores.plot", reason="matplotlib is not installed")
-    plot.draw(result, tmp_path / "result.png")
-    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    check_drawn("stores", result, tmp_path)
 
 
 def test_gets_that_bring_something_else_are_no_result(
@@ -240,10 +217,7 @@ def test_rows_and_ratios_of_fetches() -> None:
 
 
 def test_the_command_names_what_is_missing_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find_spec", lambda name: None)
-    ended = CliRunner().invoke(app, ["stores", "--url", "s3://kv-1"])
-    assert isinstance(ended.exception, ConfigError)
-    assert "objectcache[s3]" in str(ended.exception)
+    check_needs_s3(monkeypatch, "stores", "--url", "s3://kv-1")
 
 
 @pytest.mark.parametrize(

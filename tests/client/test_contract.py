@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
 
 from objectcache.cache import KVCache
+from objectcache.testing.cache_deliveries import DeliveryContract
+from objectcache.testing.cache_lives import LifeContract
+from objectcache.testing.cache_matching import MatchingContract
 from objectcache.testing.caches import CacheContract
 from tests.gateway.process import GatewayProcess, eventually
 
 
-class GatewayContract(CacheContract):
+class GatewayContract(ABC):
     target: ClassVar[str]
     receiver: ClassVar[str] = "threads"
 
@@ -30,18 +34,27 @@ class GatewayContract(CacheContract):
         self.gateway.restart()
 
 
-class TestStripedThreads(GatewayContract):
+class TestStripedThreads(GatewayContract, CacheContract):
     target = "tcp"
 
 
-class TestStripedProcess(GatewayContract):
+class TestStripedProcess(GatewayContract, DeliveryContract, LifeContract):
+    """Each test starts a process: only what is delivered, and what is odd about it. The rest knows no receivers."""
+
     target = "tcp"
     receiver = "process"
+    test_layers_of_several_shards = MatchingContract.test_shards_of_pipeline_stages_have_layers_of_their_own
+    test_layers_of_several_groups = MatchingContract.test_groups_match_by_rules_and_chunks_of_their_own
+
+    @pytest.fixture
+    def cache(self) -> Iterator[KVCache]:
+        with self.open_cache() as cache:
+            yield cache
 
 
-class TestResponse(GatewayContract):
+class TestResponse(GatewayContract, CacheContract):
     target = "http"
 
 
-class TestSharedMemory(GatewayContract):
+class TestSharedMemory(GatewayContract, CacheContract):
     target = "shm"

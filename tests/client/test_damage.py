@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from objectcache.cache import KVCache
 from objectcache.errors import ObjectCacheError
 from objectcache.keys import KeyChain, Namespace
 from objectcache.testing.synthetic import check_layer, flat_layout, new_namespace, prompt, store_parts
-from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
 
 LAYERS, SLICE_BYTES, CHUNKS = 8, 100_000, 32
@@ -49,9 +49,13 @@ def delete(path: Path) -> None:
     path.unlink()
 
 
-def the_segment(gateway: GatewayProcess) -> Path:
-    (path,) = (path for path in gateway.objects.rglob("*.obj") if path.stat().st_size > LAYER_BYTES)
-    return path
+@contextmanager
+def forgets_one(gateway: GatewayProcess) -> Iterator[None]:
+    """Of all that it holds, it forgets a single segment meanwhile, and fails nowhere."""
+    forgotten, logged = gateway.metric("objectcache_core_forgotten"), len(gateway.log)
+    yield
+    assert gateway.metric("objectcache_core_forgotten") == forgotten + 1
+    assert "Traceback" not in gateway.log[logged:]
 
 
 def failing(cache: KVCache, namespace: Namespace, chain: KeyChain) -> bool:
@@ -72,33 +76,32 @@ def failing(cache: KVCache, namespace: Namespace, chain: KeyChain) -> bool:
 @pytest.mark.parametrize("target", ["tcp", "http"])
 @pytest.mark.parametrize("damage", [flip_data, flip_digest_row, truncate, delete])
 def test_damage_is_an_error_and_then_a_miss(
-    own_gateway: StartGateway, damage: Callable[[Path], None], target: str
+    gateway: GatewayProcess, damage: Callable[[Path], None], target: str
 ) -> None:
-    gateway = own_gateway()
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS)
-    with gateway.open(target=target) as cache:
+    before = gateway.segments
+    with forgets_one(gateway), gateway.open(target=target) as cache:
         store_parts(cache, namespace, chain)
-        damage(the_segment(gateway))
+        (segment,) = gateway.segments - before
+        damage(segment)
         assert failing(cache, namespace, chain)
         eventually(lambda: cache.match(namespace, chain).tokens == 0, "it is forgotten", within_s=15)
         assert not failing(cache, namespace, chain)
         store_parts(cache, namespace, chain)
         assert cache.match(namespace, chain).tokens == CHUNKS * LAYOUT.key_tokens
         assert not failing(cache, namespace, chain)
-    assert gateway.metric("objectcache_core_forgotten") == 1
-    assert "Traceback" not in gateway.log
 
 
-def test_a_report_is_not_believed(own_gateway: StartGateway) -> None:
+def test_a_report_is_not_believed(gateway: GatewayProcess) -> None:
     """It names all segments of a delivery; the gateway looks for itself, and forgets only the one that is damaged."""
-    gateway = own_gateway()
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS + 1)
-    with gateway.open() as cache:
+    before = gateway.segments
+    with forgets_one(gateway), gateway.open() as cache:
         store_parts(cache, namespace, chain, cuts=[1])
-        flip_data(the_segment(gateway))
+        _, segment = sorted(gateway.segments - before, key=lambda path: path.stat().st_size)
+        flip_data(segment)
         assert failing(cache, namespace, chain)
         eventually(lambda: cache.match(namespace, chain).tokens == LAYOUT.key_tokens, "the damaged one is forgotten")
         assert not failing(cache, namespace, chain)
-    assert gateway.metric("objectcache_core_forgotten") == 1

@@ -1,4 +1,7 @@
-"""Processes that die: a data worker, a receiving process, a gateway. Typed errors, and then it goes on."""
+"""Processes that die: a data worker, a receiving process, a gateway. Typed errors, and then it goes on.
+
+The gateway that tests share is as good as another one: what is killed is started again.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from objectcache.client import GatewayCache
 from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, ObjectCacheError
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
-from tests.gateway.fixtures import StartGateway
-from tests.gateway.process import PATIENCE_S, eventually
+from tests.gateway.process import PATIENCE_S, GatewayProcess, eventually
 
 LAYERS = 16
 LAYOUT = flat_layout(LAYERS, 128 << 10)
@@ -23,8 +25,7 @@ TARGETS = [{"target": "shm"}, {"target": "tcp"}, {"target": "tcp", "receiver": "
 
 
 @pytest.mark.parametrize("options", TARGETS, ids=str)
-def test_a_worker_that_is_killed_in_mid_delivery(own_gateway: StartGateway, options: dict[str, Any]) -> None:
-    gateway = own_gateway()
+def test_a_worker_that_is_killed_in_mid_delivery(gateway: GatewayProcess, options: dict[str, Any]) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS)
     with gateway.open(**options) as cache:
@@ -46,8 +47,7 @@ def test_a_worker_that_is_killed_in_mid_delivery(own_gateway: StartGateway, opti
 
 
 @pytest.mark.parametrize("options", TARGETS, ids=str)
-def test_a_gateway_that_is_restarted_is_used_again(own_gateway: StartGateway, options: dict[str, Any]) -> None:
-    gateway = own_gateway()
+def test_a_gateway_that_is_restarted_is_used_again(gateway: GatewayProcess, options: dict[str, Any]) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS)
     with gateway.open(**options) as cache:
@@ -72,21 +72,22 @@ def test_a_gateway_that_is_restarted_is_used_again(own_gateway: StartGateway, op
             check_delivery(retrieval, match)
 
 
-def test_an_absent_gateway_costs_little_and_then_nothing(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_an_absent_gateway_costs_little_and_then_nothing(gateway: GatewayProcess) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 4)
     with gateway.open() as cache:
         gateway.kill()
-        started_s = time.monotonic()
-        for _ in range(50):
-            with pytest.raises(GatewayUnavailableError):
-                cache.match(namespace, chain)
-        assert time.monotonic() - started_s < PATIENCE_S / 10
+        try:
+            started_s = time.monotonic()
+            for _ in range(50):
+                with pytest.raises(GatewayUnavailableError):
+                    cache.match(namespace, chain)
+            assert time.monotonic() - started_s < PATIENCE_S / 10
+        finally:
+            gateway.start()
 
 
-def test_a_receiving_process_that_is_killed(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_a_receiving_process_that_is_killed(gateway: GatewayProcess) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS)
     with gateway.open(receiver="process") as cache:

@@ -140,8 +140,7 @@ def test_a_stopped_worker_that_dies_frees_the_memory(
     assert view == content
 
 
-def test_a_stopped_worker_that_outlives_its_gateway_keeps_the_memory(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_a_stopped_worker_that_outlives_its_gateway_keeps_the_memory(gateway: GatewayProcess) -> None:
     (worker,) = gateway.worker_pids
     with open_cache(gateway) as cache:
         match = warm(cache)
@@ -198,12 +197,13 @@ def test_what_is_refused_is_free_at_once_and_the_session_goes_on(cache: GatewayC
 
 
 def test_segments_that_are_cut_short_are_no_crash(own_gateway: StartGateway) -> None:
+    """A gateway of its own: what failed keeps the worker's mapping of the memory until garbage is collected there."""
     gateway = own_gateway()
     (worker,) = gateway.worker_pids
     with open_cache(gateway) as cache:
         match = warm(cache)
         session = cache._session
-        for path in gateway.objects.glob("*kv/seg/**/*.obj"):
+        for path in gateway.segments:
             os.truncate(path, path.stat().st_size - CHUNKS * SLICE_BYTES // 2)  # within the last layer
         with pytest.raises(IntegrityError), cache.retrieve(match) as retrieval:
             retrieval.wait(LAYERS - 1)

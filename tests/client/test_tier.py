@@ -20,7 +20,6 @@ from objectcache.testing.synthetic import (
     upload_part,
 )
 from objectcache.tier import LocalTier
-from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
 
 LAYERS = 8
@@ -64,8 +63,7 @@ def come(cache: KVCache, namespace: Any, chain: Any) -> None:
 
 
 @pytest.mark.parametrize("options", TARGETS, ids=str)
-def test_what_is_held_is_not_sent(own_gateway: StartGateway, options: dict[str, Any]) -> None:
-    gateway = own_gateway()
+def test_what_is_held_is_not_sent(gateway: GatewayProcess, options: dict[str, Any]) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 70)
     size = 70 * (64 << 10)
@@ -82,8 +80,7 @@ def test_what_is_held_is_not_sent(own_gateway: StartGateway, options: dict[str, 
         assert 0 < delivered_bytes(gateway) - sent[-1] < 0.1 * LAYERS * size, "of what has grown, the new chunks"
 
 
-def test_a_gateway_that_is_restarted(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_a_gateway_that_is_restarted(gateway: GatewayProcess) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 20)
     with open_tiered(gateway, target="tcp") as cache:
@@ -95,8 +92,7 @@ def test_a_gateway_that_is_restarted(own_gateway: StartGateway) -> None:
         come(cache, namespace, chain)
 
 
-def test_unverified_bytes_are_not_kept(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_unverified_bytes_are_not_kept(gateway: GatewayProcess) -> None:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 20)
     with open_tiered(gateway, target="tcp", verify="off") as cache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,23 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 @pytest.fixture
 def own_gateway(tmp_path: Path) -> Iterator[StartGateway]:
     """`own_gateway(limit_bytes=…)` starts one with these settings, for tests that break it."""
+    with _starting(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """As `own_gateway`, but they run until the module's last test: each start takes a second of computing."""
+    with _starting(tmp_path_factory.mktemp("gateways")) as start:
+        yield start
+
+
+@contextmanager
+def _starting(folder: Path) -> Iterator[StartGateway]:
     started: list[GatewayProcess] = []
 
     def start(**settings: Any) -> GatewayProcess:
-        data = tmp_path / f"gateway-{len(started)}"
+        data = folder / f"gateway-{len(started)}"
         started.append(GatewayProcess(data, settings=settings))
         return started[-1].start()
 

@@ -120,11 +120,14 @@ class GatewayProcess:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.ca_file else 'http'}://127.0.0.1:{self.port}/{BUCKET}"
+        return self.url_of(BUCKET)
 
-    def open(self, **options: Any) -> KVCache:
+    def url_of(self, bucket: str) -> str:
+        return f"{'https' if self.ca_file else 'http'}://127.0.0.1:{self.port}/{bucket}"
+
+    def open(self, *, bucket: str = BUCKET, **options: Any) -> KVCache:
         defaults = {"buffer_bytes": 1 << 30, "ca_file": self.ca_file}
-        return objectcache.open(self.url, options=ClientOptions(**{**defaults, **options}))
+        return objectcache.open(self.url_of(bucket), options=ClientOptions(**{**defaults, **options}))
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -211,6 +214,12 @@ class GatewayProcess:
     def objects(self) -> Path:
         """Where the bucket's store has its files."""
         return self.data / "store" / BUCKET / "objects" / "objects"
+
+    @property
+    def segments(self) -> set[Path]:
+        """Files of the bucket's segments. Merging may remove some, and their folders, while they are looked for."""
+        found = (Path(folder, name) for folder, _, names in os.walk(self.objects) for name in names)
+        return {path for path in found if "kv/seg/" in str(path) and path.suffix == ".obj"}
 
     @property
     def temporaries(self) -> list[str]:

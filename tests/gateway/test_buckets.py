@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import objectcache
-from objectcache.client import ClientOptions
 from objectcache.descriptor import Target, TargetKind
 from objectcache.errors import BucketNotFoundError
 from objectcache.messages import SessionAnswer, SessionRequest
@@ -36,12 +34,11 @@ def test_a_bucket_that_holds_objects_stays(gateway: GatewayProcess) -> None:
 
 def test_a_bucket_that_is_made_again_holds_nothing(gateway: GatewayProcess) -> None:
     """No KV, no uploads, no objects; and large ones work, which data workers open by themselves."""
-    url = gateway.url.replace(BUCKET, "again")
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 4)
     for turn in range(3):
         assert gateway.ask("PUT", "/again").status == 200
-        with objectcache.open(url, options=ClientOptions(buffer_bytes=1 << 26)) as cache:
+        with gateway.open(bucket="again", buffer_bytes=1 << 26) as cache:
             assert cache.match(namespace, chain).tokens == 0
             store_parts(cache, namespace, chain)
             found = cache.match(namespace, chain)
@@ -66,7 +63,7 @@ def test_what_goes_on_in_a_bucket_that_is_deleted_ends(own_gateway: StartGateway
     gateway.ask("PUT", "/doomed")
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 2)
-    with objectcache.open(gateway.url.replace(BUCKET, "doomed"), options=ClientOptions(buffer_bytes=1 << 26)) as cache:
+    with gateway.open(bucket="doomed", buffer_bytes=1 << 26) as cache:
         store_parts(cache, namespace, chain)
         found = cache.match(namespace, chain)
         session = SessionAnswer.decode(gateway.ask("POST", "/doomed?kv-session", SessionRequest(1).encode()).body)

@@ -14,6 +14,12 @@ from tests.gateway.process import BUCKET, GatewayProcess
 LAYOUT = flat_layout(2, 1000)
 
 
+@pytest.fixture(scope="module")
+def gateway(module_gateway: StartGateway) -> GatewayProcess:
+    """Nobody else stores there, so that its objects can be told one by one."""
+    return module_gateway()
+
+
 def discard(gateway: GatewayProcess, *names: str) -> None:
     body = CommitRequest((), names).encode()
     assert gateway.ask("POST", f"/{BUCKET}?kv-commit", body).status in (204, 400, 404)
@@ -25,8 +31,7 @@ def stored_names(gateway: GatewayProcess) -> list[str]:
         return [info.name for info in store.list()]
 
 
-def test_a_discard_deletes_uploads_and_nothing_else(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_a_discard_deletes_uploads_and_nothing_else(gateway: GatewayProcess) -> None:
     assert gateway.ask("PUT", f"/{BUCKET}/mine", b"plain").status == 200
     namespace = new_namespace(LAYOUT)
     with gateway.open() as cache:
@@ -42,8 +47,7 @@ def test_a_discard_deletes_uploads_and_nothing_else(own_gateway: StartGateway) -
     assert gateway.ask("GET", f"/{BUCKET}/mine").body == b"plain"
 
 
-def test_an_upload_under_way_cannot_be_discarded_by_name(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+def test_an_upload_under_way_cannot_be_discarded_by_name(gateway: GatewayProcess) -> None:
     namespace = new_namespace(LAYOUT)
     with gateway.open() as cache:
         upload = cache.store(namespace, prompt(namespace, 4), PartId(0, 0))
@@ -55,8 +59,7 @@ def test_an_upload_under_way_cannot_be_discarded_by_name(own_gateway: StartGatew
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_is_discarded_leaves_no_bytes(own_gateway: StartGateway, times: int) -> None:
-    gateway = own_gateway()
+def test_what_is_discarded_leaves_no_bytes(gateway: GatewayProcess, times: int) -> None:
     namespace = new_namespace(LAYOUT)
     with gateway.open() as cache:
         store_parts(cache, namespace, prompt(namespace, 2))

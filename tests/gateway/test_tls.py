@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def secure(certificate: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     running.kill()
 
 
-def stored(gateway: GatewayProcess, **options: object) -> Match:
+def stored(gateway: GatewayProcess, **options: Any) -> Match:
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, CHUNKS)
     with gateway.open(**options) as cache:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
@@ -26,7 +27,7 @@ from tests.segments import encode, make_header, random_chain, random_layers
 PATIENCE_S = 20.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class StoredPrefix:
     """A prefix in several segments: its plan, and the layers of all of it."""
 
@@ -36,7 +37,18 @@ class StoredPrefix:
 
 def store_prefix(store: Store, seed: int, *, segments: int, chunks: int, layers: int, slice_bytes: int) -> StoredPrefix:
     """`chunks` in each segment, named by `seed`."""
-    runs, contents = [], [b""] * layers
+    prefix, objects = _prefix(seed, segments, chunks, layers, slice_bytes)
+    for name, content in objects.items():
+        store.put(name, content)
+    return prefix
+
+
+@lru_cache(maxsize=4)
+def _prefix(
+    seed: int, segments: int, chunks: int, layers: int, slice_bytes: int
+) -> tuple[StoredPrefix, dict[str, bytes]]:
+    """And its segments by name."""
+    runs, contents, objects = [], [b""] * layers, {}
     for number in range(segments):
         header = make_header(
             num_chunks=chunks,
@@ -47,11 +59,10 @@ def store_prefix(store: Store, seed: int, *, segments: int, chunks: int, layers:
         )
         data = random_layers(header, 100 * seed + number)
         contents = [before + layer for before, layer in zip(contents, data, strict=True)]
-        encoded, digests = encode(header, data)
-        store.put(header.name, encoded)
+        objects[header.name], digests = encode(header, data)
         runs.append(PlanRun(header.name, header.geometry, b"".join(digests), header.leaf, 0, chunks, number * chunks))
     shape = PartShape(tuple(range(layers)), (slice_bytes,) * layers, segments * chunks)
-    return StoredPrefix(Plan.of([PlanPart(0, 0, shape, tuple(runs))], 1), contents)
+    return StoredPrefix(Plan.of([PlanPart(0, 0, shape, tuple(runs))], 1), contents), objects
 
 
 @dataclass

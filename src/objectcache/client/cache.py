@@ -18,7 +18,6 @@ from objectcache.cache.base import (
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
-    group_chain,
     matched_part,
     select_parts,
 )
@@ -31,23 +30,20 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.options import ClientOptions
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
-from objectcache.client.upload import GatewayElsewhere, GatewayUpload
+from objectcache.client.storing import GatewayStoring
 from objectcache.descriptor import Descriptor, Target, TargetKind, Versions
 from objectcache.errors import (
     DataConnectionsRefusedError,
     GatewayUnavailableError,
     HeldVersionError,
     IntegrityError,
-    NamespaceMismatchError,
     ObjectCacheError,
     RequestError,
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import DeliveryGeometry, delivery_geometry
-from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
-from objectcache.names import segment_name
-from objectcache.segment import SegmentHeader
+from objectcache.messages import MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Level
 
@@ -63,15 +59,13 @@ class GatewayCache(KVCache):
         self.bucket = bucket
         self.pool = BufferPool(self.options.buffer_bytes, prefault=self.options.prefault)
         self.tiering = self.options.tier.open()
-        self._where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
+        where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
+        self._storing = GatewayStoring(self._http, bucket, where)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
         self._fencer = Fencer(bucket, self.options.fence_s)
         self._deliveries = itertools.count(secrets.randbits(48))
-        self._writer = f"c-{secrets.token_hex(12)}"
-        self._segments = itertools.count()
-        self._registered: set[bytes] = set()
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -298,12 +292,7 @@ class GatewayCache(KVCache):
     def store(
         self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
     ) -> SegmentUpload | None:
-        header = self._header(namespace, chain, part, first, stop)
-        try:
-            return GatewayUpload.begin(self._http, self.bucket, header)
-        except NamespaceMismatchError:
-            self._register(namespace)  # the gateway's store was emptied since
-            return GatewayUpload.begin(self._http, self.bucket, header)
+        return self._storing.begin(namespace, chain, part, first, stop)
 
     stores_elsewhere = True
 
@@ -311,38 +300,10 @@ class GatewayCache(KVCache):
         self, namespace: Namespace, chain: KeyChain, part: PartId, *, first: int = 0, stop: int | None = None
     ) -> ForeignUpload | None:
         """Never None: whether all is covered is what the gateway answers to whoever writes it."""
-        header = self._header(namespace, chain, part, first, stop)
-        return GatewayElsewhere(self._where, self.bucket, header, self._forget_registered)
-
-    def _header(
-        self, namespace: Namespace, chain: KeyChain, part: PartId, first: int, stop: int | None
-    ) -> SegmentHeader:
-        """Of a new segment, in a namespace that the gateway knows."""
-        keys = group_chain(namespace, chain, part.group)
-        header = SegmentHeader.for_layout(
-            namespace.layout,
-            name=segment_name(self._writer, next(self._segments)),
-            namespace=namespace.digest,
-            group=part.group,
-            shard=part.shard,
-            chain=keys,
-            first=first,
-            stop=len(keys) if stop is None else stop,
-        )
-        if namespace.digest not in self._registered:
-            self._register(namespace)
-        return header
-
-    def _forget_registered(self, namespace_digest: bytes) -> None:
-        self._registered.discard(namespace_digest)
-
-    def _register(self, namespace: Namespace) -> None:
-        self._request("PUT", "kv-namespace", namespace.to_json())
-        self._registered.add(namespace.digest)
+        return self._storing.elsewhere(namespace, chain, part, first, stop)
 
     def commit(self, tickets: Sequence[UploadTicket], *, discard: Sequence[UploadTicket] = ()) -> None:
-        names = [tuple(ticket.header.name for ticket in which) for which in (tickets, discard)]
-        self._request("POST", "kv-commit", CommitRequest(names[0], names[1]).encode())
+        self._storing.commit(tickets, discard)
 
     # -- the rest ---------------------------------------------------------------------------------
 

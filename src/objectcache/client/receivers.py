@@ -1,4 +1,7 @@
-"""Who receives: threads of this process, or a process of its own on shared memory. One interface."""
+"""Who receives: threads of this process, for striped connections or for shared memory. One interface for all.
+
+`process_receivers` has the process of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from collections.abc import Callable
 
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
 from objectcache.transports.receiver import VERIFY_ALL, Expected, Receiver, stream_error
-from objectcache.transports.sockets import PieceReceiver
+from objectcache.transports.shared_memory import PlacedReceiver
+from objectcache.transports.sockets import PieceReceiver, recv_exact
 from objectcache.transports.verification import Verification
 
 
@@ -51,11 +55,14 @@ class Receivers(ABC):
     def close(self) -> None: ...
 
 
-class ThreadReceivers(Receivers):
-    """A thread per stream."""
+class StreamReceivers(Receivers):
+    """A thread per stream, in this process. What is done with a stream is up to those who derive from it."""
 
-    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
-        self._receiver = Receiver(verify)
+    _receiver: Receiver | PlacedReceiver
+    _shut_how: int
+    """How streams are cut."""
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
         self._on_lost = on_lost
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -68,42 +75,99 @@ class ThreadReceivers(Receivers):
 
     def _run(self, stream: int, sock: socket.socket) -> None:
         try:
-            self._receiver.run(stream, PieceReceiver(sock))
+            self._receive(stream, sock)
         except (ObjectCacheError, OSError) as error:
-            with self._lock:
-                first, self._lost = not self._lost, True
-            if first:
-                self._on_lost()  # before anybody hears of a failure, and asks again
-            self.cut()  # a session that misses a stream misses part of every layer
-            self._receiver.lost(stream, stream_error(error))
-            with self._lock:
-                self._sockets.remove(sock)
-            sock.close()
+            reason = stream_error(error)
+        self.cut()  # a session that misses a stream misses part of every layer
+        self._let_go(stream, sock, reason)
+        with self._lock:
+            self._sockets.remove(sock)
+        sock.close()
+
+    @abstractmethod
+    def _receive(self, stream: int, sock: socket.socket) -> None:
+        """Until the stream ends: raises ObjectCacheError, OSError."""
+
+    @abstractmethod
+    def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
+        """The stream has ended: tell the receiver, once nothing writes on its behalf any more."""
 
     def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
         self._receiver.expect(expected)
         if self._lost:
-            error = GatewayUnavailableError("the data connections are gone")
-            self._receiver.fail(expected.delivery, error)
+            error = GatewayUnavailableError("the connections to the gateway are gone")
+            self.fail(expected.delivery, error)
             raise error
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._receiver.cancel(delivery, epoch)
 
-    def fail(self, delivery: int, error: ObjectCacheError) -> None:
-        self._receiver.fail(delivery, error)
-
     def cut(self) -> None:
         with self._lock:
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+            first, self._lost = not self._lost, True
+            sockets = list(self._sockets)
+        if first:
+            self._on_lost()  # before anybody hears of a failure, and asks again
+        for sock in sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(self._shut_how)
 
     def kill(self) -> None:
         self.cut()
 
     def close(self) -> None:
         self.cut()
+
+
+class ThreadReceivers(StreamReceivers):
+    """Threads that receive into the pool's memory."""
+
+    _shut_how = socket.SHUT_RDWR
+
+    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
+        self._receiver: Receiver = Receiver(verify)
+        super().__init__(on_lost)
+
+    def _receive(self, stream: int, sock: socket.socket) -> None:
+        self._receiver.run(stream, PieceReceiver(sock))
+
+    def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
+        self._receiver.lost(stream, reason)
+
+    def fail(self, delivery: int, error: ObjectCacheError) -> None:
+        self._receiver.fail(delivery, error)
+
+
+class SharedReceivers(StreamReceivers):
+    """Threads that only verify what a worker of this host places in the pool's memory.
+
+    What has been expected may be written until the worker says that it is over, or is seen to have let go of every
+    stream: cutting asks for that, and nothing here can enforce it.
+    """
+
+    _shut_how = socket.SHUT_WR  # its end is still to be seen
+
+    def __init__(self, on_lost: Callable[[], None], verify: Verification) -> None:
+        self._receiver: PlacedReceiver = PlacedReceiver(verify)
+        super().__init__(on_lost)
+
+    def _receive(self, stream: int, sock: socket.socket) -> None:
+        self._receiver.run(stream, lambda out: recv_exact(sock, out))
+
+    def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
+        self._receiver.fail_all(reason)
+        _read_to_end(sock)
+        self._receiver.lost(stream, reason)
+
+    def fail(self, delivery: int, error: ObjectCacheError) -> None:
+        self._receiver.withdraw(delivery, error)
+
+
+def _read_to_end(sock: socket.socket) -> None:
+    """Return when the other side has closed: on a Unix socket, an error (ECONNRESET) says the same."""
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 16):
+            pass
 
 
 def error_fields(error: ObjectCacheError) -> dict[str, object]:

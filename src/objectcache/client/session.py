@@ -8,8 +8,7 @@ from collections.abc import Callable
 from objectcache.buffers import BufferPool
 from objectcache.client.http import GatewayHttp
 from objectcache.client.process_receivers import ProcessReceivers
-from objectcache.client.receivers import Receivers, ThreadReceivers
-from objectcache.client.shared_receivers import SharedReceivers
+from objectcache.client.receivers import Receivers, SharedReceivers, ThreadReceivers
 from objectcache.client.sharing import share_memory
 from objectcache.descriptor import TargetKind
 from objectcache.errors import DataConnectionsRefusedError, GatewayUnavailableError, SharedMemoryRefusedError

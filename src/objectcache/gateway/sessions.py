@@ -6,9 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 from objectcache.descriptor import ID_BYTES, Target, TargetKind
 from objectcache.errors import (
@@ -19,13 +17,13 @@ from objectcache.errors import (
     SessionNotFoundError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, Frame, FrameType, decode_frame
+from objectcache.gateway.listener import BACKLOG, Listener
 from objectcache.layout import ALIGNMENT_BYTES
 from objectcache.workers.pool import WorkerHandle
 
 log = logging.getLogger(__name__)
 
 MAX_STREAMS = 64
-BACKLOG = 512
 
 
 @dataclass(eq=False)
@@ -115,7 +113,7 @@ class SessionTable:
         return len(self._sessions)
 
 
-class DataListener:
+class DataListener(Listener):
     """Accepts data connections, reads who they are, and hands them to the session's worker."""
 
     def __init__(self, sessions: SessionTable, host: str, port: int, *, hello_s: float) -> None:
@@ -123,53 +121,24 @@ class DataListener:
         self._hello_s = hello_s
         self._sessions = sessions
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        self._socket.setblocking(False)
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(socket.create_server((host, port), family=family, backlog=BACKLOG), "data connection")
 
     @property
     def port(self) -> int:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def start(self) -> None:
-        self._spawn(self._accept())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(self._socket)
-            except OSError as error:
-                log.warning("a data connection could not be accepted: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            self._spawn(self._greet(sock))
-
-    async def _greet(self, sock: socket.socket) -> None:
-        with sock:
-            sock.setblocking(False)
-            try:
-                hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
-                frame = decode_frame(hello)
-                session = self._sessions.greeted(frame)
-                session.claim(TargetKind.TCP)
-            except (OSError, TimeoutError, ObjectCacheError) as error:
-                log.info("a data connection was turned away: %s", error)
-                return
-            session.attached += 1
-            session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=frame.first_chunk)
-
-    async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
+    async def greet(self, sock: socket.socket) -> None:
+        try:
+            hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
+            frame = decode_frame(hello)
+            session = self._sessions.greeted(frame)
+            session.claim(TargetKind.TCP)
+        except (OSError, TimeoutError, ObjectCacheError) as error:
+            log.info("a data connection was turned away: %s", error)
+            return
+        session.attached += 1
+        session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=frame.first_chunk)
 
 
 async def _read_hello(sock: socket.socket) -> bytes:

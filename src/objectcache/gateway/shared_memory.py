@@ -12,15 +12,15 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from contextlib import suppress
 from struct import Struct
-from typing import Any
 
 from objectcache.descriptor import TargetKind
 from objectcache.errors import ObjectCacheError, SharedMemoryRefusedError
 from objectcache.frames import FRAME_HEADER_BYTES, PREFAULTED, Frame, decode_frame, error_frame, hello_frame
-from objectcache.gateway.sessions import BACKLOG, SessionTable
+from objectcache.gateway.listener import BACKLOG, Listener
+from objectcache.gateway.sessions import SessionTable
 from objectcache.transports.shared_memory import check_memory
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _CREDENTIALS = Struct("iII")
 _MAX_FDS = 4
 
 
-class SharedMemoryListener:
+class SharedMemoryListener(Listener):
     """Accepts connections, reads who they are, and hands them to the session's worker."""
 
     def __init__(self, sessions: SessionTable, users: Collection[int], *, hello_s: float) -> None:
@@ -40,49 +40,27 @@ class SharedMemoryListener:
         self._users = {os.geteuid(), *users}
         self._hello_s = hello_s
         self._sessions = sessions
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
-        self._socket.bind(f"\0{self.name}")
-        self._socket.listen(BACKLOG)
-        self._tasks: set[asyncio.Task[None]] = set()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(f"\0{self.name}")
+        sock.listen(BACKLOG)
+        super().__init__(sock, "connection for shared memory")
 
-    def start(self) -> None:
-        self._spawn(self._accept())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(self._socket)
-            except OSError as error:
-                log.warning("a connection for shared memory could not be accepted: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            self._spawn(self._greet(sock))
-
-    async def _greet(self, sock: socket.socket) -> None:
+    async def greet(self, sock: socket.socket) -> None:
         fds: list[int] = []
-        with sock:
-            sock.setblocking(False)
-            try:
-                check_user(user_of(sock), self._users)
-                hello = decode_frame(await asyncio.wait_for(_receive_hello(sock, fds), self._hello_s))
-                await self._admit(sock, hello, fds)
-            except ObjectCacheError as error:
-                log.info("a connection for shared memory was refused: %s", error)
-                with suppress(OSError, TimeoutError):
-                    refusal = asyncio.get_running_loop().sock_sendall(sock, error_frame(0, 0, error))
-                    await asyncio.wait_for(refusal, self._hello_s)
-            except (OSError, TimeoutError) as error:
-                log.info("a connection for shared memory said no hello: %s", error)
-            finally:
-                for fd in fds:
-                    os.close(fd)
+        try:
+            check_user(user_of(sock), self._users)
+            hello = decode_frame(await asyncio.wait_for(_receive_hello(sock, fds), self._hello_s))
+            await self._admit(sock, hello, fds)
+        except ObjectCacheError as error:
+            log.info("a connection for shared memory was refused: %s", error)
+            with suppress(OSError, TimeoutError):
+                refusal = asyncio.get_running_loop().sock_sendall(sock, error_frame(0, 0, error))
+                await asyncio.wait_for(refusal, self._hello_s)
+        except (OSError, TimeoutError) as error:
+            log.info("a connection for shared memory said no hello: %s", error)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     async def _admit(self, sock: socket.socket, hello: Frame, fds: list[int]) -> None:
         """Raises RequestError, and nothing has been done then."""
@@ -100,12 +78,6 @@ class SharedMemoryListener:
         # Before the worker has it: after this, the worker writes.
         sock.send(hello_frame(session.id, hello.first_chunk))
         session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=hello.first_chunk)
-
-    async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
 
 
 def user_of(sock: socket.socket) -> int:

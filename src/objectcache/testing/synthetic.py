@@ -16,6 +16,10 @@ from objectcache.segment import SegmentHeader
 
 FIRST = PartId(0, 0)
 
+_WORD_BYTES = 8
+_NOISE = np.frombuffer(np.random.default_rng(0).bytes((4 << 20) + _WORD_BYTES), np.uint64)
+"""Its size is no multiple of a page, a piece or a frame: what repeats in a larger slice is never at such a distance."""
+
 
 def new_namespace(layout: KVLayout, *, model: str = "", salt: str = "") -> Namespace:
     """A namespace that nobody has used before, unless `model` names one."""
@@ -41,7 +45,9 @@ def prompt(namespace: Namespace, num_keys: int, *, seed: int = 0, shared: int = 
 def slice_bytes_of(key: bytes, part: PartId, layer: int, size_bytes: int) -> bytes:
     """The KV of one chunk at one layer of one shard."""
     seed = hashlib.sha256(key + bytes([part.group]) + part.shard.to_bytes(2) + layer.to_bytes(2)).digest()
-    return np.random.Generator(np.random.SFC64(int.from_bytes(seed[:8]))).bytes(size_bytes)
+    words = -(-size_bytes // _WORD_BYTES)
+    noise = _NOISE[:words] if words <= len(_NOISE) else np.resize(_NOISE, words)
+    return (noise ^ np.frombuffer(seed[:_WORD_BYTES], np.uint64)).tobytes()[:size_bytes]
 
 
 def layer_bytes_of(header: SegmentHeader, position: int) -> bytes:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from objectcache.cache.directory import open_beside
 from objectcache.cache.local import LocalCache
-from objectcache.cache.merging.merger import Merger
+from objectcache.cache.merging.merger import Begun, Merger
 from objectcache.cache.merging.policy import MergeLimits
+from objectcache.joining import join
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import SEGMENT_PREFIX
 from objectcache.stores import MemoryStore, Store
@@ -17,7 +18,7 @@ from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, re
 
 LAYOUT = flat_layout(3, 1000)
 LIMITS = MergeLimits(max_chunks=64)
-TURN_CHUNKS = 2
+TURNS, TURN_CHUNKS = 16, 2
 
 
 class World:
@@ -66,3 +67,18 @@ def merge_all(cache: LocalCache) -> int:
         made += now
         if not now:
             return made
+
+
+def only_run(merger: Merger) -> Begun:
+    (run,) = merger.find_all().runs
+    begun = merger.begin(run)
+    assert begun is not None
+    return begun
+
+
+def join_to_the_end(cache: LocalCache, merger: Merger) -> Begun:
+    """A merge whose upload is whole, and not committed."""
+    begun = only_run(merger)
+    joined = join(cache.core.store, begun.order)
+    assert joined.header.total_bytes == begun.size_bytes, "so much room was made"
+    return begun

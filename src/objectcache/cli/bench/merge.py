@@ -15,7 +15,9 @@ from objectcache.bench.result import BenchmarkResult
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
+    DataOption,
     JsonOption,
+    LayersOption,
     PairsOption,
     PlotOption,
     QuickOption,
@@ -31,12 +33,10 @@ def command(
     plot: PlotOption = None,
     turns: Annotated[int | None, typer.Option(help="Turns of the conversation.", show_default="64")] = None,
     turn_chunks: Annotated[int, typer.Option(help="Chunks that each turn stores.")] = MergeSettings.turn_chunks,
-    layers: Annotated[int | None, typer.Option(help="Layers of the model.", min=1, show_default="32")] = None,
+    layers: LayersOption = None,
     latency_ms: Annotated[float, typer.Option(help="How far the far store is away.", min=0.0)] = 30.0,
     pairs: PairsOption = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
-    ] = None,
+    data: DataOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from objectcache.bench.bars import Bar, judge
 from objectcache.bench.report import show, show_verdicts
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult
+from objectcache.bench.shapes import LLAMA_31_8B
 from objectcache.errors import ConfigError
 
 QUICK_PAIRS = 3
@@ -23,6 +24,13 @@ PlotOption = Annotated[
 ]
 PairsOption = Annotated[
     int | None, typer.Option("--pairs", help="Pairs of measurements per ratio.", show_default=str(MIN_PAIRS))
+]
+LayersOption = Annotated[
+    int | None, typer.Option("--layers", help="Layers of the model.", min=1, show_default=str(LLAMA_31_8B.num_layers))
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Where to store meanwhile.", show_default="the system's temporary directory"),
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few measurements, marked as such: does it work?")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Exit with 1 unless every bar is met.")]

@@ -15,7 +15,9 @@ from objectcache.bench.shapes import LLAMA_31_8B
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
+    DataOption,
     JsonOption,
+    LayersOption,
     PlotOption,
     QuickOption,
     finish,
@@ -36,7 +38,7 @@ def command(
         str, typer.Option(help="What the others read from, of nginx, seaweedfs and gateway.")
     ] = "nginx,seaweedfs,gateway",
     context: Annotated[int | None, typer.Option(help="Prefix length in tokens.", show_default="16384")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of the model.", min=1, show_default="32")] = None,
+    layers: LayersOption = None,
     ranged_layers: Annotated[
         int, typer.Option(help="Layers that are read by ranged GETs; the rest is scaled.", min=1)
     ] = 2,
@@ -45,9 +47,7 @@ def command(
         Path | None,
         typer.Option(help="A Python that has LMCache, to measure it too (with nginx).", show_default=False),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
-    ] = None,
+    data: DataOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:

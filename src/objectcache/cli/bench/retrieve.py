@@ -17,6 +17,7 @@ from objectcache.bench.shapes import SHAPES, ModelShape
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
+    DataOption,
     JsonOption,
     PlotOption,
     QuickOption,
@@ -60,9 +61,7 @@ def command(
     segment_chunks: Annotated[
         int, typer.Option(help="Chunks in a stored segment.", min=1)
     ] = RetrieveSettings().segment_chunks,
-    data: Annotated[
-        Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
-    ] = None,
+    data: DataOption = None,
     verify: Annotated[
         str, typer.Option(help="Levels of checking digests on arrival that are measured: all, sampled, off.")
     ] = ",".join(RetrieveSettings().verify),

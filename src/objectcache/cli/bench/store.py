@@ -15,6 +15,7 @@ from objectcache.bench.store import BARS, StoreSettings, run_store
 from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
+    DataOption,
     JsonOption,
     PlotOption,
     QuickOption,
@@ -57,9 +58,7 @@ def command(
     staging_mib: Annotated[int, typer.Option(help="Host memory of layers on their way, in MiB.", min=1)] = (
         _DEFAULTS.staging_bytes >> 20
     ),
-    data: Annotated[
-        Path | None, typer.Option(help="Where to store meanwhile.", show_default="the system's temporary directory")
-    ] = None,
+    data: DataOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:

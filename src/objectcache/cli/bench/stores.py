@@ -16,6 +16,7 @@ from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
     JsonOption,
+    LayersOption,
     PairsOption,
     PlotOption,
     QuickOption,
@@ -41,7 +42,7 @@ def command(
         ),
     ] = None,
     context: Annotated[int | None, typer.Option(help="Prefix length in tokens.", show_default="4096")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of the model.", min=1, show_default="32")] = None,
+    layers: LayersOption = None,
     pairs: PairsOption = None,
     delay_ms: Annotated[float, typer.Option(help="Latency added to requests in the far part.", min=0.0)] = 30.0,
     segment_chunks: Annotated[
