@@ -21,7 +21,7 @@ FACADE = "objectcache"  # the room of objectcache/__init__.py itself
 
 # From the ground up. A room imports rooms of the floors below its own, never one of its own floor.
 FLOORS = (
-    ("errors", "recent"),
+    ("errors", "recent", "lazily"),
     ("layout", "names", "pages"),
     ("keys", "integrity"),
     ("segment", "frames"),

@@ -12,23 +12,30 @@ with objectcache.open("http://gateway:9000/kvcache") as cache:
 ```
 """
 
-from objectcache.cache import (
-    CHUNKWISE,
-    KVCache,
-    LayerGroup,
-    Match,
-    PartId,
-    Retrieval,
-    RetrieveOptions,
-    SegmentUpload,
-    UploadTicket,
-)
-from objectcache.cache.tiering import TierOptions
-from objectcache.client import ClientOptions
-from objectcache.errors import ObjectCacheError
-from objectcache.keys import KeyChain, Namespace, chain_keys, keys_from_block_hashes, salt_digest
-from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
-from objectcache.opening import open_cache as open  # noqa: A004 - `objectcache.open(url)` is the point
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from objectcache.lazily import exports
+
+if TYPE_CHECKING:
+    from objectcache.cache import (
+        CHUNKWISE,
+        KVCache,
+        LayerGroup,
+        Match,
+        PartId,
+        Retrieval,
+        RetrieveOptions,
+        SegmentUpload,
+        UploadTicket,
+    )
+    from objectcache.cache.tiering import TierOptions
+    from objectcache.client import ClientOptions
+    from objectcache.errors import ObjectCacheError
+    from objectcache.keys import KeyChain, Namespace, chain_keys, keys_from_block_hashes, salt_digest
+    from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
+    from objectcache.opening import open_cache as open  # noqa: A004 - `objectcache.open(url)` is the point
 
 __version__ = "0.1.0"
 
@@ -57,3 +64,27 @@ __all__ = [
     "open",
     "salt_digest",
 ]
+
+_HOMES = {
+    "objectcache.cache": (
+        "CHUNKWISE",
+        "KVCache",
+        "LayerGroup",
+        "Match",
+        "PartId",
+        "Retrieval",
+        "RetrieveOptions",
+        "SegmentUpload",
+        "UploadTicket",
+    ),
+    "objectcache.cache.tiering": ("TierOptions",),
+    "objectcache.client": ("ClientOptions",),
+    "objectcache.errors": ("ObjectCacheError",),
+    "objectcache.keys": ("KeyChain", "Namespace", "chain_keys", "keys_from_block_hashes", "salt_digest"),
+    "objectcache.layout": ("KVGroup", "KVLayout", "KVShard", "MatchRule"),
+}
+
+__getattr__ = exports(
+    "objectcache",
+    {name: home for home, names in _HOMES.items() for name in names} | {"open": "objectcache.opening:open_cache"},
+)

@@ -29,11 +29,8 @@ class Receivers(ABC):
         """Receive from `sock`, which is the receivers' from here."""
 
     @abstractmethod
-    def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
-        """Await a delivery; `offset` is where its memory begins in the buffer pool.
-
-        Raises GatewayUnavailableError, DeliveryTimeoutError when that takes longer than `timeout_s`.
-        """
+    def expect(self, expected: Expected, offset: int) -> None:
+        """Await a delivery; `offset` is where its memory begins in the buffer pool. Raises GatewayUnavailableError."""
 
     @abstractmethod
     def cancel(self, delivery: int, epoch: int) -> None:
@@ -92,7 +89,7 @@ class StreamReceivers(Receivers):
     def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
         """The stream has ended: tell the receiver, once nothing writes on its behalf any more."""
 
-    def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
+    def expect(self, expected: Expected, offset: int) -> None:
         self._receiver.expect(expected)
         if self._lost:
             error = GatewayUnavailableError("the connections to the gateway are gone")
@@ -124,8 +121,9 @@ class ThreadReceivers(StreamReceivers):
 
     _shut_how = socket.SHUT_RDWR
 
-    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
-        self._receiver: Receiver = Receiver(verify)
+    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL, *, hold_s: float = 0.0) -> None:
+        """`hold_s` as for Receiver."""
+        self._receiver: Receiver = Receiver(verify, hold_s)
         super().__init__(on_lost)
 
     def _receive(self, stream: int, sock: socket.socket) -> None:
