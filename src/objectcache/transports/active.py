@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import NamedTuple
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
+from objectcache.transports.pacing import Pace
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing
 
@@ -38,7 +39,7 @@ class Stretch:
 
     def __init__(self, first: Outgoing) -> None:
         self.frames = [first]
-        self.data_bytes = first.frame.data_bytes
+        self.data_bytes = first.data_bytes
 
     def add(self, outgoing: Outgoing) -> bool:
         """False: its bytes are elsewhere."""
@@ -46,7 +47,7 @@ class Stretch:
         if outgoing.reader is not first.reader or outgoing.offset != first.offset + self.data_bytes:
             return False
         self.frames.append(outgoing)
-        self.data_bytes += outgoing.frame.data_bytes
+        self.data_bytes += outgoing.data_bytes
         return True
 
 
@@ -55,7 +56,11 @@ class Turn(NamedTuple):
 
     stretches: list[Stretch]
     wire_bytes: int
-    body: Body | None
+    body: AbstractContextManager[Body] | None
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(stretch.data_bytes for stretch in self.stretches)
 
     def hold(self, stack: ExitStack) -> list[Body]:
         """The bytes of each stretch, at hand until `stack` ends.
@@ -80,10 +85,12 @@ class ActiveDelivery:
         *,
         far: bool = False,
         turn_bytes: int = MAX_FRAME_BYTES,
+        pace: Pace | None = None,
     ) -> None:
         """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is.
 
-        `turn_bytes` is what a stream may send of it in one go while no other delivery waits.
+        `turn_bytes` is what a stream may send of it in one go while no other delivery waits. `pace`: how fast it may be
+        sent; it may get one later.
         """
         self.delivery = delivery
         self.epoch = epoch
@@ -91,6 +98,7 @@ class ActiveDelivery:
         self.on_over = on_over
         self.far = far
         self.turn_bytes = turn_bytes
+        self.pace = pace
         self.begun = False
         self.over = False
         self.preparing = far
@@ -140,24 +148,28 @@ class ActiveDelivery:
         """
         return 0 if self.far else self.state.within_credit(min(self.turn_bytes, moment_bytes))
 
-    def take_turn(self, stream: int, most_bytes: int) -> Turn:
-        """The frame that `peek` showed, and those after it up to `most_bytes`."""
-        first, body = self._take(stream)
+    def take_turn(self, stream: int, most_bytes: int, cut_bytes: int = 0) -> Turn:
+        """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes`."""
+        first, body = self._take(stream, cut_bytes)
         stretches, wire_bytes = [Stretch(first)], first.wire_bytes
         while body is None and (following := self.peek(stream)) is not None:
             if wire_bytes + following.wire_bytes > most_bytes:
                 break
-            self._take(stream)
+            self._take(stream, 0)
             wire_bytes += following.wire_bytes
             if not stretches[-1].add(following):
                 stretches.append(Stretch(following))
         return Turn(stretches, wire_bytes, body)
 
-    def _take(self, stream: int) -> tuple[Outgoing, Body | None]:
+    def _take(self, stream: int, cut_bytes: int) -> tuple[Outgoing, AbstractContextManager[Body] | None]:
         span = self._current.pop(stream, None)
         if span is None:
             span = self._ready.popleft()
             self._ready_bytes -= span.wire_bytes
+        if 0 < cut_bytes < span.frames[0].data_bytes:
+            outgoing, span.frames[0] = span.frames[0].cut(cut_bytes)
+            self._current[stream] = span
+            return outgoing, nullcontext(span.body) if span.body is not None else None
         outgoing, body, span.body = span.frames.popleft(), span.body, None
         if span.frames:
             self._current[stream] = span
@@ -166,9 +178,10 @@ class ActiveDelivery:
     def drop(self) -> None:
         """It is over: let go of what is ready."""
         self.over = True
-        for span in self._ready:
+        for span in (*self._ready, *self._current.values()):
             span.drop()
         self._ready.clear()
+        self._current.clear()
 
     def last_word(self) -> bytes:
         kind = self.state.last_word()

@@ -13,16 +13,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
+from math import inf
 from typing import NamedTuple
 
 from objectcache.delivery import Verdict
-from objectcache.errors import DeliveryError, ObjectCacheError
+from objectcache.errors import DeliveryError, DeliveryTimeoutError, ObjectCacheError
 from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, Turn
-from objectcache.transports.sockets import pace, send_all
+from objectcache.transports.pacing import Pace
+from objectcache.transports.sockets import Body, pace, send_all
 
 TURN_S = 0.002
 """How long a stream may send one delivery in one go, at the rate of its last turn: who comes meanwhile waits."""
@@ -61,6 +63,7 @@ class SenderSession:
         self._on_lost = on_lost
         self._closed = False
         self._served = False
+        self._any_paced = self._timed = False
 
     @property
     def streams(self) -> int:
@@ -93,11 +96,20 @@ class SenderSession:
         with self._changed:
             if not self._closed:
                 self._active.append(active)
+                self._any_paced = self._any_paced or active.pace is not None
                 self._changed.notify_all()
                 if active.far:
                     supplying.feed(active, self._changed)
                 return
         active.on_over(DeliveryError("the data session has ended"))
+
+    def set_pace(self, delivery: int, epoch: int, make: Callable[[int], Pace]) -> None:
+        """From now on the delivery goes by `make(bytes sent so far)`, if it is still under way."""
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.pace = make(active.state.sent_bytes)
+                    self._any_paced = True
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -178,34 +190,63 @@ class SenderSession:
     def _next(self, stream: int) -> _Step | None:
         """What to do next on `stream`; waits for it. None when the session is closed."""
         with self._changed:
-            while not self._closed and not (self.once and self._served and not self._active):
-                now_s = time.monotonic()
-                wake_s: float | None = None
-                for _ in range(len(self._active)):
-                    active = self._active[0]
-                    self._active.rotate(-1)
-                    state = active.state
-                    if not state.is_open(stream):
-                        continue
-                    ready = active.is_ready(stream)
-                    if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
-                        active.preparing = True
-                        return _Step(_Do.PREPARE, active)
-                    outgoing = active.peek(stream)
-                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
-                    if verdict is Verdict.CLOSE:
-                        state.begin(stream, 0)
-                        self._busy_until[stream] = max(now_s, state.deadline_s)
-                        return _Step(_Do.LAST_WORD, active)
-                    if outgoing is not None and verdict is Verdict.SEND:
-                        turn = active.take_turn(stream, self._turn_bytes(stream, active))
-                        state.claim(turn.wire_bytes)
-                        if active.far:
-                            self._changed.notify_all()  # its thread may make more ready
-                        return _Step(_Do.SEND, active, turn)
-                    wake_s = min(wake_s or state.deadline_s, state.deadline_s)
-                self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
+            step = self._find(stream)
+            if self._any_paced:
+                self._changed.notify()  # another stream may have to look at the clock now, or find nothing left
+            return step
+
+    def _find(self, stream: int) -> _Step | None:
+        while not self._closed and not (self.once and self._served and not self._active):
+            now_s = time.monotonic()
+            wake_s = due_s = inf
+            for _ in range(len(self._active)):
+                active = self._active[0]
+                self._active.rotate(-1)
+                state = active.state
+                if not state.is_open(stream):
+                    continue
+                ready = active.is_ready(stream)
+                if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
+                    active.preparing = True
+                    return _Step(_Do.PREPARE, active)
+                outgoing = active.peek(stream)
+                verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
+                if verdict is Verdict.CLOSE:
+                    state.begin(stream, 0)
+                    self._busy_until[stream] = max(now_s, state.deadline_s)
+                    return _Step(_Do.LAST_WORD, active)
+                if outgoing is not None and verdict is Verdict.SEND:
+                    free_s = now_s if active.pace is None else active.pace.due_s(now_s)
+                    if free_s <= now_s:
+                        return _Step(_Do.SEND, active, self._take_turn(stream, active, now_s))
+                    due_s = min(due_s, free_s)
+                wake_s = min(wake_s, state.deadline_s)
+            self._wait(now_s, wake_s, due_s)
         return None
+
+    def _wait(self, now_s: float, wake_s: float, due_s: float) -> None:
+        """Until something changes, or `wake_s`. At `due_s` only one stream is woken, which wakes the next as it goes."""
+        timed = due_s < inf and not self._timed
+        until_s = min(due_s, wake_s) if timed else wake_s
+        self._timed = self._timed or timed
+        self._changed.wait(None if until_s == inf else max(0.0, until_s - now_s))
+        if timed:
+            self._timed = False
+
+    def _take_turn(self, stream: int, active: ActiveDelivery, now_s: float) -> Turn:
+        pace = active.pace
+        if pace is None or not pace.bound:
+            turn = active.take_turn(stream, self._turn_bytes(stream, active))
+        elif self.once:  # the length of a response is known: its frames are as they are, and sent step by step
+            turn = active.take_turn(stream, 0)
+        else:
+            turn = active.take_turn(stream, active.most_bytes(pace.step_bytes), pace.step_bytes)
+        if pace is not None and not (self.once and pace.bound):
+            pace.take(turn.data_bytes, now_s)
+        active.state.claim(turn.wire_bytes)
+        if active.far:
+            self._changed.notify_all()  # its thread may make more ready
+        return turn
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
         """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment."""
@@ -228,9 +269,36 @@ class SenderSession:
             for stretch, body in zip(turn.stretches, bodies, strict=True):
                 for outgoing in stretch.frames:
                     send_all(sock, outgoing.head, more=True)
-                    body.send(sock, outgoing.frame.data_bytes)
+                    for step_bytes in self._steps(active, outgoing.data_bytes):
+                        body.send(sock, step_bytes)
             self._bytes_s[stream] = turn.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
+
+    def _steps(self, active: ActiveDelivery, data_bytes: int) -> Iterator[int]:
+        """`data_bytes` of a frame, as they may go out: only a response's are still to be paced.
+
+        Raises DeliveryError when the delivery is given up meanwhile.
+        """
+        while self.once and active.pace is not None and data_bytes:
+            step_bytes = self._next_step(active, active.pace, data_bytes)
+            data_bytes -= step_bytes
+            yield step_bytes
+        if data_bytes:
+            yield data_bytes
+
+    def _next_step(self, active: ActiveDelivery, pace: Pace, most_bytes: int) -> int:
+        with self._changed:
+            while not (self._closed or active.state.stopping):
+                now_s = time.monotonic()
+                if now_s >= active.state.deadline_s:
+                    raise DeliveryTimeoutError("the delivery's deadline has passed within a frame")
+                due_s = pace.due_s(now_s)
+                if due_s <= now_s:
+                    step_bytes = min(most_bytes, pace.step_bytes)
+                    pace.take(step_bytes, now_s)
+                    return step_bytes
+                self._changed.wait(due_s - now_s)
+        raise DeliveryError("the delivery was given up within a frame")
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
         with self._changed:
