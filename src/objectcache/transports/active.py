@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from types import TracebackType
 from typing import NamedTuple
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
 from objectcache.transports.pacing import Pace
-from objectcache.transports.sockets import Body
+from objectcache.transports.sockets import Body, send_all
 from objectcache.transports.source import Outgoing
 
 READY_BYTES = 8 << 20
@@ -70,6 +72,53 @@ class Turn(NamedTuple):
         if self.body is not None:
             return [stack.enter_context(self.body)]
         return [stack.enter_context(stretch.frames[0].hold(stretch.data_bytes)) for stretch in self.stretches]
+
+
+Steps = Callable[[int], Iterable[int]]
+"""In which steps so many bytes go out; each is asked for when the one before it has."""
+
+
+def at_once(data_bytes: int) -> Iterable[int]:
+    return (data_bytes,)
+
+
+class HeldTurn(AbstractContextManager["HeldTurn"]):
+    """A turn whose bytes are at hand until it is closed."""
+
+    def __init__(self, turn: Turn) -> None:
+        """Raises SegmentGoneError, IntegrityError, StoreError."""
+        self._turn = turn
+        self._told_bytes = 0
+        with ExitStack() as stack:
+            self._bodies = turn.hold(stack)
+            self._stack = stack.pop_all()
+
+    @property
+    def wire_bytes(self) -> int:
+        return self._turn.wire_bytes
+
+    def announce(self, sock: socket.socket) -> None:
+        """The first frame's head on its own, as far as `sock` takes it at once."""
+        with suppress(OSError):  # whoever sends the rest meets it too
+            self._told_bytes = sock.send(self._turn.stretches[0].frames[0].head, socket.MSG_DONTWAIT)
+
+    def send(self, sock: socket.socket, steps: Steps = at_once) -> None:
+        """All that was not announced, the data of each frame in `steps`. Raises OSError, IntegrityError (a file was cut
+        short), and what `steps` raises."""
+        for stretch, body in zip(self._turn.stretches, self._bodies, strict=True):
+            for outgoing in stretch.frames:
+                send_all(sock, memoryview(outgoing.head)[self._told_bytes :], more=True)
+                self._told_bytes = 0
+                for step_bytes in steps(outgoing.data_bytes):
+                    body.send(sock, step_bytes)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class ActiveDelivery:

@@ -21,8 +21,8 @@ class Pace:
     """Of one delivery. Pure but for where the rate comes from. Not thread-safe: its session's lock guards it."""
 
     def __init__(self, rate: Callable[[], float], report: Callable[[int], None], taken_bytes: int = 0) -> None:
-        """`rate()` are payload bytes a second, from now on; 0: paused, inf: no bound. `report(total_bytes)` is told what
-        has been taken since the start, `taken_bytes` of it before this."""
+        """`rate()` are payload bytes a second, from now on; 0: paused, inf: no bound. `report(total_bytes)` is told
+        what has been taken since the start, `taken_bytes` of it before this."""
         self._rate = rate
         self._report = report
         self._bytes_s = inf

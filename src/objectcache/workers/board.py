@@ -16,8 +16,8 @@ SLOTS = 16384
 _WORD = 8
 _HEAD_WORDS = 512
 BEAT_NS, DECISIONS, DECIDING_NS, LONGEST_NS, PAUSED_NS, WAKES = range(6)
-"""Words of the head, written by the rates process: when it last woke, how often it decided, how long that took in all and
-at most, how long deliveries had a rate of 0, and how often it woke."""
+"""Words of the head, written by the rates process: when it last woke, how often it decided, how long that took in all
+and at most, how long deliveries had a rate of 0, and how often it woke."""
 
 
 class Board:

@@ -1,8 +1,8 @@
 """The rates process: the scheduler, beside the control process, whose event loop may be busy.
 
-`python -m objectcache.workers.rates CHANNEL BOARD` is told of admissions, windows and caps over the Unix socket CHANNEL,
-reads from the board (a memfd) what workers have sent, writes there how fast each delivery may go, and ends with the
-control process.
+`python -m objectcache.workers.rates CHANNEL BOARD` is told of admissions, windows and caps over the Unix socket
+CHANNEL, reads from the board (a memfd) what workers have sent, writes there how fast each delivery may go, and ends
+with the control process.
 """
 
 from __future__ import annotations
