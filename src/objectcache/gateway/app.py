@@ -36,6 +36,7 @@ from objectcache.gateway.objects import ObjectRoutes
 from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
 from objectcache.gateway.shared_memory import SharedMemoryListener
+from objectcache.gateway.sharing import Sharing
 from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
@@ -63,6 +64,7 @@ class Gateway:
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost, lambda worker: self._bandwidth.greet(worker))
         self._bandwidth = Bandwidth(config, self._pool)
+        self._sharing = Sharing(config, self._bandwidth)
         self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
@@ -82,7 +84,8 @@ class Gateway:
             objects,
             UploadRoutes(self._buckets, self._pool, objects),
             BucketRoutes(self._buckets, self._pool, config.region),
-            BandwidthRoutes(self._bandwidth, self._buckets),
+            BandwidthRoutes(self._bandwidth, self._sharing, self._buckets),
+            self._sharing,
         )
         self._handlers: dict[str, Handler] = {}
         for some in routes:
@@ -116,6 +119,7 @@ class Gateway:
         await self._buckets.open_all()
         await self._pool.start()
         await self._bandwidth.start()
+        self._sharing.start()
         self._listener = DataListener(
             self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
         )
@@ -152,6 +156,7 @@ class Gateway:
         for listener in (self._listener, self._shared):
             if listener is not None:
                 await listener.stop()
+        await self._sharing.stop()
         await self._bandwidth.stop()
         await self._pool.stop()
         self._bandwidth.close()

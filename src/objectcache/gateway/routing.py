@@ -29,7 +29,13 @@ def _operations(needs: Grant | None, table: Mapping[str, str]) -> dict[tuple[str
 
 
 _ON_SERVICE = _operations(
-    None, {"GET": "list-buckets", "GET kv-bandwidth": "kv-bandwidth", "POST kv-bandwidth": "kv-bandwidth"}
+    None,
+    {
+        "GET": "list-buckets",
+        "GET kv-bandwidth": "kv-bandwidth",
+        "POST kv-bandwidth": "kv-bandwidth",
+        "POST kv-share": "kv-share",
+    },
 )
 _ON_BUCKET = (
     _operations(Grant.ADMIN, {"PUT": "create-bucket", "DELETE": "delete-bucket"})
