@@ -9,7 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
 
 from objectcache.config import GatewayConfig
 from objectcache.errors import (
@@ -26,7 +28,7 @@ from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.draining import Drain
 from objectcache.gateway.guard import Guard, open_keys
-from objectcache.gateway.handoff import awaits_continue, expect_later
+from objectcache.gateway.handoff import awaits_continue
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.kv_storing import StoringRoutes
 from objectcache.gateway.merging import Merging
@@ -93,7 +95,7 @@ class Gateway:
         found = open_keys(config)
         self.keys_file, self.keys_made = found.path, found.made
         self._guard = Guard(found.keys, config.anonymous)
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._listener: DataListener | None = None
         self._shared: SharedMemoryListener | None = None
         self._ready = False
@@ -129,10 +131,12 @@ class Gateway:
                 self._sessions, self.config.shared_memory_users, hello_s=self.config.attach_s
             )
             self._shared.start()
-        app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
-        app.router.add_route("*", r"/{path:[\s\S]*}", self._serve, expect_handler=expect_later)
-        # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, auto_decompress=False)
+        # Without an aiohttp application: routing is ours, and so is when Expect is answered. Bodies are stored as they
+        # are sent: a Content-Encoding is the client's affair.
+        server = web.Server(
+            self._serve, request_factory=_request, access_log=None, handler_cancellation=False, auto_decompress=False
+        )
+        self._runner = web.ServerRunner(server)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.config.host, self.config.port, ssl_context=tls_context(self.config))
         await site.start()
@@ -176,7 +180,8 @@ class Gateway:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, web.Request)
         started_s = time.perf_counter()
         trace = request.headers.get("x-kv-trace", "").encode("ascii", "replace").decode()  # it goes into a header again
         request_id = trace or secrets.token_hex(8)
@@ -230,6 +235,18 @@ class Gateway:
         for name, core in self._buckets.items():
             self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.Request:
+    """aiohttp's own kind, without an application."""
+    loop = asyncio.get_running_loop()
+    return web.Request(message, payload, protocol, writer, task, loop, client_max_size=MAX_MESSAGE_BYTES)
 
 
 def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:
