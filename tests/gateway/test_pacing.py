@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from objectcache.cache import Match
+from objectcache.client.cache import GatewayCache
 from objectcache.messages import WindowsBatch, WindowsRequest
 from tests.gateway.arrivals import Arrivals, make, off_by, set_caps, store_prefix
 from tests.gateway.process import BUCKET, GatewayProcess, children_of, eventually
@@ -100,13 +101,15 @@ def test_a_delivery_pauses_and_goes_on(uncapped: GatewayProcess, match: Match, t
 def test_a_paused_delivery_can_be_cancelled(uncapped: GatewayProcess, match: Match) -> None:
     for target in TARGETS:
         with uncapped.open(target=target, buffer_bytes=PREFIX_BYTES + MIB) as cache:
-            for _ in range(2):  # the pool has room for one: its memory must come back
-                set_caps(uncapped, gateway=RATE_BYTES_S)
-                arrivals = Arrivals(cache, match)
-                time.sleep(0.03)
-                set_caps(uncapped, gateway=0)
-                time.sleep(0.03)
-                arrivals.close()
+            assert isinstance(cache, GatewayCache)
+            pool = cache.pool
+            set_caps(uncapped, gateway=RATE_BYTES_S)
+            arrivals = Arrivals(cache, match)
+            time.sleep(0.03)
+            set_caps(uncapped, gateway=0)
+            time.sleep(0.03)
+            arrivals.close()
+            eventually(lambda: pool.usage().quarantined_bytes == 0, "its memory comes back")  # noqa: B023
     eventually(lambda: uncapped.metric("objectcache_deliveries_running") == 0, "all deliveries end")
 
 

@@ -43,6 +43,7 @@ from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
+from objectcache.s3.access import ALL_BUCKETS
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -214,10 +215,11 @@ class Gateway:
         query = request.query
         asked = route(request.method, bucket, key, query.keys())
         caller = self._guard.admit(request)
-        if asked.operation.needs is not None and not caller.may(bucket, asked.operation.needs):
-            if asked.operation.name != "create-bucket":
+        where = bucket or ALL_BUCKETS
+        if asked.operation.needs is not None and not caller.may(where, asked.operation.needs):
+            if bucket and asked.operation.name != "create-bucket":
                 await self._buckets.get(bucket)  # S3 says so first when there is none
-            caller.require(bucket, asked.operation.needs)
+            caller.require(where, asked.operation.needs)
         call = Call(request, bucket, key, query, caller, request_id)
         return asked.operation.name, await self._handlers[asked.operation.name](call)
 
