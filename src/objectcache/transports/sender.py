@@ -293,8 +293,8 @@ class SenderSession:
         at = active.pace
         if at is None or not at.bound:
             turn = active.take_turn(stream, self._turn_bytes(stream, active))
-        elif self.once:
-            return active.take_turn(stream, 0)  # a response's length is known, so its frames are: `_steps` paces it
+        elif self.once:  # a response's length is known, so its frames are: they are paced as they are sent
+            return active.take_turn(stream, active.most_bytes(at.step_bytes))
         else:
             turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
         if at is not None:
