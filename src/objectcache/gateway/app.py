@@ -21,6 +21,8 @@ from objectcache.errors import (
     ObjectNotFoundError,
     TruncatedBodyError,
 )
+from objectcache.gateway.bandwidth import Bandwidth
+from objectcache.gateway.bandwidth_routes import BandwidthRoutes
 from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
@@ -36,10 +38,12 @@ from objectcache.gateway.objects import ObjectRoutes
 from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
 from objectcache.gateway.shared_memory import SharedMemoryListener
+from objectcache.gateway.sharing import Sharing
 from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
+from objectcache.s3.access import ALL_BUCKETS
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -61,7 +65,9 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
-        self._pool = WorkerPool(config.workers, self._sessions.lost)
+        self._pool = WorkerPool(config.workers, self._sessions.lost, lambda worker: self._bandwidth.greet(worker))
+        self._bandwidth = Bandwidth(config, self._pool)
+        self._sharing = Sharing(config, self._bandwidth)
         self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
@@ -72,6 +78,7 @@ class Gateway:
                 self._sessions,
                 self.metrics,
                 self._drain,
+                self._bandwidth,
                 self._endpoints,
                 serves_data_connections=config.serves_data_connections,
             ),
@@ -80,6 +87,8 @@ class Gateway:
             objects,
             UploadRoutes(self._buckets, self._pool, objects),
             BucketRoutes(self._buckets, self._pool, config.region),
+            BandwidthRoutes(self._bandwidth, self._sharing, self._buckets),
+            self._sharing,
         )
         self._handlers: dict[str, Handler] = {}
         for some in routes:
@@ -112,6 +121,8 @@ class Gateway:
             asyncio.get_running_loop().set_default_executor(threads)
         await self._buckets.open_all()
         await self._pool.start()
+        await self._bandwidth.start()
+        self._sharing.start()
         self._listener = DataListener(
             self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
         )
@@ -150,7 +161,10 @@ class Gateway:
         for listener in (self._listener, self._shared):
             if listener is not None:
                 await listener.stop()
+        await self._sharing.stop()
+        await self._bandwidth.stop()
         await self._pool.stop()
+        self._bandwidth.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._buckets.close)
@@ -201,10 +215,11 @@ class Gateway:
         query = request.query
         asked = route(request.method, bucket, key, query.keys())
         caller = self._guard.admit(request)
-        if asked.operation.needs is not None and not caller.may(bucket, asked.operation.needs):
-            if asked.operation.name != "create-bucket":
+        where = bucket or ALL_BUCKETS
+        if asked.operation.needs is not None and not caller.may(where, asked.operation.needs):
+            if bucket and asked.operation.name != "create-bucket":
                 await self._buckets.get(bucket)  # S3 says so first when there is none
-            caller.require(bucket, asked.operation.needs)
+            caller.require(where, asked.operation.needs)
         call = Call(request, bucket, key, query, caller, request_id)
         return asked.operation.name, await self._handlers[asked.operation.name](call)
 
@@ -218,6 +233,7 @@ class Gateway:
 
     def _metrics(self) -> web.Response:
         self.metrics.sessions.set(len(self._sessions))
+        self.metrics.show_bandwidth(self._bandwidth)
         for name, core in self._buckets.items():
             self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

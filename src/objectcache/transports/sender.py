@@ -17,13 +17,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.transports import supplying
-from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn
-from objectcache.transports.sockets import pace, send_all
+from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn, at_once
+from objectcache.transports.pacing import Pace
+from objectcache.transports.sockets import send_all
+from objectcache.transports.stepping import paced_steps
 
 TURN_S = 0.002
 """How long a stream may send one delivery in one go, at the rate of its last turn: who comes meanwhile waits."""
@@ -58,13 +61,15 @@ class SenderSession:
         self.once = once
         self._changed = threading.Condition()
         self._sockets: list[socket.socket | None] = [None] * streams
-        self._paced = [0] * streams
         self._active: deque[ActiveDelivery] = deque()
         self._busy_until: dict[int, float] = {}
         self._bytes_s: dict[int, float] = {}
         self._on_lost = on_lost
         self._closed = False
         self._served = False
+        self._any_paced = self._timed = False
+        self._relying = 0
+        """Streams that wait for a delivery's rate without looking at the clock, since another does."""
         self._borrowed = False
         """Whether another thread uses stream 0; what is left to do there, or went wrong, it returns as `_returned`."""
         self._returned: _Step | Exception | None = None
@@ -79,22 +84,9 @@ class SenderSession:
             if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
                 sock.close()
                 return False
-            if self._paced[stream]:
-                pace(sock, self._paced[stream])
             self._sockets[stream] = sock
         threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
         return True
-
-    def pace(self, bytes_s: int, stream: int | None = None) -> None:
-        """Send at most `bytes_s` bytes a second, 0: as fast as can be; on `stream`, or on all together. From now on,
-        what is queued in the kernel included, and for streams that are attached later."""
-        with self._changed:
-            streams = range(len(self._sockets)) if stream is None else [stream]
-            for index in streams:
-                self._paced[index] = -(-bytes_s // len(streams))
-                sock = self._sockets[index]
-                if sock is not None:
-                    pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
         """Deliver it, beside what is under way."""
@@ -109,6 +101,7 @@ class SenderSession:
         with self._changed:
             if not self._closed:
                 self._active.append(active)
+                self._any_paced = self._any_paced or active.pace is not None
                 sock = self._borrow(active) if announces else None
                 if sock is None:
                     self._changed.notify_all()
@@ -120,7 +113,7 @@ class SenderSession:
 
     def _borrow(self, active: ActiveDelivery) -> socket.socket | None:
         """Stream 0, if its thread has nothing to do, until `_begin_borrowed` returns it. Under the lock."""
-        if active.far or len(self._active) > 1:
+        if active.far or active.pace is not None or len(self._active) > 1:
             return None
         sock = self._sockets[0]
         if sock is not None:
@@ -150,6 +143,14 @@ class SenderSession:
             with self._changed:
                 self._borrowed, self._returned = False, returned
                 self._changed.notify_all()
+
+    def set_pace(self, delivery: int, epoch: int, make: Callable[[int], Pace]) -> None:
+        """From now on the delivery goes by `make(bytes sent so far)`, if it is still under way."""
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.pace = make(active.state.sent_bytes)
+                    self._any_paced = True
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -188,6 +189,8 @@ class SenderSession:
             # Without any stream (a connection that ended before it was attached) no stream tells that it is lost.
             untold = not self._closed and all(sock is None for sock in self._sockets)
             self._closed = True
+            for active in self._active if self.once else ():
+                active.state.fail(DeliveryError("the response was given up"))  # it may be paused within a frame
             for stream, sock in enumerate(self._sockets):
                 if sock is not None:
                     _cut(sock)
@@ -230,26 +233,51 @@ class SenderSession:
     def _next(self, stream: int) -> _Step | None:
         """What to do next on `stream`; waits for it. None when the session is closed."""
         with self._changed:
-            while True:
-                wait_s: float | None = None
-                if stream != 0 or not self._borrowed:
-                    if stream == 0 and self._returned is not None:
-                        returned, self._returned = self._returned, None
-                        if isinstance(returned, Exception):
-                            raise returned
-                        return returned
-                    if self._closed or (self.once and self._served and not self._active):
-                        return None
-                    now_s = time.monotonic()
-                    for _ in range(len(self._active)):
-                        active = self._active[0]
-                        self._active.rotate(-1)
-                        step = self._step(stream, active, now_s)
-                        if step is not None:
-                            return step
-                    ends_s = [active.state.deadline_s for active in self._active if active.state.is_open(stream)]
-                    wait_s = max(0.0, min(ends_s) - now_s) if ends_s else None
-                self._changed.wait(wait_s)
+            step = self._await_step(stream)
+            if self._any_paced:
+                self._changed.notify()  # another stream may have to look at the clock now, or find nothing left
+            return step
+
+    def _await_step(self, stream: int) -> _Step | None:
+        while True:
+            now_s = time.monotonic()
+            wake_s = inf
+            if stream != 0 or not self._borrowed:
+                if stream == 0 and self._returned is not None:
+                    returned, self._returned = self._returned, None
+                    if isinstance(returned, Exception):
+                        raise returned
+                    return returned
+                if self._closed or (self.once and self._served and not self._active):
+                    return None
+                for _ in range(len(self._active)):
+                    active = self._active[0]
+                    self._active.rotate(-1)
+                    step = self._step(stream, active, now_s)
+                    if step is not None:
+                        return step
+                opened = [active for active in self._active if active.state.is_open(stream)]
+                wake_s = min((active.state.deadline_s for active in opened), default=inf)
+                if self._any_paced and not self._timed:
+                    self._wait_paced(opened, now_s, wake_s)
+                    continue
+                if self._any_paced and opened:
+                    self._relying += 1
+                    self._changed.wait(max(0.0, wake_s - now_s))
+                    self._relying -= 1
+                    continue
+            self._changed.wait(None if wake_s == inf else max(0.0, wake_s - now_s))
+
+    def _wait_paced(self, opened: list[ActiveDelivery], now_s: float, wake_s: float) -> None:
+        """Also until one of `opened` may go on: one stream of all looks at the clock, and wakes the next as it goes."""
+        paces = [active.pace for active in opened if active.pace is not None]
+        dues_s = [due_s for due_s in (pace.due_s(now_s) for pace in paces) if due_s > now_s]
+        until_s = min(dues_s, default=wake_s)
+        self._timed = bool(dues_s)
+        if not dues_s and self._relying:
+            self._changed.notify()  # it was another's to be woken: waiters are woken in turn, so it will be
+        self._changed.wait(None if until_s == inf else max(0.0, min(until_s, wake_s) - now_s))
+        self._timed = self._timed and not dues_s
 
     def _step(self, stream: int, active: ActiveDelivery, now_s: float) -> _Step | None:
         """What there is to do for `active` on `stream`, which is taken; None: nothing for now. Under the lock."""
@@ -268,11 +296,25 @@ class SenderSession:
             return _Step(_Do.LAST_WORD, active)
         if outgoing is None or verdict is not Verdict.SEND:
             return None
-        turn = active.take_turn(stream, self._turn_bytes(stream, active))
+        if active.pace is not None and active.pace.due_s(now_s) > now_s:
+            return None
+        turn = self._take_turn(stream, active, now_s)
         state.claim(turn.wire_bytes)
         if active.far:
             self._changed.notify_all()  # its thread may make more ready
         return _Step(_Do.SEND, active, turn)
+
+    def _take_turn(self, stream: int, active: ActiveDelivery, now_s: float) -> Turn:
+        at = active.pace
+        if at is None or not at.bound:
+            turn = active.take_turn(stream, self._turn_bytes(stream, active))
+        elif self.once:  # a response's length is known, so its frames are: they are paced as they are sent
+            return active.take_turn(stream, active.most_bytes(at.step_bytes))
+        else:
+            turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
+        if at is not None:
+            at.take(turn.data_bytes, now_s)
+        return turn
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
         """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment.
@@ -307,7 +349,7 @@ class SenderSession:
     def _send_held(self, stream: int, sock: socket.socket, active: ActiveDelivery, held: HeldTurn) -> None:
         with held:
             start_s = time.monotonic()
-            held.send(sock)
+            held.send(sock, paced_steps(active, self._changed) if self.once and active.pace is not None else at_once)
             self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
 
@@ -362,6 +404,8 @@ class SenderSession:
             self._active.remove(active)
             active.drop()
             self._served = True
+        if over:
+            self._any_paced = any(active.pace is not None for active in self._active)
         return over
 
 

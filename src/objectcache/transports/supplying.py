@@ -78,7 +78,7 @@ def _feed(active: ActiveDelivery, changed: threading.Condition) -> None:
     """Each span with the bytes of its first frame."""
     try:
         while (frames := active.next_span()) is not None:
-            body = frames[0].hold(frames[0].frame.data_bytes)
+            body = frames[0].hold(frames[0].data_bytes)
             _offer(active, changed, [ReadySpan(frames, body)])
             with changed:
                 while not active.wants_more and not active.ended:
