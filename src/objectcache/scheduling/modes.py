@@ -96,7 +96,7 @@ def mode_ttft_s(
 def _alike_ttft_s(
     layer_bytes: Sequence[int], windows_s: Sequence[float], count: int, rate_bytes_s: float, *, unit_overhead_s: float
 ) -> float:
-    """`mode_ttft_s` where all layers are alike, quickly: what holds up the end is the first unit, or one of the last."""
+    """`mode_ttft_s` where all layers are alike, quickly: the first unit, or one of the last, holds up the end."""
     layers, window_s = len(layer_bytes), windows_s[0]
     before = (layers - 1) // count  # units before the last one
     unit_s = unit_overhead_s + transfer_s(count * layer_bytes[0], rate_bytes_s)

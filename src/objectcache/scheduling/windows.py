@@ -136,8 +136,7 @@ class WindowModel:
     def to_map(self) -> dict[str, Any]:
         """All that it knows, as JSON or msgpack can carry it."""
         regions = [
-            [*key, region.weight, region.moments, region.target, region.drift]
-            for key, region in sorted(self._regions.items())
+            [*key, region.weight, region.moments, region.target, region.drift] for key, region in self._regions.items()
         ]
         return {
             "attention_tokens": self._attention_tokens,
