@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from objectcache.cache import KVCache, Match, PartId
+from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
 from objectcache.errors import LeaseExpiredError, RequestError
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.testing.synthetic import (
@@ -100,9 +100,10 @@ class MatchingContract:
         store_parts(cache, namespace, chain, stages, cuts=[2])
         match = cache.match(namespace, chain)
         assert match.tokens == 6 * 16
-        with cache.retrieve(match) as retrieval:
+        options = RetrieveOptions(layers_per_unit=1)
+        with cache.retrieve(match, options=options) as retrieval:
             assert check_delivery(retrieval, match) == [(0,), (1,), (2,), (3,), (4,)]
-        with cache.retrieve(match, parts=stages[1:]) as retrieval:
+        with cache.retrieve(match, parts=stages[1:], options=options) as retrieval:
             assert check_delivery(retrieval, match, stages[1:]) == [(3,), (4,)]
 
     def test_groups_match_by_rules_and_chunks_of_their_own(self, cache: KVCache) -> None:
