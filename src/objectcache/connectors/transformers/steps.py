@@ -125,7 +125,7 @@ class StepClock:
         layers = layer + 1
         if layers == self._num_layers:
             self._over()
-        elif not self._steps and layers > 2 and layers & (layers - 1) == 0:
+        elif not self._steps and (layers == 3 or (layers > 4 and layers & (layers - 1) == 0)):
             windows = self._windows(self._asked, self._left)
             if windows:
                 self._on_window(median(windows), time.perf_counter() - self._asked_s)
