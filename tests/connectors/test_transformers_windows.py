@@ -70,6 +70,12 @@ def taught(window_s: float, *steps: tuple[int, int]) -> WindowModel:
     return model
 
 
+def land_slowly(step: threading.Semaphore, layers: int) -> None:
+    for _ in range(layers):
+        time.sleep(0.1)
+        step.release()
+
+
 def test_windows_are_measured_without_the_waits(connect: Connect, cache: KVCache, model: Any) -> None:
     ids = prompt(100)
     stored(connect(model), ids)
@@ -78,7 +84,7 @@ def test_windows_are_measured_without_the_waits(connect: Connect, cache: KVCache
     connector = connect(model, script)
     with slow_layers(model):
         past = connector.load(ids)
-        threading.Thread(target=lambda: [(time.sleep(0.1), step.release()) for _ in range(4)], daemon=True).start()
+        threading.Thread(target=land_slowly, args=(step, 4), daemon=True).start()
         model(past.tail(ids), **cache_input(model, past))
     assert connector.flush(30)
     window_s = connector.advisor.window_s(4, 96)
