@@ -43,4 +43,4 @@ def test_a_quick_run(tmp_path: Path) -> None:
 def test_settings() -> None:
     for wrong in ({"shapes": ("other",)}, {"rounds": 1}):
         with pytest.raises(ConfigError):
-            ModesSettings(**wrong)  # type: ignore[arg-type]
+            ModesSettings(**wrong)
