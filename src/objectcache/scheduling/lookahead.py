@@ -13,7 +13,7 @@ from objectcache.scheduling.policies import STEP_S
 
 LOOKED_AHEAD = 24  # so many flows, first in order, are weighed exactly; the others follow one after the other
 TRUSTED = 8  # decisions, until the order in force is weighed anew though nothing has changed
-PLACED = 24  # flows are weighed in one decision, give or take one order
+PLACED = 20  # flows are weighed in one decision, give or take one order
 PARTS = 16  # of what a link carries in a step: one flow is not served more than that at once
 BETTER = 1e-6  # an order must gain that part
 
@@ -22,8 +22,8 @@ Gang = str | int
 
 class Lookahead:
     """A plan is an order of gangs. In that order each gets the least lateness that is possible beside those before it
-    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries one other order or some, with one
-    gang elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
+    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries an order or some with one gang
+    elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
 
     def __init__(self) -> None:
         self._order: list[Gang] = []
@@ -42,23 +42,24 @@ class Lookahead:
             for link in flow.links:
                 caps[link] += flow.rate  # what the guard gave is the flow's all the same
         self._plan(gangs, caps, now_s, changed)
-        _by_due_dates(flows, self._late_s, room)
+        _by_due_dates([_Chain(flow, self._late_s[flow.gang], caps) for flow in flows], room)
         return now_s + STEP_S
 
     def _plan(self, gangs: dict[Gang, list[Flow]], caps: Room, now_s: float, changed: bool) -> None:
         if changed or len(self._order) != len(gangs):
             self._order = _with_newcomers(self._order, gangs)
             self._trusted = 0
+        demands = {gang: _demand(flows, caps, now_s) for gang, flows in gangs.items()}
         placed = 0
         if self._trusted == 0:
-            self._cost, self._late_s = _weigh(self._order, gangs, caps, now_s, inf)
+            self._cost, self._late_s = _weigh(self._order, demands, caps, now_s, inf)
             self._trusted = TRUSTED
             placed = len(gangs)
         self._trusted -= 1
         while len(gangs) > 1 and placed + len(gangs) <= PLACED:
             order = self._another()
             enough = self._cost * (1 - BETTER)
-            cost, late_s = _weigh(order, gangs, caps, now_s, enough)
+            cost, late_s = _weigh(order, demands, caps, now_s, enough)
             placed += len(late_s)
             if cost < enough:
                 self._order, self._cost, self._late_s = order, cost, late_s
@@ -76,7 +77,7 @@ class Lookahead:
 
 
 def _with_newcomers(order: list[Gang], gangs: dict[Gang, list[Flow]]) -> list[Gang]:
-    """Those that are left in their order, and each newcomer before the first that has more bytes left for its weight."""
+    """Those that are left in their order, each newcomer before the first that has more bytes left for its weight."""
     size = {gang: sum(flow.left_bytes for flow in flows) / flows[0].weight for gang, flows in gangs.items()}
     kept = [gang for gang in order if gang in gangs]
     known = set(kept)
@@ -88,62 +89,103 @@ def _with_newcomers(order: list[Gang], gangs: dict[Gang, list[Flow]]) -> list[Ga
     return kept
 
 
+Part = tuple[float, float, float, float, tuple[str, ...]]
+"""Of one flow: when it is due, head, total and span as `Link` takes them, and the links that carry anything."""
+Demand = tuple[float, float, list[Part]]
+"""Of one gang: its weight, the lateness that it has at least, its flows."""
+
+
+def _demand(flows: Sequence[Flow], caps: Room, now_s: float) -> Demand:
+    late = 0.0
+    parts = []
+    for flow in flows:
+        due_s, total, span_s = flow.due_s, flow.left_bytes, flow.span_s
+        head = flow.head_bytes if span_s > 0 else total
+        late = max(late, flow.late_s, now_s - due_s)
+        limit = flow.use.limit
+        if limit < inf:
+            late = max(late, now_s + head / limit - due_s, now_s + total / limit - due_s - span_s)
+        parts.append((due_s, head, total, span_s, tuple(link for link in flow.links if caps[link] > 0)))
+    return flows[0].weight, late, parts
+
+
 def _weigh(
-    order: list[Gang], gangs: dict[Gang, list[Flow]], caps: Room, now_s: float, enough: float
+    order: Sequence[Gang], demands: dict[Gang, Demand], caps: Room, now_s: float, enough: float
 ) -> tuple[float, dict[Gang, float]]:
     """Weighted sum of the gangs' least lateness in that order, and each one's. Stops early at a sum of `enough`."""
     links = {link: Link(now_s, cap) for link, cap in caps.items() if cap > 0}
     late_s: dict[Gang, float] = {}
     cost = 0.0
-    queued = 0.0
-    for place, gang in enumerate(order):
-        late = 0.0
-        flows = gangs[gang]
-        for flow in flows:
-            due_s, total, span_s = flow.due_s, flow.left_bytes, flow.span_s
-            if flow.late_s > late:
-                late = flow.late_s
-            if now_s - due_s > late:
-                late = now_s - due_s
-            if place >= LOOKED_AHEAD:
-                queued += total / max(1.0, min(caps[link] for link in flow.links))
-                late = max(late, now_s + queued - due_s - span_s)
-                continue
-            head = flow.head_bytes if span_s > 0 else total
-            for link in flow.links:
-                if link in links:
-                    late = links[link].least(due_s, head, total, span_s, late)
-            limit = flow.use.limit
-            if limit < inf:
-                late = max(late, now_s + head / limit - due_s, now_s + total / limit - due_s - span_s)
-            for link in flow.links:
-                if link in links:
-                    links[link].place(due_s + late, head, total, span_s)
+    for gang in order[:LOOKED_AHEAD]:
+        weight, late, parts = demands[gang]
+        for due_s, head, total, span_s, crossed in parts:
+            for name in crossed:
+                late = links[name].least(due_s, head, total, span_s, late)
+            for name in crossed:
+                links[name].place(due_s + late, head, total, span_s)
         late_s[gang] = late
-        cost += flows[0].weight * late
+        cost += weight * late
         if cost >= enough:
             return cost, late_s
+    if len(order) <= LOOKED_AHEAD:
+        return cost, late_s
+    begins_s = now_s
+    for place, gang in enumerate(order):
+        weight, late, parts = demands[gang]
+        for due_s, _, total, span_s, crossed in parts:
+            begins_s += total / min((caps[name] for name in crossed), default=inf)
+            late = max(late, begins_s - due_s - span_s)
+        if place >= LOOKED_AHEAD:
+            late_s[gang] = late
+            cost += weight * late
     return cost, late_s
 
 
-def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) -> None:
+class _Chain:
+    """A flow's units and when each is due, at the latest so that those after it can still be in time.
+
+    A flow that is held back, by a slow link of its own or a client that takes little, has to begin so much earlier."""
+
+    __slots__ = ("byte_s", "flow", "given", "held_s", "late_s", "start", "tail_s")
+
+    def __init__(self, flow: Flow, late_s: float, caps: Room) -> None:
+        self.flow = flow
+        self.late_s = late_s
+        pace, widest = flow.use.limit, 0.0
+        for link in flow.links:
+            cap = caps[link]
+            pace = min(pace, cap)
+            widest = max(widest, cap)
+        self.byte_s = 1.0 / pace if pace > 0.0 else 0.0
+        self.held_s = self.byte_s - 1.0 / widest if pace > 0.0 else 0.0
+        self.tail_s = flow.dues_s[-1] + late_s - flow.total * self.byte_s
+        self.start = flow.position + flow.rate * STEP_S
+        self.given = 0.0
+
+    def due_s(self, unit: int) -> float:
+        end = self.flow.ends[unit]
+        due_s = min(self.flow.dues_s[unit] + self.late_s, self.tail_s + end * self.byte_s)
+        return due_s - (end - self.start - self.given) * self.held_s
+
+
+def _by_due_dates(chains: Sequence[_Chain], room: Room) -> None:
     """Rates over the next step: the bytes that each flow sends in it if links serve what is due first."""
     budgets = {link: left * STEP_S for link, left in room.items()}
     most = max(budgets.values()) / PARTS
-    queue = [(flow.due_s + late_s[flow.gang], index, flow.unit) for index, flow in enumerate(flows)]
-    given = [0.0] * len(flows)
-    order = [flows[index] for _, index, _ in sorted(queue)]
+    queue = [(chain.due_s(chain.flow.unit), index, chain.flow.unit) for index, chain in enumerate(chains)]
+    order = [chains[index].flow for _, index, _ in sorted(queue)]
     heapify(queue)
     open_links = sum(budget > 0.0 for budget in budgets.values())
     while queue and open_links:
         _, index, unit = heappop(queue)
-        flow = flows[index]
+        chain = chains[index]
+        flow = chain.flow
         ends = flow.ends
-        position = flow.position + flow.rate * STEP_S + given[index]
+        position = chain.start + chain.given
         wanted = ends[unit] - position
         if wanted < most:
             wanted = min(most, flow.total - position)
-        sends = min(wanted, (flow.use.limit - flow.rate) * STEP_S - given[index])
+        sends = min(wanted, (flow.use.limit - flow.rate) * STEP_S - chain.given)
         for link in flow.links:
             if budgets[link] < sends:
                 sends = budgets[link]
@@ -152,16 +194,16 @@ def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) 
         for link in flow.links:
             budgets[link] -= sends
             open_links -= budgets[link] <= 0.0
-        given[index] += sends
+        chain.given += sends
         position += sends
         if sends < wanted or position >= flow.total:
             continue
         while ends[unit] <= position:
             unit += 1
-        heappush(queue, (flow.dues_s[unit] + late_s[flow.gang], index, unit))
-    for index, more in enumerate(given):
-        if more > 0.0:
-            take(flows[index], room, more / STEP_S)
+        heappush(queue, (chain.due_s(unit), index, unit))
+    for chain in chains:
+        if chain.given > 0.0:
+            take(chain.flow, room, chain.given / STEP_S)
     if open_links:
         for flow in order:
             take(flow, room, flow.use.limit - flow.rate)
