@@ -43,7 +43,8 @@ class World:
     def requests(self, match: Match) -> list[Request]:
         """Those of a retrieval of all that matched."""
         delivery = TieredDelivery(None, match.namespace, match.parts)
-        return list(plan_requests(self.cache.core.plan(_descriptor(match, delivery, RetrieveOptions()))))
+        plan = self.cache.core.plan(_descriptor(match, delivery, RetrieveOptions(layers_per_unit=1)))
+        return list(plan_requests(plan))
 
     def segment(self) -> str:
         return next(iter(self.objects.list(SEGMENT_PREFIX))).name

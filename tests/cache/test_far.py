@@ -26,6 +26,7 @@ from objectcache.testing.caches import CacheContract
 from objectcache.testing.far import LatencyStore
 from objectcache.testing.synthetic import (
     FIRST,
+    LAYERWISE,
     check_delivery,
     check_layer,
     flat_layout,
@@ -122,7 +123,7 @@ def test_a_segment_that_is_gone_is_a_miss_and_forgotten(world: World) -> None:
     store_parts(world.cache, world.namespace, world.chain)
     match = world.cache.match(world.namespace, world.chain)
     world.store.delete(world.segment())
-    with world.cache.retrieve(match) as retrieval, pytest.raises(KeyNotFoundError):
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval, pytest.raises(KeyNotFoundError):
         retrieval.wait(LAYERS - 1)
     eventually(lambda: not world.cache.match(world.namespace, world.chain).tokens, "the segment is forgotten")
     world.cache.release(match)
@@ -143,7 +144,7 @@ def test_a_damaged_byte_is_an_error_of_its_layer_and_a_miss(world: World, layer:
     data = bytearray(world.objects.get(world.segment()))
     data[at] ^= 1
     world.objects.put(world.segment(), data)
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         with pytest.raises(IntegrityError):
             retrieval.wait(layer)
         for landed in range(LAYERS):
@@ -160,7 +161,7 @@ def test_a_store_that_breaks_is_not_a_segment_that_is_gone(world: World) -> None
         raise StoreUnavailableError("away")
 
     world.store.before = broken
-    with world.cache.retrieve(match) as retrieval, pytest.raises(StoreUnavailableError):
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval, pytest.raises(StoreUnavailableError):
         retrieval.wait(0)
     world.store.before = lambda kind, name, offset: None
     assert retrieve_and_check(world.cache, world.namespace, world.chain).tokens == CHUNKS * 16
@@ -178,7 +179,7 @@ def test_a_long_prefix_takes_a_few_latencies(world: World) -> None:
     world.store.most_at_once = 0
     world.store.latency_s = 0.1
     world.counted()
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         check_delivery(retrieval, match)
     assert world.counted() == {"get": len(requests)}
     assert FIRST_REQUESTS <= world.store.most_at_once <= REQUESTS_AT_ONCE

@@ -16,6 +16,7 @@ from objectcache.errors import (
     StoreUnavailableError,
 )
 from objectcache.testing.synthetic import (
+    LAYERWISE,
     check_delivery,
     check_layer,
     flat_layout,
@@ -53,7 +54,7 @@ def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
         answered.append(offset)
 
     world.store.before = hold
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         try:
             eventually(lambda: len(answered) == 11, "the others are answered")
             if layer:
@@ -80,7 +81,7 @@ def test_few_requests_are_begun_with_and_more_later(world: World) -> None:
             permits.acquire(timeout=30)
 
     world.store.before = hold
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         try:
             eventually(lambda: len(begun) >= FIRST_REQUESTS, "the first requests are under way")
             assert len(begun) == FIRST_REQUESTS
@@ -109,7 +110,7 @@ def test_closing_while_requests_wait_that_others_share(world: World) -> None:
 
     world.store.before = hold
     matches = [world.cache.match(world.namespace, chain) for chain in chains]
-    retrievals = [world.cache.retrieve(match) for match in matches for _ in range(2)]
+    retrievals = [world.cache.retrieve(match, options=LAYERWISE) for match in matches for _ in range(2)]
     closing = threading.Thread(target=world.cache.close)
     closing.start()
     eventually(lambda: world.cache._flights.closed, "closing has begun")
@@ -140,7 +141,7 @@ def test_retrievals_at_once_ask_once(world: World) -> None:
     world.store.before = hold
     world.counted()
     with ExitStack() as stack:
-        retrievals = [stack.enter_context(world.cache.retrieve(match)) for _ in range(4)]
+        retrievals = [stack.enter_context(world.cache.retrieve(match, options=LAYERWISE)) for _ in range(4)]
         try:
             go_on.set()
             for retrieval in reversed(retrievals):  # although the first one's delivery has not ended
@@ -160,12 +161,12 @@ def test_many_requests_of_retrievals_at_once_are_shared_too(world: World) -> Non
     store_parts(world.cache, world.namespace, chain)
     match = world.cache.match(world.namespace, chain)
     world.counted()
-    with world.cache.retrieve(match) as alone:
+    with world.cache.retrieve(match, options=LAYERWISE) as alone:
         check_delivery(alone, match)
     one = world.counted()["get"]
     world.store.latency_s = 0.02
     with ExitStack() as stack:
-        for retrieval in [stack.enter_context(world.cache.retrieve(match)) for _ in range(3)]:
+        for retrieval in [stack.enter_context(world.cache.retrieve(match, options=LAYERWISE)) for _ in range(3)]:
             check_delivery(retrieval, match)
     assert one <= world.counted()["get"] < 2 * one, "and not three times as many"
 
@@ -184,9 +185,9 @@ def test_who_waited_for_an_answer_that_failed_asks_itself(world: World, closes: 
 
     world.store.before = fails_once
     world.counted()
-    with world.cache.retrieve(match) as first:
+    with world.cache.retrieve(match, options=LAYERWISE) as first:
         assert asked.wait(30)
-        with world.cache.retrieve(match) as second:
+        with world.cache.retrieve(match, options=LAYERWISE) as second:
             if closes:
                 second.close()
             go_on.set()
@@ -210,7 +211,7 @@ def test_closing_a_retrieval_ends_its_requests(world: World) -> None:
 
     world.store.before = hold
     world.counted()
-    retrieval = world.cache.retrieve(match)
+    retrieval = world.cache.retrieve(match, options=LAYERWISE)
     eventually(lambda: sum(world.cache.request_counts().values()) >= 20, "requests are under way")
     retrieval.close()
     assert world.cache.pool.usage().quarantined_bytes

@@ -37,7 +37,7 @@ _SPELT_OUT = re.compile("[A-Za-z0-9/._-]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what was no UTF-8 in a header
 
 Pairs = list[tuple[str, str]]
-_Malformed = type[AuthorizationHeaderMalformedError] | type[AuthorizationQueryParametersError]
+_Malformed = type[RequestError]
 
 
 class _Scope(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, match, merge, peers, retrieve, store, stores
+from objectcache.cli.bench import catalog, match, merge, modes, peers, retrieve, store, stores
 
 __all__ = ["add_to", "app"]
 
@@ -12,6 +12,7 @@ app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples
 app.command("catalog")(catalog.command)
 app.command("match")(match.command)
 app.command("merge")(merge.command)
+app.command("modes")(modes.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
