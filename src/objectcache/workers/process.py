@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from objectcache.workers.answering import Answering, Order, WorkerStores, in_thread
 from objectcache.workers.channel import BlockingChannel
@@ -37,6 +38,7 @@ class Worker:
     def __init__(self, channel: BlockingChannel) -> None:
         self._channel = channel
         self._leading = threading.Lock()
+        self._counting = threading.Lock()
         self._waiting = 0
         self._gone = threading.Event()
         self._answering = Answering(channel)
@@ -55,17 +57,29 @@ class Worker:
     def _lead(self) -> None:
         """Take orders in turn with other threads. A delivery begins in the one that has its order: waking another takes
         longer."""
-        while self._waiting < MOST_WAITING:
-            self._waiting += 1
+        while True:
+            with self._counting:
+                if self._waiting == MOST_WAITING:
+                    return
+                self._waiting += 1
             with self._leading:
-                self._waiting -= 1
-                rest = self._obey()
+                with self._counting:
+                    self._waiting -= 1
+                rest = None
+                try:
+                    rest = self._obey()
+                finally:
+                    if rest is None:  # also where it failed: the control process starts another worker
+                        self._gone.set()
                 if rest is None:
-                    self._gone.set()
                     return
                 if not self._waiting:
-                    in_thread("orders", self._lead)
-            rest()
+                    with suppress(RuntimeError):  # no room for a thread: orders wait for this one
+                        in_thread("orders", self._lead)
+            try:
+                rest()
+            except Exception:
+                log.exception("beginning a delivery failed")
 
     def _obey(self) -> Callable[[], None] | None:
         """Carry out orders up to one that has something left to do, which is returned; None: there will be no more."""
