@@ -129,7 +129,7 @@ class Session:
 
         active = ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn, pace=pace)
         self.actives.append(active)
-        rest = self.sender.begin(self.actives[-1])
+        rest = self.sender.begin(active)
         if rest is not None:  # as in a worker: meanwhile another thread takes orders
             self._threads.append(threading.Thread(target=rest))
             self._threads[-1].start()

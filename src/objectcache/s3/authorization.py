@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -37,7 +37,7 @@ _SPELT_OUT = re.compile("[A-Za-z0-9/._-]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what was no UTF-8 in a header
 
 Pairs = list[tuple[str, str]]
-_Malformed = type[RequestError]
+_Malformed = Callable[[str], RequestError]
 
 
 class _Scope(NamedTuple):
