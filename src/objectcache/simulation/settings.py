@@ -27,7 +27,7 @@ class Fabric:
     layout: KVLayout = field(
         default_factory=lambda: KVLayout.attention(num_layers=32, num_kv_heads=8, head_dim=128, dtype_bytes=2)
     )
-    engine: EngineSpeed = EngineSpeed()
+    engine: EngineSpeed = field(default_factory=EngineSpeed)
     nodes: int = 8
     gateways: int = 1
     store_bytes_s: float = inf

@@ -42,8 +42,7 @@ def read_workload(
     lines.sort(key=lambda line: line.arrival_s)
     if not lines:
         raise ConfigError(f"the workload {path} is empty")
-    blocks = int(min(capacity_tokens // block_tokens, 1 << 62))
-    cache = BlockCache(blocks, visible_s)
+    cache = BlockCache(int(min(capacity_tokens, 1 << 62)) // block_tokens, visible_s)
     begin_s = lines[0].arrival_s
     return tuple(line.arrival(begin_s, cache, block_tokens) for line in lines[:limit])
 

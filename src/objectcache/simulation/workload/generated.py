@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from random import Random
 
 from objectcache.errors import ConfigError
@@ -16,6 +17,8 @@ TURN_TOKENS, OUTPUT_TOKENS = (64, 4096), (32, 1024)
 """Fewest and most that a turn of a conversation adds: of the user's, or of a tool's, and the engine's own."""
 THINK_S = 20.0
 MEAN_TURNS = 6
+"""Of a conversation whose context does not become too large before."""
+_SAMPLED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +73,39 @@ def _bursts(wanted: Generated, random: Random) -> tuple[Arrival, ...]:
 
 
 def _conversations(wanted: Generated, random: Random) -> tuple[Arrival, ...]:
-    """A turn's prefix is all that was said before. The next turn comes a pause after it, whatever became of it."""
-    now_s = 0.0
+    """A turn's prefix is all that was said before. The next turn comes a pause after it, whatever became of it.
+
+    Conversations have begun long before 0, so that turns come at the same rate from there on.
+    """
+    now_s = -2 * MEAN_TURNS * THINK_S
+    sample = Random(wanted.seed)
+    mean_turns = sum(1 for _ in range(_SAMPLED) for _ in _turns(wanted, sample, 0.0)) / _SAMPLED
+    turns: list[tuple[float, int, Arrival]] = []  # still to come, of conversations that have begun
     arrivals: list[Arrival] = []
-    while len(arrivals) < wanted.requests:
-        source = f"conversation {len(arrivals)}"
-        first = wanted.drawn(random, now_s)
-        at_s, context, hit = now_s, first.context_tokens, first.hit_tokens
-        for _ in range(1 + int(random.expovariate(1 / (MEAN_TURNS - 1)))):
-            output = random.randint(*OUTPUT_TOKENS)
-            arrivals.append(Arrival(at_s, context, hit, output, source=source))
-            at_s += random.expovariate(1 / THINK_S)
-            hit = context + output
-            context = hit + random.randint(*TURN_TOKENS)
-            if context > max(wanted.contexts):
-                break
-        now_s += random.expovariate(wanted.rate / MEAN_TURNS)
-    return tuple(sorted(arrivals[: wanted.requests], key=lambda arrival: arrival.arrival_s))
+    count = 0
+    while True:
+        while turns and turns[0][0] < now_s:
+            arrivals.append(heappop(turns)[2])
+            if len(arrivals) == wanted.requests:
+                return tuple(arrivals)
+        source = f"conversation {count}"
+        for at_s, turn in _turns(wanted, random, now_s):
+            if at_s >= 0:
+                heappush(turns, (at_s, count, replace(turn, arrival_s=at_s, source=source)))
+        count += 1
+        now_s += random.expovariate(wanted.rate / mean_turns)
+
+
+def _turns(wanted: Generated, random: Random, now_s: float) -> Iterator[tuple[float, Arrival]]:
+    turn = wanted.drawn(random, 0.0)
+    for _ in range(1 + int(random.expovariate(1 / (MEAN_TURNS - 1)))):
+        yield now_s, turn
+        now_s += random.expovariate(1 / THINK_S)
+        hit = turn.context_tokens + turn.output_tokens
+        context = hit + random.randint(*TURN_TOKENS)
+        if context > max(wanted.contexts):
+            return
+        turn = Arrival(0.0, context, hit, random.randint(*OUTPUT_TOKENS))
 
 
 KINDS: Mapping[str, Callable[[Generated, Random], tuple[Arrival, ...]]] = {
