@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import accumulate
 from math import inf
 
-from objectcache.scheduling import Admitted, Ended, Event, Landed, Scheduler, Sent
+from objectcache.scheduling import Admitted, Ended, Event, Scheduler, Sent
 
 
 class Flow:
@@ -46,6 +46,10 @@ class GatewayFlows:
         """What the scheduler hears of from outside: windows, caps, weights."""
         self._scheduler.apply(event)
 
+    def crossing(self, link: str) -> int:
+        """How many deliveries under way cross `link`."""
+        return sum(link in flow.admitted.links for flow in self._flows.values())
+
     def advance(self, now_s: float) -> list[Flow]:
         """Let bytes flow until `now_s`. Returns the deliveries that have ended by then; they are forgotten here."""
         since_s, self._now_s = self._now_s, now_s
@@ -81,6 +85,4 @@ class GatewayFlows:
             flow.sent_bytes = min(before + rate * (now_s - since_s), flow.total_bytes)
         landed, ends = flow.landed_s, flow.unit_ends
         while len(landed) < len(ends) and ends[len(landed)] <= flow.sent_bytes:
-            at_s = since_s + (ends[len(landed)] - before) / rate
-            landed.append(at_s + self._landing_s)
-            self._scheduler.apply(Landed(at_s, flow.admitted.delivery, len(landed)))
+            landed.append(since_s + (ends[len(landed)] - before) / rate + self._landing_s)

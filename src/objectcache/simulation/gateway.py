@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from math import inf, isfinite
 from typing import Any
 
@@ -21,12 +21,19 @@ class SimulatedGateway:
     def __init__(self, env: simpy.Environment, fabric: Fabric, policy: str, nodes: range) -> None:
         caps = {"store": fabric.store_share_bytes_s, "nic": fabric.nic_bytes_s}
         caps |= {client_link(node): fabric.client_bytes_s for node in nodes}
-        scheduler = Scheduler(policy, {link: cap for link, cap in caps.items() if isfinite(cap)})
+        self._caps = {link: cap for link, cap in caps.items() if isfinite(cap)}
+        scheduler = Scheduler(policy, self._caps)
         self._env = env
         self._flows = GatewayFlows(scheduler, fabric.landing_s)
         self._ends: dict[int, simpy.Event] = {}
         self._timer = 0
         self._deciding = False
+
+    def expected_bytes_s(self, links: Sequence[str]) -> float:
+        """What one more delivery can count on: its equal share of the narrowest link, inf without a cap."""
+        return min(
+            (self._caps[link] / (1 + self._flows.crossing(link)) for link in links if link in self._caps), default=inf
+        )
 
     def deliver(self, event: Admitted) -> tuple[Flow, simpy.Event]:
         """Begin a delivery now. The event is when its last byte has left."""

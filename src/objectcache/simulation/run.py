@@ -10,7 +10,7 @@ from objectcache.errors import ConfigError
 from objectcache.scheduling import WeightChanged
 from objectcache.simulation.gateway import SimulatedGateway, Steps
 from objectcache.simulation.node import Outcome, SimulatedNode
-from objectcache.simulation.planning import Planned, plan_request
+from objectcache.simulation.planning import Prefill, plan_prefill
 from objectcache.simulation.settings import Fabric
 from objectcache.simulation.workload import Arrival
 
@@ -33,16 +33,10 @@ def simulate(
     for tenant, weight in fabric.weights.items():
         for gateway in gateways:
             gateway.tell(WeightChanged(0.0, tenant, weight))
-    nodes = [
-        SimulatedNode(env, number, gateways[number % fabric.gateways], fabric.loads_ahead, fabric.request_s)
-        for number in range(fabric.nodes)
-    ]
+    nodes = [SimulatedNode(env, fabric, number, gateways[number % fabric.gateways]) for number in range(fabric.nodes)]
     placed = place(arrivals, fabric.nodes)
-    plans = [plan_request(fabric, arrival) for arrival in arrivals]
-    outcomes = [
-        Outcome(0.0, local_s, 0, planned.layers_per_unit)
-        for local_s, planned in zip(local_ttft_s(arrivals, placed, plans), plans, strict=True)
-    ]
+    prefills = [plan_prefill(fabric, arrival) for arrival in arrivals]
+    outcomes = [Outcome(local_s) for local_s in local_ttft_s(arrivals, placed, prefills)]
     served = 0
 
     def count(_: simpy.Event) -> None:
@@ -55,7 +49,8 @@ def simulate(
         for number, arrival in enumerate(arrivals):
             if arrival.arrival_s > env.now:
                 yield env.timeout(arrival.arrival_s - env.now)
-            request = env.process(nodes[placed[number]].serve(number, plans[number], outcomes[number]))
+            node = nodes[placed[number]]
+            request = env.process(node.serve(number, arrival.tenant, prefills[number], outcomes[number]))
             assert request.callbacks is not None
             request.callbacks.append(count)
 
@@ -83,11 +78,11 @@ def place(arrivals: Sequence[Arrival], nodes: int) -> list[int]:
     return places
 
 
-def local_ttft_s(arrivals: Sequence[Arrival], placed: Sequence[int], plans: Sequence[Planned]) -> list[float]:
+def local_ttft_s(arrivals: Sequence[Arrival], placed: Sequence[int], prefills: Sequence[Prefill]) -> list[float]:
     """What TTFT would be with all prefixes in local memory: waiting for the node, and computing."""
     free_s: dict[int, float] = {}
     ttft_s = []
-    for arrival, node, planned in zip(arrivals, placed, plans, strict=True):
-        free_s[node] = max(arrival.arrival_s, free_s.get(node, 0.0)) + planned.compute_s
+    for arrival, node, prefill in zip(arrivals, placed, prefills, strict=True):
+        free_s[node] = max(arrival.arrival_s, free_s.get(node, 0.0)) + prefill.compute_s
         ttft_s.append(free_s[node] - arrival.arrival_s)
     return ttft_s

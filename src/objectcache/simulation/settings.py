@@ -21,7 +21,8 @@ class Fabric:
     `store_bytes_s` is of the store behind all gateways, which have equal shares of it (as configured shares are);
     `nic_bytes_s` is each gateway's, `client_bytes_s` each node's. inf: no cap. `request_s` is from asking until the
     first byte leaves, `landing_s` from a unit's last byte until the engine may read it. `loads_ahead` requests of a
-    node's queue may be loaded beside the one that is computed. `layers_per_unit` 0: as the server decides.
+    node's queue may be loaded beside the one that is computed. `layers_per_unit` 0: as the server decides. With `advice`, requests whose engine is
+    free load as much of their prefix as load-or-recompute says.
     """
 
     layout: KVLayout = field(
@@ -37,6 +38,7 @@ class Fabric:
     landing_s: float = 0.3e-3
     loads_ahead: int = 1
     layers_per_unit: int = SERVER_DECIDES
+    advice: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
