@@ -1,0 +1,1 @@
+"""`objectcache bench contention`: requests that share a cap, by policy."""
