@@ -5,9 +5,11 @@ from __future__ import annotations
 from objectcache.bench.gateway import BenchGateway
 
 
-def set_policy(gateway: BenchGateway, policy: str) -> None:
-    pass
+class Control:
+    """Policy and cap of `gateway`, changed by its administrator's requests."""
 
+    def __init__(self, gateway: BenchGateway) -> None:
+        self._gateway = gateway
 
-def set_cap(gateway: BenchGateway, bytes_s: float) -> None:
-    pass
+    def set(self, policy: str, cap_bytes_s: float) -> None:
+        """`cap_bytes_s` inf: none."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from objectcache.bench.children import JsonChild
 from objectcache.bench.contention.client import DEADLINE_S, RequestTimes
-from objectcache.bench.contention.control import set_cap, set_policy
+from objectcache.bench.contention.control import Control
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.machine import cpu_s
@@ -25,23 +25,13 @@ from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
 from objectcache.client import ClientOptions, GatewayCache
 from objectcache.errors import ConfigError
 from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.simulation.mixes import BYTES_PER_TOKEN, LAYERS, MixRequest
 
 SEGMENT_CHUNKS = 256
 _LEAD_S = 0.05
 """From telling the clients to the first arrival: all have read their line by then."""
 _STORING_BYTES = 64 << 20
 _START_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class RealRequest:
-    """`prefix_tokens` are loaded, each of the model's layers computes for `window_s`; `arrival_s` is counted from the
-    first one's. `told_window_s` is what the gateway is told instead of `window_s`; None: the truth."""
-
-    prefix_tokens: int
-    window_s: float
-    arrival_s: float = 0.0
-    told_window_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +52,11 @@ def added_s(landed_s: Sequence[float], window_s: float) -> float:
     return max(landed - layer * window_s for layer, landed in enumerate(landed_s))
 
 
+def prefix_tokens(request: MixRequest) -> int:
+    """What it loads, of its context."""
+    return int(request.context_tokens * request.hit)
+
+
 def scaled(shape: ModelShape, scale: int) -> ModelShape:
     """With slices of a `scale`-th. Raises ConfigError where its heads are not divisible so."""
     if scale < 1 or shape.head_dim % scale:
@@ -72,14 +67,15 @@ def scaled(shape: ModelShape, scale: int) -> ModelShape:
 class RealSystem(AbstractContextManager["RealSystem"]):
     """A gateway with one chain stored, and `clients` processes that are connected to it. Raises ObjectCacheError.
 
-    Every request is for the chain's first chunks. `step` is called after each process that is ready.
+    Every request is for the first chunks of the chain of `longest_tokens`. `step` is called after each process that is
+    ready.
     """
 
     def __init__(
         self,
         *,
         clients: int,
-        prefix_tokens: int,
+        longest_tokens: int,
         scale: int,
         target: str = "tcp",
         streams: int = 1,
@@ -89,6 +85,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
         step: Callable[[], None] = lambda: None,
     ) -> None:
         self.scale = scale
+        self._prefix_tokens = longest_tokens
         self.shape = scaled(LLAMA_31_8B, scale)
         self._stack = ExitStack()
         try:
@@ -97,7 +94,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             )
             self.gateway = self._stack.enter_context(BenchGateway(directory, {"merge_bytes_s": "0"}))
             namespace = bench_namespace(self.shape, seed)
-            chain = random_chain(namespace, self.shape.chunks(prefix_tokens), seed)
+            chain = random_chain(namespace, self.shape.chunks(longest_tokens), seed)
             shard = self.shape.layout.shard(0, 0)
             longest = PartShape(shard.layers, shard.slice_bytes, len(chain))
             options: dict[str, Any] = {
@@ -117,11 +114,14 @@ class RealSystem(AbstractContextManager["RealSystem"]):
                 "namespace": namespace.to_json().decode(),
                 "chain": b"".join(chain).hex(),
             }
+            self.control = Control(self.gateway)
             self._clients: list[JsonChild] = []
             for _ in range(clients):
                 client = self._stack.enter_context(JsonChild(["objectcache.bench.contention.client"]))
-                client.ask(job, _START_TIMEOUT_S)
+                client.tell(job)
                 self._clients.append(client)
+            for client in self._clients:
+                client.read(_START_TIMEOUT_S)
                 step()
         except BaseException:
             self._stack.close()
@@ -130,32 +130,40 @@ class RealSystem(AbstractContextManager["RealSystem"]):
     @cached_property
     def uncapped_bytes_s(self) -> float:
         """Payload a second of all clients at once, when nothing holds them back: the median of three times."""
-        largest = RealRequest(prefix_tokens=65536 * 7 // 8, window_s=0.0)
+        layer_bytes = self._prefix_tokens * BYTES_PER_TOKEN // LAYERS
+        whole = MixRequest(0.0, self._prefix_tokens, 1.0, LAYERS, layer_bytes, window_s=0.0)
         rates = []
         for _ in range(3):
-            outcomes = self.run([largest] * len(self._clients), policy="equal", cap_bytes_s=inf)
+            outcomes = self.run([whole] * len(self._clients), policy="equal", cap_bytes_s=inf)
             rates.append(sum(o.payload_bytes for o in outcomes) / max(o.ended_s for o in outcomes))
         return statistics.median(rates)
 
-    def run(self, requests: Sequence[RealRequest], *, policy: str, cap_bytes_s: float) -> list[RealOutcome]:
+    def run(
+        self,
+        requests: Sequence[MixRequest],
+        *,
+        policy: str,
+        cap_bytes_s: float,
+        told_windows_s: Sequence[float] | None = None,
+    ) -> list[RealOutcome]:
         """All of `requests`, each by a client of its own. `cap_bytes_s` is unscaled, inf for none.
 
-        Raises BenchmarkError, also when something else than the whole prefix matched.
+        `told_windows_s` are what clients say of their windows, where that is not the truth: one for each request, for
+        all of its layers. Raises BenchmarkError, also when something else than the whole prefix matched.
         """
         if len(requests) > len(self._clients):
             raise BenchmarkError(f"{len(requests)} requests need as many clients, there are {len(self._clients)}")
-        set_policy(self.gateway, policy)
-        set_cap(self.gateway, cap_bytes_s / self.scale)
+        self.control.set(policy, cap_bytes_s / self.scale)
+        told_s = [request.window_s for request in requests] if told_windows_s is None else told_windows_s
         clients = self._clients[: len(requests)]
-        layers = self.shape.num_layers
-        for client, request in zip(clients, requests, strict=True):
-            told_s = request.window_s if request.told_window_s is None else request.told_window_s
-            chunks = self.shape.chunks(request.prefix_tokens)
-            client.tell({"chunks": chunks, "told_windows_s": [told_s] * layers, "window_s": request.window_s})
-        sizes = [client.read()["bytes"] for client in clients]
+        for client, request, window_s in zip(clients, requests, told_s, strict=True):
+            chunks = self.shape.chunks(prefix_tokens(request))
+            told = [window_s] * request.layers
+            client.tell({"chunks": chunks, "told_windows_s": told, "window_s": request.window_s})
+        sizes: list[int] = [client.read()["bytes"] for client in clients]
         for size, request in zip(sizes, requests, strict=True):
-            if size != self.shape.chunks(request.prefix_tokens) * self.shape.slice_bytes * layers:
-                raise BenchmarkError(f"{size} bytes matched of {request.prefix_tokens} tokens")
+            if size * self.scale != request.total_bytes:
+                raise BenchmarkError(f"{size} bytes matched of {prefix_tokens(request)} tokens")
         zero_s = time.perf_counter() + _LEAD_S
         for client, request in zip(clients, requests, strict=True):
             client.tell({"at_s": zero_s + request.arrival_s})
@@ -172,6 +180,10 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             for times, request, size in zip(timed, requests, sizes, strict=True)
         ]
 
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
     def clients_cpu_s(self) -> float:
         """CPU seconds of all clients so far."""
         return sum(cpu_s(client.pid) for client in self._clients)
@@ -186,7 +198,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
 
 
 def run_real(
-    requests: Sequence[RealRequest],
+    requests: Sequence[MixRequest],
     *,
     cap_bytes_s: float,
     policy: str,
@@ -198,6 +210,6 @@ def run_real(
 
     `cap_bytes_s` is for the unscaled bytes. Raises ObjectCacheError.
     """
-    longest = max(request.prefix_tokens for request in requests)
-    with RealSystem(clients=len(requests), prefix_tokens=longest, scale=scale, data=data) as system:
+    longest = max(map(prefix_tokens, requests))
+    with RealSystem(clients=len(requests), longest_tokens=longest, scale=scale, data=data) as system:
         return [system.run(requests, policy=policy, cap_bytes_s=cap_bytes_s) for _ in range(repeats)]
