@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from objectcache.bench.bars import judge
+from objectcache.bench.report import show_verdicts
 from objectcache.bench.shapes import LLAMA_31_8B, SHAPES
 from objectcache.cli.bench.options import require
 from objectcache.config import parse_bandwidth
 from objectcache.errors import ConfigError
+from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
     from objectcache.bench.simulate.settings import SimulateSettings
 
+EQUAL = "equal"
 _LINE = "100Gbps"
 
 
@@ -62,6 +66,10 @@ def command(
     step_tokens: Annotated[int, typer.Option(help="Most of an engine's step; 0: a prefill is one.", min=0)] = 0,
     loads_ahead: Annotated[int, typer.Option(help="Requests of a node's queue that load already.", min=0)] = 1,
     shape: Annotated[str, typer.Option(help=f"Of the KV: {', '.join(SHAPES)}.")] = LLAMA_31_8B.key,
+    advice: Annotated[bool, typer.Option("--advice", help="Load or recompute, as the advice says.")] = False,
+    decide_ms: Annotated[
+        float, typer.Option(help="Least time between decisions of a gateway; larger is faster.", min=0.0)
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(help="Policies at once.", min=0, show_default="the cores")] = 0,
     mixes: Annotated[int, typer.Option(help="Instead: so many drawn mixes on one link.", min=0)] = 0,
     check: Annotated[bool, typer.Option("--check", help="Instead: the same requests through a real gateway.")] = False,
@@ -86,8 +94,18 @@ def command(
 
       objectcache simulate --check --json check.json
     """
+    console = Console()
     require(True, "simpy", "objectcache simulate", "sim")
     require(plot is not None, "matplotlib", "--plot", "plot")
+    if unknown := set(policy or ()) - POLICIES.keys():
+        raise ConfigError(f"--policy is one of {', '.join(POLICIES)}, got {unknown.pop()!r}")
+    policies = tuple(dict.fromkeys(policy or POLICIES))
+    if mixes:
+        _mixes(mixes, seed, policies, json, console)
+        return
+    if check:
+        _check(tuple(dict.fromkeys(policy or (EQUAL, DEFAULT_POLICY))), repeats, seed, json, console)
+        return
     if shape not in SHAPES:
         raise ConfigError(f"--shape is one of {', '.join(SHAPES)}, got {shape!r}")
     from objectcache.bench.simulate.settings import SimulateSettings
@@ -106,8 +124,10 @@ def command(
             client_bytes_s=parse_bandwidth(client_bandwidth),
             loads_ahead=loads_ahead,
             layers_per_unit=layers_per_unit,
+            advice=advice,
+            decide_s=decide_ms / 1e3,
         ),
-        policies=tuple(policy or ("equal",)),
+        policies=policies,
         workload=workload,
         requests=requests,
         rate=rate,
@@ -122,13 +142,12 @@ def command(
         jobs=jobs,
         shape=SHAPES[shape],
     )
-    _workload(settings, json, plot)
+    _workload(settings, json, plot, console)
 
 
-def _workload(settings: SimulateSettings, json: Path | None, plot: Path | None) -> None:
+def _workload(settings: SimulateSettings, json: Path | None, plot: Path | None, console: Console) -> None:
     from objectcache.bench.simulate.run import run_workload, show_policies
 
-    console = Console()
     result = run_workload(settings, console)
     show_policies(console, result)
     if json is not None:
@@ -137,3 +156,25 @@ def _workload(settings: SimulateSettings, json: Path | None, plot: Path | None) 
         from objectcache.bench.simulate.plot import draw
 
         draw(result, plot)
+
+
+def _mixes(count: int, seed: int, policies: tuple[str, ...], json: Path | None, console: Console) -> None:
+    from objectcache.bench.simulate.mixes import run_mixes, show_mixes
+
+    result = run_mixes(count, seed, policies, DEFAULT_POLICY, console)
+    show_mixes(console, result)
+    if json is not None:
+        result.write(json)
+
+
+def _check(policies: tuple[str, ...], repeats: int, seed: int, json: Path | None, console: Console) -> None:
+    from objectcache.bench.simulate.check import BARS, CheckSettings, run_check, show_check
+
+    result = run_check(CheckSettings(policies, repeats, seed=seed), console)
+    show_check(console, result)
+    if json is not None:
+        result.write(json)
+    verdicts = judge(BARS, result.summary)
+    show_verdicts(console, verdicts)
+    if not all(verdict.met for verdict in verdicts):
+        raise typer.Exit(1)

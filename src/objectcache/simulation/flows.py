@@ -64,18 +64,22 @@ class GatewayFlows:
             self._scheduler.apply(Ended(now_s, flow.admitted.delivery))
         return ended
 
-    def decide(self) -> float:
-        """Ask the scheduler for rates from now on. Returns when to `advance` and `decide` again, inf for never."""
+    def decide(self) -> tuple[float, float]:
+        """Ask the scheduler for rates from now on. Returns until when they are good, and when the first delivery ends
+        with them; inf for never."""
         now_s = self._now_s
         for number, flow in self._flows.items():
-            self._scheduler.apply(Sent(now_s, number, int(flow.sent_bytes)))
+            if flow.rate_bytes_s > 0:
+                self._scheduler.apply(Sent(now_s, number, int(flow.sent_bytes)))
         decision = self._scheduler.decide(now_s)
-        next_s = decision.until_s
+        first_s = inf
         for number, flow in self._flows.items():
             rate = flow.rate_bytes_s = decision.bytes_s[number]
             flow.ends_s = now_s + (flow.total_bytes - flow.sent_bytes) / rate if rate > 0 else inf
-            next_s = min(next_s, flow.ends_s)
-        return next_s
+            if flow.ends_s < first_s:
+                first_s = flow.ends_s
+        alone = len(self._flows) <= 1  # all that its links have is its, whatever the policy, until something happens
+        return (inf if alone else decision.until_s), first_s
 
     def _move(self, flow: Flow, since_s: float, now_s: float) -> None:
         before, rate = flow.sent_bytes, flow.rate_bytes_s

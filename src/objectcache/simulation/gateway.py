@@ -26,6 +26,7 @@ class SimulatedGateway:
         self._env = env
         self._flows = GatewayFlows(scheduler, fabric.landing_s)
         self._ends: dict[int, simpy.Event] = {}
+        self._decide_s = fabric.decide_s
         self._timer = 0
         self._deciding = False
 
@@ -62,7 +63,8 @@ class SimulatedGateway:
     def _decide(self) -> None:
         self._deciding = False
         self._advance()
-        next_s = self._flows.decide()
+        until_s, ends_s = self._flows.decide()
+        next_s = min(max(until_s, self._env.now + self._decide_s), ends_s)
         self._timer += 1
         if next_s < inf:
             timer = self._timer

@@ -21,8 +21,9 @@ class Fabric:
     `store_bytes_s` is of the store behind all gateways, which have equal shares of it (as configured shares are);
     `nic_bytes_s` is each gateway's, `client_bytes_s` each node's. inf: no cap. `request_s` is from asking until the
     first byte leaves, `landing_s` from a unit's last byte until the engine may read it. `loads_ahead` requests of a
-    node's queue may be loaded beside the one that is computed. `layers_per_unit` 0: as the server decides. With `advice`, requests whose engine is
-    free load as much of their prefix as load-or-recompute says.
+    node's queue may be loaded beside the one that is computed. `layers_per_unit` 0: as the server decides. With
+    `advice`, requests whose engine is free load as much of their prefix as load-or-recompute says.
+    While nothing begins or ends, gateways decide `decide_s` apart at least; 0: as often as the scheduler asks for.
     """
 
     layout: KVLayout = field(
@@ -36,6 +37,7 @@ class Fabric:
     client_bytes_s: float = LINE_BYTES_S
     request_s: float = 1.3e-3
     landing_s: float = 0.3e-3
+    decide_s: float = 0.0
     loads_ahead: int = 1
     layers_per_unit: int = SERVER_DECIDES
     advice: bool = False
@@ -46,7 +48,12 @@ class Fabric:
             raise ConfigError(f"each of {self.gateways} gateways needs a node, there are {self.nodes}")
         if min(self.store_bytes_s, self.nic_bytes_s, self.client_bytes_s) <= 0:
             raise ConfigError("links have a positive rate")
-        if min(self.request_s, self.landing_s) < 0 or self.loads_ahead < 0 or self.layers_per_unit < 0:
+        if (
+            min(self.request_s, self.landing_s) < 0
+            or self.loads_ahead < 0
+            or self.layers_per_unit < 0
+            or self.decide_s < 0
+        ):
             raise ConfigError("times, loads ahead and layers per unit count from 0")
         if len(self.layout.groups) != 1 or len(self.layout.groups[0].shards) != 1:
             raise ConfigError("layouts of one group and one shard can be simulated")

@@ -54,8 +54,8 @@ def show_policies(console: Console, result: BenchmarkResult) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("ms", no_wrap=True)
-    table.add_column("policy")
-    for column in ("mean", *(f"p{percent}" for percent in PERCENTILES), "max", f"{EQUAL} / mean"):
+    table.add_column("policy", no_wrap=True)
+    for column in ("mean", *(f"p{percent}" for percent in PERCENTILES), "max", "gain"):
         table.add_column(column, justify="right")
     for row in sorted(result.rows, key=lambda row: row["figure"] == ADDED):
         table.add_row(row["figure"], row["policy"], *_cells(row), _gain(result, row))

@@ -90,7 +90,7 @@ class SimulateSettings:
             "policies": list(self.policies),
             "shape": self.shape.name,
             **{name: getattr(fabric, name) for name in ("nodes", "gateways", "request_s", "landing_s", "loads_ahead")},
-            "layers_per_unit": fabric.layers_per_unit,
+            **{name: getattr(fabric, name) for name in ("layers_per_unit", "advice", "decide_s")},
             "step_tokens": fabric.engine.step_tokens,
             **{name: _finite(rate) for name, rate in links.items()},
         }
