@@ -101,10 +101,10 @@ def test_units_land_where_rates_put_them() -> None:
 def test_a_cap_that_changes_is_felt_from_then_on() -> None:
     flows = GatewayFlows(Scheduler("equal", {"nic": 100.0}))
     flow = flows.admit(Admitted(0.0, 1, ("nic",), (300,)))
-    assert flows.decide() == (inf, pytest.approx(3.0))
+    assert min(flows.decide()) == pytest.approx(3.0)
     assert flows.advance(1.0) == []
     flows.tell(CapChanged(1.0, "nic", 400.0))
-    assert flows.decide() == (inf, pytest.approx(1.5))
+    assert min(flows.decide()) == pytest.approx(1.5)
     assert flows.advance(1.5) == [flow]
     assert flow.landed_s == pytest.approx([1.5])
     assert flows.decide() == (inf, inf)

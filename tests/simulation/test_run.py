@@ -9,8 +9,10 @@ import pytest
 
 from objectcache.errors import ConfigError
 from objectcache.layout import KVLayout
+from objectcache.scheduling import Scheduler
 from objectcache.simulation import parallel
 from objectcache.simulation.engine import EngineSpeed
+from objectcache.simulation.fluid import LINK, added_ttft_s
 from objectcache.simulation.mixed import mix_added_s
 from objectcache.simulation.mixes import draw_mixes, equally_shared_s
 from objectcache.simulation.run import place, simulate
@@ -105,7 +107,7 @@ def test_mixes_under_equal_sharing_are_what_the_closed_form_says() -> None:
 
 def test_nothing_is_faster_than_local_memory_and_all_is_sent() -> None:
     fabric = Fabric(nodes=6, gateways=3, nic_bytes_s=4e9)
-    arrivals = Generated("bursts", 120, rate=4.0, seed=2).arrivals()
+    arrivals = Generated("bursts", 60, rate=4.0, seed=2).arrivals()
     for policy in ("equal", "slack"):
         for arrival, outcome in zip(arrivals, simulate(fabric, arrivals, policy), strict=True):
             assert outcome.added_s > 0
@@ -115,7 +117,7 @@ def test_nothing_is_faster_than_local_memory_and_all_is_sent() -> None:
 def test_the_same_again_is_the_same_in_other_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "FEW_REQUESTS", 10)
     fabric = Fabric(nodes=50, gateways=5)
-    arrivals = Generated("poisson", 300, rate=50.0, seed=4).arrivals()
+    arrivals = Generated("poisson", 40, rate=50.0, seed=4).arrivals()
     told: list[int] = []
     apart = parallel.simulate_all(fabric, arrivals, ("equal", "slack"), jobs=2, progress=told.append)
     assert apart == {policy: simulate(fabric, arrivals, policy) for policy in ("equal", "slack")}
@@ -137,3 +139,24 @@ def test_fabrics_say_what_is_wrong() -> None:
     layout = KVLayout.attention(num_layers=2, num_kv_heads=8, head_dim=64, dtype_bytes=2, tensor_parallel=2)
     with pytest.raises(ConfigError, match="one shard"):
         Fabric(layout=layout)
+
+
+def test_with_advice_nothing_is_much_slower_than_computing_it() -> None:
+    """At next to no bandwidth all is computed, at a lot of it all is loaded, and in between a part."""
+    arrival = Arrival(0.0, 4096, 3584)
+    loaded = []
+    for bytes_s in (1e6, 3e9, 1e12):
+        fabric = Fabric(nodes=1, nic_bytes_s=bytes_s, client_bytes_s=inf, advice=True)
+        outcome = simulate(fabric, [arrival], "equal")[0]
+        cold_s = simulate(fabric, [replace(arrival, hit_tokens=0)], "equal")[0].ttft_s
+        assert outcome.ttft_s <= cold_s * 1.02
+        loaded.append(outcome.chunks)
+    assert loaded[0] == 0
+    assert 0 < loaded[1] < 3584 // 16
+    assert loaded[2] == 3584 // 16
+
+
+def test_two_simulators_that_share_nothing_but_the_scheduler_agree() -> None:
+    for mix in draw_mixes(5, 3):
+        apart = added_ttft_s(mix, Scheduler("slack", {LINK: mix.cap_bytes_s}))
+        assert mix_added_s(mix, "slack") == pytest.approx(list(apart), rel=0.02, abs=1e-3)

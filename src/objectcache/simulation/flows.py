@@ -69,8 +69,7 @@ class GatewayFlows:
         with them; inf for never."""
         now_s = self._now_s
         for number, flow in self._flows.items():
-            if flow.rate_bytes_s > 0:
-                self._scheduler.apply(Sent(now_s, number, int(flow.sent_bytes)))
+            self._scheduler.apply(Sent(now_s, number, int(flow.sent_bytes)))
         decision = self._scheduler.decide(now_s)
         first_s = inf
         for number, flow in self._flows.items():

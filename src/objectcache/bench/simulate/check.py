@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -158,7 +158,7 @@ def compared(name: str, request: MixRequest, real_ms: Sequence[float], simulated
     )
 
 
-def summary(rows: Sequence[Row]) -> Mapping[str, float]:
+def summary(rows: Sequence[Row]) -> dict[str, float]:
     """`per_request_error_max` in ms; `error_over_tolerance_max` is 1 where a request is just within."""
     return {
         "within_tolerance": statistics.fmean(row["within"] for row in rows),

@@ -12,7 +12,7 @@ from rich.table import Table
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, Row
-from objectcache.bench.simulate.rows import ADDED, EQUAL, PERCENTILES, policy_rows, summary
+from objectcache.bench.simulate.rows import ADDED, PERCENTILES, policy_rows, summary
 from objectcache.bench.simulate.settings import SimulateSettings
 from objectcache.simulation.offered import offered_load
 from objectcache.simulation.parallel import simulate_all
