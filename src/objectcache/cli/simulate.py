@@ -68,8 +68,11 @@ def command(
     shape: Annotated[str, typer.Option(help=f"Of the KV: {', '.join(SHAPES)}.")] = LLAMA_31_8B.key,
     advice: Annotated[bool, typer.Option("--advice", help="Load or recompute, as the advice says.")] = False,
     decide_ms: Annotated[
-        float, typer.Option(help="Least time between decisions of a gateway; larger is faster.", min=0.0)
-    ] = 0.0,
+        float,
+        typer.Option(
+            help="Least time between decisions of a gateway, if nothing begins or ends; 0: as the policy asks.", min=0.0
+        ),
+    ] = 10.0,
     jobs: Annotated[int, typer.Option(help="Policies at once.", min=0, show_default="the cores")] = 0,
     mixes: Annotated[int, typer.Option(help="Instead: so many drawn mixes on one link.", min=0)] = 0,
     check: Annotated[bool, typer.Option("--check", help="Instead: the same requests through a real gateway.")] = False,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class EngineSpeed:
     """Seconds that one layer takes: a part for each token of the step, and one for each pair of a token and what it
     attends to, and never less than launching takes. The defaults are fitted to what was measured for Llama 3.1 8B in
-    bf16 on an H100, twelve shapes from 4K to 64K: off by 5 % on the median, by 13 % at most.
+    bf16 on an H100, twelve shapes from 4K to 64K: off by 2 % on the median, by 13 % at most.
 
     `step_tokens` is the most that one step computes (chunked prefill); 0: all at once.
     """
