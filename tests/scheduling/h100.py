@@ -1,16 +1,5 @@
 """Compute windows of one layer of Llama 3.1 8B on an H100, as measured: by context (tokens) and hit (percent)."""
 
-WINDOWS_S = {
-    (4096, 50.0): 2.0e-3,
-    (4096, 75.0): 1.2e-3,
-    (4096, 87.5): 0.70e-3,
-    (4096, 93.75): 0.62e-3,
-    (16384, 50.0): 11.1e-3,
-    (16384, 75.0): 6.3e-3,
-    (16384, 87.5): 3.4e-3,
-    (16384, 93.75): 1.9e-3,
-    (65536, 50.0): 105.9e-3,
-    (65536, 75.0): 60.1e-3,
-    (65536, 87.5): 30.8e-3,
-    (65536, 93.75): 15.9e-3,
-}
+from objectcache.bench.modes.settings import WINDOWS_S
+
+__all__ = ["WINDOWS_S"]

@@ -100,7 +100,7 @@ def test_reasons() -> None:
         return choose_mode(shape(layer_bytes, layers), windows_s=windows, rate_bytes_s=rate, **more)
 
     assert chosen(MIB, 32, asked=5) == Mode(5, Reason.ASKED)
-    assert chosen(MIB, 32, asked=1 << 20) == Mode(32, Reason.ASKED)
+    assert chosen(MIB, 32, asked=1 << 20) == Mode(1 << 20, Reason.ASKED)
     assert chosen(64 * MIB, 32) == Mode(1, Reason.LAYER)
     assert chosen(64 * KIB, 32) == Mode(32, Reason.WHOLE)
     assert chosen(MIB, 32) == Mode(4, Reason.SIZE)

@@ -123,6 +123,7 @@ class LocalCache(KVCache):
             deadline_s=time.perf_counter() + wanted.deadline_s,
             on_close=delivery.closer(geometry, self.pool, destination),
         )
+        retrieval.reason = plan.reason if plan else ""
         landing = Landing(retrieval, destination)
         if plan is None:
             destination.begin(cancel=delivery.cancel)

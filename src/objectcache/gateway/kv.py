@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 
@@ -48,6 +49,8 @@ from objectcache.plan import Plan
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
+
+log = logging.getLogger(__name__)
 
 UPLOAD_TIMEOUT_S = 60.0
 CANCEL_GRACE_S = 0.2
@@ -144,19 +147,21 @@ class KVRoutes:
             session.check(descriptor.target, plan.geometry.total_bytes)
             ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
             self._watch(ended, core, descriptor.target.kind)
-            return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).encode())
+            return _answer(self._accepted(descriptor, plan).encode())
         return await self._respond(call.request, core, descriptor)
 
     async def _respond(self, request: web.Request, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
         """A delivery as the body of the response."""
         plan = core.plan(descriptor)
+        answer = self._accepted(descriptor, plan)
         head = response_head(
             request,
             wire_bytes(plan) + FRAME_HEADER_BYTES,
             {
                 "Content-Type": "application/octet-stream",
                 "x-kv-layers-per-unit": str(plan.layers_per_unit),
-                ANSWER_HEADER: RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).to_header(),
+                "x-kv-unit-reason": plan.reason,
+                ANSWER_HEADER: answer.to_header(),
             },
         )
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
@@ -172,6 +177,15 @@ class KVRoutes:
             except WorkerOrderError:
                 return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
+
+    def _accepted(self, descriptor: Descriptor, plan: Plan) -> RetrieveAnswer:
+        """What is said of a delivery that begins."""
+        self._metrics.units.labels(plan.reason).inc()
+        log.debug(
+            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
+            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
+        )
+        return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, reason=plan.reason)
 
     def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
         return {

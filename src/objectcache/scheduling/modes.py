@@ -53,12 +53,11 @@ def choose_mode(
     `windows_s` are compute seconds by layer of the delivery, in order, as far as they are known; `rate_bytes_s` the
     rate to expect (None: no cap). `asked` layers per unit, other than 0, are what it will be.
     """
-    geometry = delivery_geometry(tuple(shapes), 1)
-    sizes = geometry.unit_wanted_bytes
-    layers = len(sizes)
     if asked:
-        return Mode(min(asked, layers), Reason.ASKED)
-    target = _wanted_layers(sizes)
+        return Mode(asked, Reason.ASKED)
+    sizes = delivery_geometry(tuple(shapes), 1).unit_wanted_bytes
+    layers = len(sizes)
+    target = _wanted_layers(layers, sum(sizes))
     if layers == 1 or not any(windows_s):
         # Nothing to hide behind is known: the unit that is worth announcing by itself.
         return Mode(target, _reason(target, target, sizes))
@@ -107,10 +106,16 @@ def _alike_ttft_s(
     return max(last_s, unit_s + layers * window_s, before * unit_s + (last + count) * window_s)
 
 
-def _wanted_layers(sizes: Sequence[int]) -> int:
-    """As many layers as make up a unit worth announcing by itself."""
-    per_layer = max(1, sum(sizes) // len(sizes))
-    return min(len(sizes), max(1, -(-LEAST_UNIT_BYTES // per_layer)))
+def usual_layers(shapes: Sequence[PartShape]) -> int:
+    """Layers per unit to expect before anything is known but what matched."""
+    layers = len({layer for shape in shapes for layer in shape.layers})
+    return _wanted_layers(layers, sum(shape.num_chunks * sum(shape.slice_bytes) for shape in shapes))
+
+
+def _wanted_layers(layers: int, payload_bytes: int) -> int:
+    """As many layers as make up a unit worth announcing by itself: 1 for long prefixes, all for short ones."""
+    per_layer = max(1, payload_bytes // layers)
+    return min(layers, max(1, -(-LEAST_UNIT_BYTES // per_layer)))
 
 
 def _reason(chosen: int, target: int, sizes: Sequence[int]) -> Reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, contention, match, merge, peers, retrieve, store, stores
+from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores
 
 __all__ = ["add_to", "app"]
 
@@ -13,6 +13,7 @@ app.command("catalog")(catalog.command)
 app.command("contention")(contention.command)
 app.command("match")(match.command)
 app.command("merge")(merge.command)
+app.command("modes")(modes.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
