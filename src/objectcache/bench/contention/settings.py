@@ -18,7 +18,8 @@ POLICIES = ("equal", "proportional", "stall", "slack")
 @dataclass(frozen=True)
 class ContentionSettings:
     """`mixes` are drawn with `seed`; the first `real_mixes` of them go through a real gateway, `repeats` times under
-    each policy, with bytes and caps divided by `scale`. The first `wrong_mixes` of those also with wrong windows, and with a
+    each policy, with bytes and caps divided by `scale`. The first `wrong_mixes` of those also with wrong windows, and
+    with a
     client that lies. `data` is where the temporary directory is made (None: the system's). Raises ConfigError.
     """
 
