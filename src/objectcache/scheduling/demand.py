@@ -1,0 +1,85 @@
+"""How early everything can be in time: lateness targets of flows, given who goes before whom.
+
+Added TTFT of a request is the largest lateness of any of its units, so a request that is allowed to be `x` late is a
+chain of jobs with due dates d + x. Targets can be kept on a link of `cap` bytes/s if and only if, for every t, the bytes
+due by t are at most cap · (t - now). `Link` holds what a link has left of that, as straight pieces, and tells for one
+more request the least x that fits beside those placed before it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from math import inf
+
+
+class Link:
+    """What is left of a link's bytes by each time: cap · (t - now) less what those placed before need by then.
+
+    Pieces begin at `times` with `left` bytes and grow by `slopes` (bytes/s). At a jump, `left` is what is below it.
+    """
+
+    __slots__ = ("left", "slopes", "times")
+
+    def __init__(self, now_s: float, cap: float) -> None:
+        self.times = [now_s]
+        self.left = [0.0]
+        self.slopes = [cap]
+
+    def least(self, due_s: float, head: float, total: float, span_s: float, late_s: float) -> float:
+        """The least lateness (s), `late_s` or more, that a demand can have: `head` bytes due at `due_s`, growing evenly to
+        `total` after `span_s`."""
+        times, left, slopes = self.times, self.left, self.slopes
+        seeks_total = True
+        slope = (total - head) / span_s if span_s > 0 else 0.0
+        if slope == 0.0:
+            head = total
+        for piece in range(len(times) - 1, -1, -1):
+            there = left[piece]
+            if there < total:
+                if seeks_total:
+                    seeks_total = False
+                    late = self._reached(piece, total) - due_s - span_s
+                    if late > late_s:
+                        late_s = late
+                if there < head:
+                    late = self._reached(piece, head) - due_s
+                    return late if late > late_s else late_s
+                late = times[piece] - due_s - (there - head) / slope
+                if late > late_s:
+                    late_s = late
+        return late_s
+
+    def _reached(self, piece: int, level: float) -> float:
+        """When `level` bytes are there, which no later piece falls short of."""
+        slope = self.slopes[piece]
+        reached_s = self.times[piece] + (level - self.left[piece]) / slope if slope > 0 else inf
+        return min(reached_s, self.times[piece + 1]) if piece + 1 < len(self.times) else reached_s
+
+    def place(self, due_s: float, head: float, total: float, span_s: float) -> None:
+        """Take off what a demand needs, its lateness included in `due_s`."""
+        times, left, slopes = self.times, self.left, self.slopes
+        due_s = max(due_s, times[0])
+        first = bisect_right(times, due_s)
+        before = first - 1
+        times.insert(first, due_s)
+        if span_s <= 0:
+            left.insert(first, left[before] + slopes[before] * (due_s - times[before]))
+            slopes.insert(first, slopes[before])
+            for piece in range(first, len(times)):
+                left[piece] -= total
+            return
+        slope = (total - head) / span_s
+        last_s = due_s + span_s
+        left.insert(first, left[before] + slopes[before] * (due_s - times[before]) - head)
+        slopes.insert(first, slopes[before] - slope)
+        piece, count = first + 1, len(times)
+        while piece < count and times[piece] < last_s:
+            left[piece] -= head + slope * (times[piece] - due_s)
+            slopes[piece] -= slope
+            piece += 1
+        before = piece - 1
+        times.insert(piece, last_s)
+        left.insert(piece, left[before] + slopes[before] * (last_s - times[before]))
+        slopes.insert(piece, slopes[before] + slope)
+        for later in range(piece + 1, count + 1):
+            left[later] -= total
