@@ -19,6 +19,7 @@ from objectcache.bench.machine import child_pids
 from objectcache.bench.shapes import LLAMA_31_8B
 from objectcache.cli.bench import app
 from objectcache.errors import ConfigError
+from objectcache.scheduling import DEFAULT_POLICY
 from objectcache.simulation.mixes import LAYERS, WINDOWS_S, Mix, MixRequest, draw_mixes
 
 MIXES = draw_mixes(1, 2)
@@ -107,7 +108,12 @@ def test_a_quick_run(tmp_path: Path) -> None:
     assert result["benchmark"] == "contention"
     assert result["quick"]
     names = {one["name"] for one in result["rows"]}
-    assert {"mix 0, equal", "mix 0, slack", "mix 0, slack, windows doubled", "mix 0, slack, one says 0"} <= names
+    assert {
+        "mix 0, equal",
+        "mix 0, slack",
+        f"mix 0, {DEFAULT_POLICY}, windows doubled",
+        f"mix 0, {DEFAULT_POLICY}, one says 0",
+    } <= names
     assert {bar.key for bar in BARS} <= result["summary"].keys()
     assert set(result["summary"]["gain_wrong_windows"]) == {"windows halved", "windows doubled"}
     assert str(tmp_path) not in out.read_text()

@@ -8,11 +8,10 @@ from typing import Any
 
 from objectcache.bench.contention.rows import EQUAL
 from objectcache.errors import ConfigError
+from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
 MIN_MIXES, MIN_REAL_MIXES = 40, 12
 """Fewer do not support a claim."""
-
-POLICIES = ("equal", "proportional", "stall", "slack")
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class ContentionSettings:
     wrong_mixes: int = 3
     repeats: int = 3
     scale: int = 64
-    policies: tuple[str, ...] = POLICIES
-    default_policy: str = "slack"
+    policies: tuple[str, ...] = tuple(POLICIES)
+    default_policy: str = DEFAULT_POLICY
     target: str = "tcp"
     streams: int = 1
     verify: str = "all"
