@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from objectcache.bench.children import JsonChild
-from objectcache.bench.contention.client import DEADLINE_S, RequestTimes
+from objectcache.bench.computing_client import DEADLINE_S, RequestTimes
 from objectcache.bench.contention.control import Control
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BenchGateway
@@ -135,7 +135,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             self.control = Control(self.gateway)
             self._clients: list[JsonChild] = []
             for _ in range(clients):
-                client = self._stack.enter_context(JsonChild(["objectcache.bench.contention.client"]))
+                client = self._stack.enter_context(JsonChild(["objectcache.bench.computing_client"]))
                 client.tell(job)
                 self._clients.append(client)
             for client in self._clients:
