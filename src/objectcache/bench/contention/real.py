@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,20 +15,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from objectcache.bench.children import JsonChild
-from objectcache.bench.contention.client import DEADLINE_S, RequestTimes
+from objectcache.bench.computing_client import DEADLINE_S, RequestTimes
 from objectcache.bench.contention.control import Control
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.machine import cpu_s
-from objectcache.bench.retrieve.workload import bench_namespace, random_chain, store_prefix
+from objectcache.bench.retrieve.workload import PART, bench_namespace, random_chain
 from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
+from objectcache.cache.base import KVCache
 from objectcache.client import ClientOptions, GatewayCache
 from objectcache.errors import ConfigError
+from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.simulation.mixes import BYTES_PER_TOKEN, LAYERS, MixRequest
 
-SEGMENT_CHUNKS = 256
 _LEAD_S = 0.05
 """From telling the clients to the first arrival: all have read their line by then."""
 _STORING_BYTES = 64 << 20
@@ -64,18 +68,32 @@ def scaled(shape: ModelShape, scale: int) -> ModelShape:
     return replace(shape, key=f"{shape.key}/{scale}", name=f"{shape.name} / {scale}", head_dim=shape.head_dim // scale)
 
 
+def _store(cache: KVCache, namespace: Namespace, chain: KeyChain, stops: Sequence[int], seed: int) -> None:
+    """Random bytes as the chain's KV, in segments that end at `stops` (chunks)."""
+    random = np.random.default_rng(seed)
+    for first, stop in itertools.pairwise([0, *stops]):
+        upload = cache.store(namespace, chain, PART, first=first, stop=stop)
+        if upload is None:
+            raise BenchmarkError("chunks of a fresh store are said to be there already")
+        with upload:
+            for slice_bytes in upload.header.slice_bytes:
+                upload.write_layer(random.bytes((stop - first) * slice_bytes))
+            cache.commit([upload.finish()])
+
+
 class RealSystem(AbstractContextManager["RealSystem"]):
     """A gateway with one chain stored, and `clients` processes that are connected to it. Raises ObjectCacheError.
 
-    Every request is for the first chunks of the chain of `longest_tokens`. `step` is called after each process that is
-    ready.
+    Every request is for one of `prefixes` (tokens), all of which begin as one chain does. It is stored in a segment for
+    each: whole pieces are read and verified, as they are of unscaled slices. `step` is called after each process that
+    is ready.
     """
 
     def __init__(
         self,
         *,
         clients: int,
-        longest_tokens: int,
+        prefixes: Collection[int],
         scale: int,
         target: str = "tcp",
         streams: int = 1,
@@ -85,7 +103,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
         step: Callable[[], None] = lambda: None,
     ) -> None:
         self.scale = scale
-        self._prefix_tokens = longest_tokens
+        self._longest_tokens = max(prefixes)
         self.shape = scaled(LLAMA_31_8B, scale)
         self._stack = ExitStack()
         try:
@@ -94,7 +112,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             )
             self.gateway = self._stack.enter_context(BenchGateway(directory, {"merge_bytes_s": "0"}))
             namespace = bench_namespace(self.shape, seed)
-            chain = random_chain(namespace, self.shape.chunks(longest_tokens), seed)
+            chain = random_chain(namespace, self.shape.chunks(self._longest_tokens), seed)
             shard = self.shape.layout.shard(0, 0)
             longest = PartShape(shard.layers, shard.slice_bytes, len(chain))
             options: dict[str, Any] = {
@@ -106,7 +124,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
                 "buffer_bytes": max(_STORING_BYTES, DeliveryGeometry((longest,), layers_per_unit=1).total_bytes),
             }
             with GatewayCache(self.gateway.host, self.gateway.port, "bench", ClientOptions(**options)) as cache:
-                store_prefix(cache, namespace, chain, SEGMENT_CHUNKS, seed, lambda: None)
+                _store(cache, namespace, chain, sorted(map(self.shape.chunks, prefixes)), seed)
             job = {
                 "host": self.gateway.host,
                 "port": self.gateway.port,
@@ -117,7 +135,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             self.control = Control(self.gateway)
             self._clients: list[JsonChild] = []
             for _ in range(clients):
-                client = self._stack.enter_context(JsonChild(["objectcache.bench.contention.client"]))
+                client = self._stack.enter_context(JsonChild(["objectcache.bench.computing_client"]))
                 client.tell(job)
                 self._clients.append(client)
             for client in self._clients:
@@ -130,8 +148,8 @@ class RealSystem(AbstractContextManager["RealSystem"]):
     @cached_property
     def uncapped_bytes_s(self) -> float:
         """Payload a second of all clients at once, when nothing holds them back: the median of three times."""
-        layer_bytes = self._prefix_tokens * BYTES_PER_TOKEN // LAYERS
-        whole = MixRequest(0.0, self._prefix_tokens, 1.0, LAYERS, layer_bytes, window_s=0.0)
+        layer_bytes = self._longest_tokens * BYTES_PER_TOKEN // LAYERS
+        whole = MixRequest(0.0, self._longest_tokens, 1.0, LAYERS, layer_bytes, window_s=0.0)
         rates = []
         for _ in range(3):
             outcomes = self.run([whole] * len(self._clients), policy="equal", cap_bytes_s=inf)
@@ -210,6 +228,6 @@ def run_real(
 
     `cap_bytes_s` is for the unscaled bytes. Raises ObjectCacheError.
     """
-    longest = max(map(prefix_tokens, requests))
-    with RealSystem(clients=len(requests), longest_tokens=longest, scale=scale, data=data) as system:
+    prefixes = set(map(prefix_tokens, requests))
+    with RealSystem(clients=len(requests), prefixes=prefixes, scale=scale, data=data) as system:
         return [system.run(requests, policy=policy, cap_bytes_s=cap_bytes_s) for _ in range(repeats)]

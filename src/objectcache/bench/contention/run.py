@@ -47,7 +47,7 @@ def run_contention(settings: ContentionSettings, console: Console) -> BenchmarkR
             system = stack.enter_context(
                 RealSystem(
                     clients=clients,
-                    longest_tokens=max(prefix_tokens(request) for mix in real for request in mix.requests),
+                    prefixes={prefix_tokens(request) for mix in real for request in mix.requests},
                     scale=settings.scale,
                     target=settings.target,
                     streams=settings.streams,

@@ -8,17 +8,17 @@ from typing import Any
 
 from objectcache.bench.contention.rows import EQUAL
 from objectcache.errors import ConfigError
+from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
 MIN_MIXES, MIN_REAL_MIXES = 40, 12
 """Fewer do not support a claim."""
-
-POLICIES = ("equal", "proportional", "stall", "slack")
 
 
 @dataclass(frozen=True)
 class ContentionSettings:
     """`mixes` are drawn with `seed`; the first `real_mixes` of them go through a real gateway, `repeats` times under
-    each policy, with bytes and caps divided by `scale`. The first `wrong_mixes` of those also with wrong windows, and with a
+    each policy, with bytes and caps divided by `scale`. The first `wrong_mixes` of those also with wrong windows, and
+    with a
     client that lies. `data` is where the temporary directory is made (None: the system's). Raises ConfigError.
     """
 
@@ -27,8 +27,8 @@ class ContentionSettings:
     wrong_mixes: int = 3
     repeats: int = 3
     scale: int = 64
-    policies: tuple[str, ...] = POLICIES
-    default_policy: str = "slack"
+    policies: tuple[str, ...] = tuple(POLICIES)
+    default_policy: str = DEFAULT_POLICY
     target: str = "tcp"
     streams: int = 1
     verify: str = "all"

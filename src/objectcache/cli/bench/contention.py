@@ -16,7 +16,7 @@ from objectcache.bench.result import BenchmarkResult
 from objectcache.cli.bench.options import CheckOption, JsonOption, PlotOption, QuickOption, finish, require
 
 _DEFAULTS = ContentionSettings()
-_QUICK = ContentionSettings(mixes=8, real_mixes=2, wrong_mixes=1, repeats=1, quick=True)
+_QUICK = ContentionSettings(mixes=8, real_mixes=1, wrong_mixes=1, repeats=1, quick=True)
 
 
 class Target(StrEnum):

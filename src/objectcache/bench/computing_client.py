@@ -1,6 +1,6 @@
 """A client that has prefixes delivered when it is told to, and "computes" by waiting their windows.
 
-`python -m objectcache.bench.contention.client` reads one JSON line (where the gateway is, and the chain), retrieves all
+`python -m objectcache.bench.computing_client` reads one JSON line (where the gateway is, and the chain), retrieves all
 of it once and answers. Then a line is a request, {"chunks", "told_windows_s", "window_s"}, answered with {"bytes"} once
 it has matched; the next line says when to begin, {"at_s"} on CLOCK_MONOTONIC, answered with `RequestTimes` once the
 last layer is computed. It ends when standard input does.
