@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf
+from statistics import fmean
 
 import pytest
 
@@ -71,6 +72,24 @@ def test_gateways_have_their_own_nics_and_a_share_of_the_store() -> None:
     assert [outcome.added_s for outcome in simulate(store, requests, "equal")] == pytest.approx([shared_s] * 2)
     client = replace(FABRIC, client_bytes_s=CAP / 4)
     assert simulate(client, requests[:1], "equal")[0].added_s == pytest.approx(0.0015 + 4 * LAYERS * LAYER_S)
+
+
+def test_tenants_have_their_weights() -> None:
+    requests = [replace(asked(node=0), tenant="a"), replace(asked(node=1), tenant="b")]
+    outcomes = simulate(replace(FABRIC, weights={"a": 3.0}), requests, "equal")
+    assert outcomes[0].added_s == pytest.approx(0.0015 + LAYERS * LAYER_S * 4 / 3)
+    assert outcomes[1].added_s == pytest.approx(0.0015 + LAYERS * LAYER_S * 2)
+
+
+def test_decisions_may_be_farther_apart() -> None:
+    fabric = Fabric(nodes=6, nic_bytes_s=4e9)
+    arrivals = Generated("bursts", 40, rate=4.0, seed=2).arrivals()
+    means = [
+        fmean(outcome.added_s for outcome in simulate(replace(fabric, decide_s=apart_s), arrivals, "slack"))
+        for apart_s in (0.0, 0.02)
+    ]
+    assert means[0] != means[1]
+    assert means[0] == pytest.approx(means[1], rel=0.1)
 
 
 def test_a_node_computes_one_after_the_other_and_loads_ahead() -> None:

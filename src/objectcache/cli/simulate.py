@@ -73,6 +73,9 @@ def command(
             help="Least time between decisions of a gateway, if nothing begins or ends; 0: as the policy asks.", min=0.0
         ),
     ] = 10.0,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="A tenant's share, as NAME=2; may be repeated.", show_default="1 each")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Policies at once.", min=0, show_default="the cores")] = 0,
     mixes: Annotated[int, typer.Option(help="Instead: so many drawn mixes on one link.", min=0)] = 0,
     check: Annotated[bool, typer.Option("--check", help="Instead: the same requests through a real gateway.")] = False,
@@ -129,6 +132,7 @@ def command(
             layers_per_unit=layers_per_unit,
             advice=advice,
             decide_s=decide_ms / 1e3,
+            weights=dict(map(_weight, weight or ())),
         ),
         policies=policies,
         workload=workload,
@@ -146,6 +150,14 @@ def command(
         shape=SHAPES[shape],
     )
     _workload(settings, json, plot, console)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    tenant, _, number = text.rpartition("=")
+    try:
+        return tenant, float(number)
+    except ValueError as error:
+        raise ConfigError(f"--weight is NAME=NUMBER, got {text!r}") from error
 
 
 def _workload(settings: SimulateSettings, json: Path | None, plot: Path | None, console: Console) -> None:

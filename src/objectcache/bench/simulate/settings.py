@@ -91,6 +91,7 @@ class SimulateSettings:
             "shape": self.shape.name,
             **{name: getattr(fabric, name) for name in ("nodes", "gateways", "request_s", "landing_s", "loads_ahead")},
             **{name: getattr(fabric, name) for name in ("layers_per_unit", "advice", "decide_s")},
+            "weights": dict(fabric.weights),
             "step_tokens": fabric.engine.step_tokens,
             **{name: _finite(rate) for name, rate in links.items()},
         }
