@@ -28,6 +28,7 @@ BARS = (Bar("within_tolerance", 1.0),)
 REQUESTS = 20
 SHARE, LEAST_MS = 0.10, 3.0
 """An error may be so much of the added TTFT, or so many ms, or the real system's own spread: the most of these."""
+_ALONE = MixRequest(0.0, 4096, 0.5, LAYERS, 2048 * BYTES_PER_TOKEN // LAYERS, window_s=2e-3)
 _LONE_RUNS = 9
 _PACKAGES = ("objectcache", "simpy", "aiohttp", "msgpack")
 
@@ -100,19 +101,18 @@ def run_check(settings: CheckSettings, console: Console) -> BenchmarkResult:
 
 def _system(requests: Sequence[MixRequest], settings: CheckSettings, progress: BenchmarkProgress) -> RealSystem:
     progress.begin("storing, starting clients")
-    longest = max(map(prefix_tokens, requests))
+    prefixes = set(map(prefix_tokens, (*requests, _ALONE)))
     return RealSystem(
-        clients=len(requests), longest_tokens=longest, scale=settings.scale, data=settings.data, step=progress.step
+        clients=len(requests), prefixes=prefixes, scale=settings.scale, data=settings.data, step=progress.step
     )
 
 
 def _request_s(system: RealSystem, cap_bytes_s: float, progress: BenchmarkProgress) -> float:
     """What a request costs beside its bytes: of one that is alone."""
-    alone = MixRequest(0.0, 4096, 0.5, LAYERS, 2048 * BYTES_PER_TOKEN // LAYERS, window_s=2e-3)
     costs = []
     for _ in range(_LONE_RUNS):
-        outcome = system.run([alone], policy="equal", cap_bytes_s=cap_bytes_s)[0]
-        costs.append(outcome.landed_s[0] - alone.layer_bytes / cap_bytes_s)
+        outcome = system.run([_ALONE], policy="equal", cap_bytes_s=cap_bytes_s)[0]
+        costs.append(outcome.landed_s[0] - _ALONE.layer_bytes / cap_bytes_s)
         progress.step()
     return max(0.0, statistics.median(costs))
 
