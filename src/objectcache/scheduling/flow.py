@@ -19,15 +19,15 @@ class Flow:
     """One delivery under way.
 
     Unit u is due at `dues_s[u]`, when the engine asks for it if it never had to wait: added TTFT is the largest
-    lateness of any unit. `at(now_s)` refreshes what the policies read: `position` (bytes sent, as far as is known), of the
-    unit that is being sent `due_s` and the bytes that are missing of it (`head_bytes`), of the whole `left_bytes` and
-    `span_s`, from `due_s` to when the last unit is due. Policies set `rate` (bytes/s).
+    lateness of any unit. `at(now_s)` refreshes what the policies read: `position` (bytes sent, as far as is known), of
+    the unit that is being sent `due_s` and the bytes that are missing of it (`head_bytes`), of the whole `left_bytes`
+    and `span_s`, from `due_s` to when the last unit is due. Policies set `rate` (bytes/s).
     """
 
     __slots__ = (
         "ahead_bytes",
-        "dues_s",
         "due_s",
+        "dues_s",
         "ends",
         "equal_bytes",
         "equal_rate",

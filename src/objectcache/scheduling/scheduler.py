@@ -36,7 +36,7 @@ DEFAULT_POLICY = "lookahead"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`bytes_s` for each delivery under way (payload; inf: no cap on its way), good until `until_s` or the next event."""
+    """`bytes_s` for each delivery under way (inf: no cap on its way), good until `until_s` or the next event."""
 
     bytes_s: Mapping[int, float]
     until_s: float = inf
@@ -45,9 +45,9 @@ class Decision:
 class Scheduler:
     """The deliveries that share some links. All rates are of payload.
 
-    Tell what happens with `apply`, before a decision what has been sent by then above all, and ask with `decide`: when a
-    delivery is admitted or ends, a cap or windows change, and when the last decision is no longer good. Between what it
-    is told it takes deliveries to send at their rates.
+    Tell what happens with `apply`, before a decision what has been sent by then above all, and ask with `decide`: when
+    a delivery is admitted or ends, a cap or windows change, and when the last decision is no longer good. Between what
+    it is told it takes deliveries to send at their rates. A rate of 0 is a pause.
     """
 
     def __init__(self, policy: str = DEFAULT_POLICY, caps: Mapping[str, float] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A mix under the scheduler that ships, with links that carry exactly what was decided: exact, and no clock but its own."""
+"""A mix under the scheduler that ships, over a link that carries exactly what was decided."""
 
 from __future__ import annotations
 
