@@ -8,7 +8,6 @@ import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from objectcache.errors import ConfigError
 from objectcache.s3 import Grant
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
-_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])bps", re.IGNORECASE)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NO_BUCKET = re.compile(r"\.\.|\.-|-\.|^\d+\.\d+\.\d+\.\d+$")
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -128,16 +126,6 @@ def parse_bytes(text: str | int) -> int:
     unit = (found[2] or "B").upper()
     power = "BKMGTP".index(unit[0])
     return int(float(found[1]) * (1024 if "I" in unit else 1000) ** power)
-
-
-def parse_bandwidth(text: str) -> float:
-    """Bytes a second, of "100Gbps" (bits) or of a size such as "1.5 GB"; "" is no cap (inf). Raises ConfigError."""
-    if not text.strip():
-        return inf
-    found = _BANDWIDTH.fullmatch(text.strip())
-    if found is None:
-        return float(parse_bytes(text))
-    return float(found[1]) * 1000.0 ** (1 + "KMGT".index(found[2].upper())) / 8
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfig:

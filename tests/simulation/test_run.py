@@ -14,8 +14,7 @@ from objectcache.scheduling import Scheduler
 from objectcache.simulation import parallel
 from objectcache.simulation.engine import EngineSpeed
 from objectcache.simulation.fluid import LINK, added_ttft_s
-from objectcache.simulation.mixed import mix_added_s
-from objectcache.simulation.mixes import draw_mixes, equally_shared_s
+from objectcache.simulation.mixes import Mix, draw_mixes, equally_shared_s
 from objectcache.simulation.run import place, simulate
 from objectcache.simulation.settings import Fabric
 from objectcache.simulation.workload import Arrival, Generated
@@ -117,6 +116,23 @@ def test_only_the_first_step_of_a_chunked_prefill_hides_the_load() -> None:
     assert whole.local_s == pytest.approx(stepped.local_s)
     assert whole.added_s == pytest.approx(0.0015 + LAYER_S + 3 * (LAYER_S - 0.002))
     assert stepped.added_s == pytest.approx(0.0015 + LAYER_S + 3 * (LAYER_S - 0.0005))
+
+
+def mix_added_s(mix: Mix, policy: str) -> list[float]:
+    """Each request on a node of its own, layer by layer, and nothing but bytes takes time."""
+    fabric = Fabric(
+        nodes=len(mix.requests),
+        nic_bytes_s=mix.cap_bytes_s,
+        client_bytes_s=inf,
+        request_s=0.0,
+        landing_s=0.0,
+        layers_per_unit=1,
+    )
+    arrivals = [
+        Arrival(one.arrival_s, one.context_tokens, int(one.context_tokens * one.hit), node=node, window_s=one.window_s)
+        for node, one in enumerate(mix.requests)
+    ]
+    return [outcome.added_s for outcome in simulate(fabric, arrivals, policy)]
 
 
 def test_mixes_under_equal_sharing_are_what_the_closed_form_says() -> None:

@@ -13,7 +13,7 @@ from objectcache.bench.bars import judge
 from objectcache.bench.report import show_verdicts
 from objectcache.bench.shapes import LLAMA_31_8B, SHAPES
 from objectcache.cli.bench.options import require
-from objectcache.config import parse_bandwidth
+from objectcache.config import parse_rate
 from objectcache.errors import ConfigError
 from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
@@ -125,9 +125,9 @@ def command(
             engine=EngineSpeed(step_tokens=step_tokens),
             nodes=nodes,
             gateways=gateways,
-            store_bytes_s=parse_bandwidth(store_bandwidth),
-            nic_bytes_s=parse_bandwidth(bandwidth),
-            client_bytes_s=parse_bandwidth(client_bandwidth),
+            store_bytes_s=parse_rate(store_bandwidth),
+            nic_bytes_s=parse_rate(bandwidth),
+            client_bytes_s=parse_rate(client_bandwidth),
             loads_ahead=loads_ahead,
             layers_per_unit=layers_per_unit,
             advice=advice,
@@ -176,7 +176,7 @@ def _workload(settings: SimulateSettings, json: Path | None, plot: Path | None, 
 def _mixes(count: int, seed: int, policies: tuple[str, ...], json: Path | None, console: Console) -> None:
     from objectcache.bench.simulate.mixes import run_mixes, show_mixes
 
-    result = run_mixes(count, seed, policies, DEFAULT_POLICY, console)
+    result = run_mixes(count, seed, policies, console)
     show_mixes(console, result)
     if json is not None:
         result.write(json)
