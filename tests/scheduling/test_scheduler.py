@@ -29,7 +29,7 @@ from tests.scheduling.worlds import World, admissions, caps, policies
 MIB = 1 << 20
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(policy=policies, caps=caps, admitted=admissions())
 def test_caps_are_kept_room_is_used_and_all_end(policy: str, caps: dict[str, float], admitted: list[Admitted]) -> None:
     world = World(Scheduler(policy, caps), caps, admitted)
@@ -44,7 +44,7 @@ def test_caps_are_kept_room_is_used_and_all_end(policy: str, caps: dict[str, flo
     assert world.ended_s.keys() == known.keys()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(policy=policies, caps=caps, admitted=admissions(), other=policies)
 def test_a_replay_decides_the_same(policy: str, caps: dict[str, float], admitted: list[Admitted], other: str) -> None:
     file = io.StringIO()
