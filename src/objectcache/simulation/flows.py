@@ -46,9 +46,10 @@ class GatewayFlows:
         """What the scheduler hears of from outside: windows, caps, weights."""
         self._scheduler.apply(event)
 
-    def crossing(self, link: str) -> int:
-        """How many deliveries under way cross `link`."""
-        return sum(link in flow.admitted.links for flow in self._flows.values())
+    def use(self, link: str) -> tuple[int, float]:
+        """How many deliveries under way cross `link`, and how much of it they use (bytes/s)."""
+        rates = [flow.rate_bytes_s for flow in self._flows.values() if link in flow.admitted.links]
+        return len(rates), sum(rate for rate in rates if rate < inf)
 
     def advance(self, now_s: float) -> list[Flow]:
         """Let bytes flow until `now_s`. Returns the deliveries that have ended by then; they are forgotten here."""

@@ -31,10 +31,13 @@ class SimulatedGateway:
         self._deciding = False
 
     def expected_bytes_s(self, links: Sequence[str]) -> float:
-        """What one more delivery can count on: its equal share of the narrowest link, inf without a cap."""
-        return min(
-            (self._caps[link] / (1 + self._flows.crossing(link)) for link in links if link in self._caps), default=inf
-        )
+        """What one more delivery could have now: what nobody uses of its links, or an equal share; inf: no cap."""
+        least = inf
+        for link in links:
+            if link in self._caps:
+                crossing, used_bytes_s = self._flows.use(link)
+                least = min(least, max(self._caps[link] - used_bytes_s, self._caps[link] / (crossing + 1)))
+        return least
 
     def deliver(self, event: Admitted) -> tuple[Flow, simpy.Event]:
         """Begin a delivery now. The event is when its last byte has left."""
