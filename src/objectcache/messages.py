@@ -259,8 +259,8 @@ class CancelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WindowsRequest:
-    """What a client now knows of one delivery: the windows of all of its layers, in compute seconds, and when the engine
-    asks for unit 0: in `ready_in_s` seconds from the receipt of this; negative, so long ago.
+    """What a client now knows of one delivery: the windows of all of its layers, in compute seconds, and when the
+    engine asks for unit 0: in `ready_in_s` seconds from the receipt of this; negative, so long ago.
 
     `session` is the delivery's, empty for one that comes in a response: its number and the access key tell which.
     """

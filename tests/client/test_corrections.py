@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -38,7 +38,7 @@ class Gateway:
 
     @property
     def http(self) -> GatewayHttp:
-        return cast(Any, self)
+        return cast(GatewayHttp, self)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from objectcache.scheduling.advice import Action
 from objectcache.scheduling.windows import WindowModel
 from tests.connectors.scripted import ScriptedCache
 from tests.connectors.tiny import Connect, after, prompt, recomputed, stored
+from tests.gateway.process import GatewayProcess, stopped
 
 WINDOW_S = 0.02
 """Far above what a layer of a tiny model takes, and what a busy machine adds."""
@@ -68,6 +70,12 @@ def taught(window_s: float, *steps: tuple[int, int]) -> WindowModel:
     return model
 
 
+def land_slowly(step: threading.Semaphore, layers: int) -> None:
+    for _ in range(layers):
+        time.sleep(0.1)
+        step.release()
+
+
 def test_windows_are_measured_without_the_waits(connect: Connect, cache: KVCache, model: Any) -> None:
     ids = prompt(100)
     stored(connect(model), ids)
@@ -76,7 +84,7 @@ def test_windows_are_measured_without_the_waits(connect: Connect, cache: KVCache
     connector = connect(model, script)
     with slow_layers(model):
         past = connector.load(ids)
-        threading.Thread(target=lambda: [(time.sleep(0.1), step.release()) for _ in range(4)], daemon=True).start()
+        threading.Thread(target=land_slowly, args=(step, 4), daemon=True).start()
         model(past.tail(ids), **cache_input(model, past))
     assert connector.flush(30)
     window_s = connector.advisor.window_s(4, 96)
@@ -116,10 +124,14 @@ def test_what_is_known_can_be_kept(connect: Connect, cache: KVCache, model: Any)
 
 def advised(connect: Connect, cache: KVCache, model: Any, rate: float | None, **more: Any) -> tuple[Any, Any]:
     script = Telling(cache, rate_bytes_s=rate)
+    return connect(model, script, windows=a_millisecond_a_token(), load_or_recompute=True, **more), script
+
+
+def a_millisecond_a_token() -> WindowModel:
     windows = WindowModel(attention_tokens=1e9)
     for tokens in (4, 100):
-        windows.observe(tokens, 0, tokens * 1e-3)  # 1 ms a token and layer
-    return connect(model, script, windows=windows, load_or_recompute=True, **more), script
+        windows.observe(tokens, 0, tokens * 1e-3)
+    return windows
 
 
 LAYER_BYTES = 96 * 2 * 2 * 16 * 4
@@ -172,6 +184,32 @@ def test_a_load_that_does_not_come_is_given_up_in_time(connect: Connect, cache: 
     again = connector.prefill(after(ids, 3, seed=5))
     assert again.report.advice is not None
     assert again.report.advice.action is Action.RECOMPUTE
+
+
+def test_a_gateway_that_stalls_costs_next_to_nothing(connect: Connect, model: Any, tmp_path: Path) -> None:
+    """Its worker is stopped: an engine that takes 0.1 s a layer has its first token as without a cache."""
+    gateway = GatewayProcess(tmp_path / "gateway").start()
+    ids = prompt(100)
+    try:
+        with gateway.open(target="tcp", streams=2, buffer_bytes=64 << 20, fence_s=0.3) as cache, ExitStack() as stalled:
+            stored(connect(model, cache), ids)
+            connector = connect(model, cache, windows=a_millisecond_a_token(), load_or_recompute=True)
+            with slow_layers(model, 0.1):
+                assert connector.prefill(ids).report.matched_tokens == 96
+                start_s = time.perf_counter()
+                connector.prefill(prompt(100, seed=9), store=False)
+                without_s = time.perf_counter() - start_s
+                for pid in gateway.worker_pids:
+                    stalled.enter_context(stopped(pid))
+                start_s = time.perf_counter()
+                result = connector.prefill(ids)
+                with_s = time.perf_counter() - start_s
+            assert connector.advisor.stats.given_up == 1
+            assert torch.equal(result.outputs.logits, recomputed(model, ids).logits)
+            # 2 %, and what a busy machine adds to threads that wake up.
+            assert with_s <= 1.02 * without_s + 0.25
+    finally:
+        gateway.kill()
 
 
 def test_a_load_that_is_under_way_is_not_given_up(connect: Connect, cache: KVCache, model: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
@@ -47,12 +47,12 @@ class DeliveryOrders:
         """Close what nobody has read for a while."""
         self._objects.close_idle(now_s)
 
-    def _deliver(self, message: Message, fds: list[int]) -> None:
+    def _deliver(self, message: Message, fds: list[int]) -> Callable[[], None] | None:
         session = self._sessions.get(message["session"])
         if session is None:
             self._answering.answer(message, DeliveryError("the data session has ended"))
-            return
-        self._start(message, session)
+            return None
+        return session.begin(self._active(message, session))
 
     def _respond(self, message: Message, fds: list[int]) -> None:
         """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
@@ -70,12 +70,12 @@ class DeliveryOrders:
                 self._sessions.pop(message["session"])
                 self._answering.answer(message, DeliveryError("the client went away"))
                 return
-            self._start(message, session)
+            session.add(self._active(message, session))
             session.attach(0, sock)
 
         self._answering.carry_out("response", message, respond)
 
-    def _start(self, message: Message, session: SenderSession) -> None:
+    def _active(self, message: Message, session: SenderSession) -> ActiveDelivery:
         plan = Plan.from_wire(message["plan"], self._known)
         delivery, epoch = message["delivery"], message["epoch"]
         state = Delivery(
@@ -106,10 +106,9 @@ class DeliveryOrders:
 
         if isinstance(session, PlacingSession):
             where = {"geometry": plan.geometry, "offset": message["offset"]}
-            session.add(PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far))
-        else:
-            turn = turn_bytes(plan, session.streams)
-            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn))
+            return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far)
+        turn = turn_bytes(plan, session.streams)
+        return ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn)
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])
