@@ -78,7 +78,7 @@ def test_mixes_name_the_default_policy(tmp_path: Path) -> None:
     [
         (["--policy", "fair"], "--policy is one of"),
         (["--shape", "gpt"], "--shape is one of"),
-        (["--bandwidth", "fast"], "is not a size"),
+        (["--bandwidth", "fast"], "is not a rate"),
         (["--weight", "a"], "--weight is"),
         (["--gateways", "9"], "each of 9 gateways"),
         (["nowhere.jsonl"], "cannot be read"),

@@ -125,7 +125,7 @@ def command(
             engine=EngineSpeed(step_tokens=step_tokens),
             nodes=nodes,
             gateways=gateways,
-            store_bytes_s=parse_rate(store_bandwidth),
+            store_bytes_s=parse_rate(store_bandwidth) if store_bandwidth else inf,
             nic_bytes_s=parse_rate(bandwidth),
             client_bytes_s=parse_rate(client_bandwidth),
             loads_ahead=loads_ahead,
