@@ -11,6 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from math import inf
 
+USED_UP_BYTES = 1.0  # that is rounding
+
 
 class Link:
     """What is left of a link's bytes by each time: cap · (t - now) less what those placed before need by then.
@@ -28,7 +30,7 @@ class Link:
     def least(self, due_s: float, head: float, total: float, span_s: float, late_s: float) -> float:
         """The least lateness (s), `late_s` or more, that a demand can have: `head` bytes due at `due_s`, growing evenly to
         `total` after `span_s`."""
-        times, left, slopes = self.times, self.left, self.slopes
+        times, left = self.times, self.left
         seeks_total = True
         slope = (total - head) / span_s if span_s > 0 else 0.0
         if slope == 0.0:
@@ -60,26 +62,27 @@ class Link:
         times, left, slopes = self.times, self.left, self.slopes
         due_s = max(due_s, times[0])
         first = bisect_right(times, due_s)
-        before = first - 1
+        there = left[first - 1] + slopes[first - 1] * (due_s - times[first - 1])
         times.insert(first, due_s)
         if span_s <= 0:
-            left.insert(first, left[before] + slopes[before] * (due_s - times[before]))
-            slopes.insert(first, slopes[before])
-            for piece in range(first, len(times)):
-                left[piece] -= total
-            return
-        slope = (total - head) / span_s
-        last_s = due_s + span_s
-        left.insert(first, left[before] + slopes[before] * (due_s - times[before]) - head)
-        slopes.insert(first, slopes[before] - slope)
-        piece, count = first + 1, len(times)
-        while piece < count and times[piece] < last_s:
-            left[piece] -= head + slope * (times[piece] - due_s)
-            slopes[piece] -= slope
-            piece += 1
-        before = piece - 1
-        times.insert(piece, last_s)
-        left.insert(piece, left[before] + slopes[before] * (last_s - times[before]))
-        slopes.insert(piece, slopes[before] + slope)
-        for later in range(piece + 1, count + 1):
-            left[later] -= total
+            slopes.insert(first, slopes[first - 1])
+            left[first:] = [there - total, *[later - total for later in left[first:]]]
+        else:
+            slope = (total - head) / span_s
+            last_s = due_s + span_s
+            left.insert(first, there - head)
+            slopes.insert(first, slopes[first - 1] - slope)
+            piece, count = first + 1, len(times)
+            while piece < count and times[piece] < last_s:
+                left[piece] -= head + slope * (times[piece] - due_s)
+                slopes[piece] -= slope
+                piece += 1
+            there = left[piece - 1] + slopes[piece - 1] * (last_s - times[piece - 1])
+            times.insert(piece, last_s)
+            slopes.insert(piece, slopes[piece - 1] + slope)
+            left[piece:] = [there, *[later - total for later in left[piece:]]]
+        # Up to where nothing is left, nothing more can be due: what was before does not matter any more.
+        for piece in range(len(left) - 1, 0, -1):
+            if left[piece] <= USED_UP_BYTES:
+                del times[:piece], left[:piece], slopes[:piece]
+                return

@@ -9,10 +9,11 @@ from math import inf
 from objectcache.scheduling.demand import Link
 from objectcache.scheduling.filling import Room, take
 from objectcache.scheduling.flow import Flow
-from objectcache.scheduling.policies import STEP_S, lateness
+from objectcache.scheduling.policies import STEP_S
 
 LOOKED_AHEAD = 24  # so many flows, first in order, are weighed exactly; the others follow one after the other
-TRUSTED = 8  # decisions after which the order in force is weighed anew, though nothing has changed
+TRUSTED = 8  # decisions, until the order in force is weighed anew though nothing has changed
+PLACED = 24  # flows are weighed in one decision, give or take one order
 PARTS = 16  # of what a link carries in a step: one flow is not served more than that at once
 BETTER = 1e-6  # an order must gain that part
 
@@ -21,8 +22,8 @@ Gang = str | int
 
 class Lookahead:
     """A plan is an order of gangs. In that order each gets the least lateness that is possible beside those before it
-    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries one other order, with one gang
-    elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
+    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries one other order or some, with one
+    gang elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
 
     def __init__(self) -> None:
         self._order: list[Gang] = []
@@ -48,17 +49,19 @@ class Lookahead:
         if changed or len(self._order) != len(gangs):
             self._order = _with_newcomers(self._order, gangs)
             self._trusted = 0
+        placed = 0
         if self._trusted == 0:
             self._cost, self._late_s = _weigh(self._order, gangs, caps, now_s, inf)
             self._trusted = TRUSTED
-            return
+            placed = len(gangs)
         self._trusted -= 1
-        if len(self._order) < 2:
-            return
-        order = self._another()
-        cost, late_s = _weigh(order, gangs, caps, now_s, self._cost * (1 - BETTER))
-        if cost < self._cost * (1 - BETTER):
-            self._order, self._cost, self._late_s = order, cost, late_s
+        while len(gangs) > 1 and placed + len(gangs) <= PLACED:
+            order = self._another()
+            enough = self._cost * (1 - BETTER)
+            cost, late_s = _weigh(order, gangs, caps, now_s, enough)
+            placed += len(late_s)
+            if cost < enough:
+                self._order, self._cost, self._late_s = order, cost, late_s
 
     def _another(self) -> list[Gang]:
         """The order with one gang moved elsewhere. Dice that fall the same way in every replay."""
@@ -127,23 +130,20 @@ def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) 
     """Rates over the next step: the bytes that each flow sends in it if links serve what is due first."""
     budgets = {link: left * STEP_S for link, left in room.items()}
     most = max(budgets.values()) / PARTS
-    queue = []
-    for index, flow in enumerate(flows):
-        budget = (flow.use.limit - flow.rate) * STEP_S
-        queue.append((flow.due_s + late_s[flow.gang], index, flow.position + flow.rate * STEP_S, flow.unit, budget))
-    heapify(queue)
-    turn: list[Flow] = []
+    queue = [(flow.due_s + late_s[flow.gang], index, flow.unit) for index, flow in enumerate(flows)]
     given = [0.0] * len(flows)
-    while queue:
-        due_s, index, position, unit, budget = heappop(queue)
+    order = [flows[index] for _, index, _ in sorted(queue)]
+    heapify(queue)
+    open_links = sum(budget > 0.0 for budget in budgets.values())
+    while queue and open_links:
+        _, index, unit = heappop(queue)
         flow = flows[index]
-        turn.append(flow)
         ends = flow.ends
-        last = len(ends) - 1
+        position = flow.position + flow.rate * STEP_S + given[index]
         wanted = ends[unit] - position
         if wanted < most:
             wanted = min(most, flow.total - position)
-        sends = wanted if wanted < budget else budget
+        sends = min(wanted, (flow.use.limit - flow.rate) * STEP_S - given[index])
         for link in flow.links:
             if budgets[link] < sends:
                 sends = budgets[link]
@@ -151,19 +151,19 @@ def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) 
             continue
         for link in flow.links:
             budgets[link] -= sends
+            open_links -= budgets[link] <= 0.0
         given[index] += sends
-        if sends < wanted:
-            continue
         position += sends
-        while unit < last and ends[unit] <= position:
+        if sends < wanted or position >= flow.total:
+            continue
+        while ends[unit] <= position:
             unit += 1
-        if position < flow.total:
-            heappush(queue, (flow.dues_s[unit] + late_s[flow.gang], index, position, unit, budget - sends))
+        heappush(queue, (flow.dues_s[unit] + late_s[flow.gang], index, unit))
     for index, more in enumerate(given):
         if more > 0.0:
             take(flows[index], room, more / STEP_S)
-    order = list(dict.fromkeys(turn))
-    for flow in order:
-        take(flow, room, flow.use.limit - flow.rate)
-    for flow in order:
-        take(flow, room, inf)
+    if open_links:
+        for flow in order:
+            take(flow, room, flow.use.limit - flow.rate)
+        for flow in order:
+            take(flow, room, inf)

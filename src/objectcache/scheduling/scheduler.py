@@ -118,14 +118,14 @@ class Scheduler:
         lasted_s = max(0.0, now_s - self._decided_s) if self._decided_s > -inf else 0.0
         flows = []
         rates = dict.fromkeys(self._flows, inf)
-        for number, flow in self._flows.items():
+        for flow in self._flows.values():
             if not flow.links:
                 flow.rate = 0.0
                 continue
-            flow.use.gives(now_s, flow.rate)
             flow.equal_bytes += flow.equal_rate * lasted_s
+            flow.use.gives(now_s, flow.rate)
             flow.at(now_s)
-            if flow.use.limit < inf and flow.use.lifted_at(narrowest(flow, self._caps)):
+            if flow.use.limit < inf and not flow.use.limited(narrowest(flow, self._caps)):
                 self._changed = True
             flows.append(flow)
         self._decided_s = max(self._decided_s, now_s)

@@ -50,8 +50,8 @@ class Use:
             self._given += rate * (now_s - self._last_s)
             self._last_s = now_s
 
-    def lifted_at(self, bytes_s: float) -> bool:
-        """Forget a limit that is no less than `bytes_s`, all that there is. Whether there is one still."""
+    def limited(self, bytes_s: float) -> bool:
+        """Whether there is a limit. One that is no less than `bytes_s`, all that there is, is forgotten."""
         if self.limit >= bytes_s:
             self.limit = inf
         return self.limit < inf
