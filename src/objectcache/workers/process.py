@@ -28,7 +28,7 @@ REAP_INTERVAL_S = 0.5
 MOST_WAITING = 2
 """Threads beside the one that takes orders; one more is started when none of them is left."""
 
-_WITH_DESCRIPTOR = {"attach", "respond", "send_object", "receive", "share"}
+_WITH_DESCRIPTOR = {"attach", "respond", "send_object", "receive", "share", "board"}
 
 
 class Worker:
