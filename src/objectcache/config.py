@@ -19,7 +19,7 @@ from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?(bps|bit/s|bit|B/s|B)?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_BUCKET = re.compile(r"\.\.|\.-|-\.|^\d+\.\d+\.\d+\.\d+$")
+_NO_BUCKET = re.compile(r"\.\.|\.-|-\.|^\d+\.\d+\.\d+\.\d+$")
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DEFAULT_KEYS_FILE = "access-keys.toml"
 RESERVED_BUCKETS = frozenset({"healthz", "readyz", "metrics"})
