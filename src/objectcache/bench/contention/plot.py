@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from objectcache.bench.contention.rows import EQUAL, REAL
+from objectcache.bench.contention.rows import EQUAL, REAL, SIMULATED
 from objectcache.bench.plot import COLOURS, new_figure, save
 from objectcache.bench.result import BenchmarkResult, Row
 
@@ -24,9 +24,9 @@ def draw(result: BenchmarkResult, path: Path) -> None:
         left.step(added, [(index + 1) / len(added) for index in range(len(added))], color=colour, label=policy)
         if policy != EQUAL:
             gains = [base["mean"] / max(one["mean"], 0.1) for one, base in zip(ones, by_policy[EQUAL], strict=True)]
-            for kind, marker in ((True, "o"), (False, "x")):
-                places = [index for index, one in enumerate(ones) if (one["kind"] == REAL) == kind]
-                label = f"{policy}, {'real' if kind else 'simulated'}"
+            for kind, marker in ((REAL, "o"), (SIMULATED, "x")):
+                places = [index for index, one in enumerate(ones) if one["kind"] == kind]
+                label = policy if kind == ones[0]["kind"] else None
                 middle.plot(places, [gains[i] for i in places], marker, color=colour, markersize=4, label=label)
         real = [one for one in ones if one["kind"] == REAL]
         pairs = [pair for one in real for pair in zip(one["simulated_ms"], one["samples"], strict=True)]
@@ -37,8 +37,10 @@ def draw(result: BenchmarkResult, path: Path) -> None:
     _finish(left, "added TTFT, all requests", "ms", "share of requests")
     left.set_xscale("log")
     middle.axhline(1.0, color="#888888", linewidth=1)
-    _finish(middle, "mean added TTFT: equal over the policy", "mix", "gain")
+    _finish(middle, "mean added TTFT, equal over the policy (real: dots)", "mix", "gain")
     middle.set_yscale("log")
+    middle.yaxis.set_major_formatter("{x:g}")
+    middle.yaxis.set_minor_formatter("{x:g}")
     _finish(right, "added TTFT, request by request", "simulated, ms", "real, ms")
     save(figure, path)
 

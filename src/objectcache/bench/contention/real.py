@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -110,7 +110,9 @@ class RealSystem(AbstractContextManager["RealSystem"]):
             directory = Path(
                 self._stack.enter_context(tempfile.TemporaryDirectory(prefix="objectcache-bench-", dir=data))
             )
-            self.gateway = self._stack.enter_context(BenchGateway(directory, {"merge_bytes_s": "0"}))
+            self.gateway = self._stack.enter_context(
+                BenchGateway(directory, {"merge_bytes_s": "0", "bandwidth": "1TB/s"})
+            )
             namespace = bench_namespace(self.shape, seed)
             chain = random_chain(namespace, self.shape.chunks(self._longest_tokens), seed)
             shard = self.shape.layout.shard(0, 0)
@@ -132,7 +134,7 @@ class RealSystem(AbstractContextManager["RealSystem"]):
                 "namespace": namespace.to_json().decode(),
                 "chain": b"".join(chain).hex(),
             }
-            self.control = Control(self.gateway)
+            self.control = self._stack.enter_context(closing(Control(self.gateway)))
             self._clients: list[JsonChild] = []
             for _ in range(clients):
                 client = self._stack.enter_context(JsonChild(["objectcache.bench.computing_client"]))
