@@ -10,7 +10,9 @@ from objectcache.scheduling.demand import Link
 
 CAP = 100.0
 Demand = tuple[float, float, float, float]
-demands = st.tuples(st.floats(0.0, 5.0), st.floats(1.0, 300.0), st.floats(0.0, 500.0), st.floats(0.0, 8.0))
+demands = st.tuples(
+    st.floats(0.0, 5.0), st.floats(1.0, 300.0), st.floats(0.0, 500.0), st.just(0.0) | st.floats(0.01, 8.0)
+)
 
 
 def needed(demand: Demand, late_s: float, by_s: float) -> float:
@@ -19,7 +21,7 @@ def needed(demand: Demand, late_s: float, by_s: float) -> float:
     since_s = by_s - due_s - late_s
     if since_s < -1e-9:
         return 0.0
-    return head + more if since_s >= span_s else head + more * since_s / span_s
+    return head + more if since_s >= span_s - 1e-9 else head + more * since_s / span_s
 
 
 def kept(placed: list[tuple[Demand, float]], spare: float) -> bool:

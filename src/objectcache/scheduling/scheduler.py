@@ -81,7 +81,7 @@ class Scheduler:
                 if flow is None:
                     return
                 if isinstance(event, Sent):
-                    self._changed |= flow.told_sent(event.total_bytes, event.now_s)
+                    flow.told_sent(event.total_bytes, event.now_s)
                 elif isinstance(event, Landed):
                     flow.told_landed(event.units, event.now_s)
                 else:
@@ -123,7 +123,8 @@ class Scheduler:
                 flow.rate = 0.0
                 continue
             flow.equal_bytes += flow.equal_rate * lasted_s
-            flow.use.gives(now_s, flow.rate)
+            if flow.use.judged(now_s, flow.rate):
+                self._changed = True
             flow.at(now_s)
             if flow.use.limit < inf and not flow.use.limited(narrowest(flow, self._caps)):
                 self._changed = True
