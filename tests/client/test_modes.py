@@ -10,7 +10,7 @@ from objectcache.cache import Match, RetrieveOptions
 from objectcache.client import GatewayCache
 from objectcache.scheduling.modes import Reason
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
-from tests.gateway.process import GatewayProcess
+from tests.gateway.process import GatewayProcess, eventually
 
 LAYERS, CHUNKS, SLICE_BYTES = 12, 16, 64 << 10  # 1 MiB a layer
 
@@ -64,3 +64,14 @@ def test_choices_are_counted(gateway: GatewayProcess, cache: GatewayCache, match
     before = counted()
     units(cache, match, RetrieveOptions())
     assert counted() == before + 1
+
+
+def test_corrections_reach_the_gateway(gateway: GatewayProcess, cache: GatewayCache, match: Match) -> None:
+    def taken() -> float:
+        return gateway.metric("objectcache_requests_total", operation="kv-windows", status="204")
+
+    before = taken()
+    with cache.retrieve(match) as retrieval:
+        retrieval.correct_windows((0.5,) * LAYERS, -0.1)
+        eventually(lambda: taken() == before + 1, "the gateway has been told")
+        list(retrieval)

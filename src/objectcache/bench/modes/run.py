@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from objectcache.bench.bars import Bar
 from objectcache.bench.catalog.run import temporary_directory
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.machine import describe_machine
-from objectcache.bench.modes.settings import CHOSEN, FACTORS, ModesSettings, h100_windows
+from objectcache.bench.modes.settings import CHOSEN, FACTORS, NO_CAP, ModesSettings, h100_windows
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, interleaved, ratio_row, sample_row
 from objectcache.bench.retrieve.workload import StoredPrefix, bench_namespace, random_chain, store_prefix
@@ -60,38 +61,51 @@ def run_modes(settings: ModesSettings, console: Console, directory: Path | None 
     with ExitStack() as stack:
         root = stack.enter_context(temporary_directory(directory))
         result = BenchmarkResult("modes", settings.to_dict(), describe_machine(root, PACKAGES), settings.quick)
-        points = len(settings.shapes) * len(settings.contexts) * len(settings.hits)
+        points = len(settings.caps) * len(settings.shapes) * len(settings.contexts) * len(settings.hits)
         steps = points * settings.rounds * (len(settings.fixed) + 1)
         progress = stack.enter_context(BenchmarkProgress(console, steps))
-        gateway = stack.enter_context(BenchGateway(root))
-        keys = gateway.credentials
-        options = ClientOptions(target=settings.target, access_key=keys.access_key, secret_key=keys.secret_key)
-        cache = GatewayCache(gateway.host, gateway.port, BUCKET, options)
-        stack.callback(cache.close)
-        for key in settings.shapes:
-            _measure_shape(settings, key, cache, result, progress)
+        stored: dict[str, StoredPrefix] = {}
+        for cap in settings.caps:
+            with ExitStack() as opened:
+                gateway = opened.enter_context(BenchGateway(root, {} if cap == NO_CAP else {"bandwidth": cap}))
+                keys = gateway.credentials
+                options = ClientOptions(target=settings.target, access_key=keys.access_key, secret_key=keys.secret_key)
+                cache = GatewayCache(gateway.host, gateway.port, BUCKET, options)
+                opened.callback(cache.close)
+                for key in settings.shapes:
+                    progress.begin(f"{key}: storing")
+                    stored[key] = stored.get(key) or _store(settings, key, cache)
+                    _measure_shape(settings, cap, key, cache, stored[key], result, progress)
     ratios = {row["name"]: row["over_best"] for row in result.rows if row.get("way") == CHOSEN}
     result.summary[WORST] = max(ratios.values())
     result.summary["over_best_fixed"] = ratios
     return result
 
 
+def _store(settings: ModesSettings, key: str, cache: GatewayCache) -> StoredPrefix:
+    """As long as the longest that is asked for."""
+    shape = SHAPES[key]
+    chunks = settings.chunks(max(settings.contexts), max(settings.hits), shape.chunk_tokens)
+    namespace = bench_namespace(shape, _SEED)
+    return store_prefix(cache, namespace, random_chain(namespace, chunks, _SEED), 64, _SEED, lambda: None)
+
+
 def _measure_shape(
-    settings: ModesSettings, key: str, cache: GatewayCache, result: BenchmarkResult, progress: BenchmarkProgress
+    settings: ModesSettings,
+    cap: str,
+    key: str,
+    cache: GatewayCache,
+    prefix: StoredPrefix,
+    result: BenchmarkResult,
+    progress: BenchmarkProgress,
 ) -> None:
     shape, windows = SHAPES[key], h100_windows()
-    grid = [(context, hit) for context in settings.contexts for hit in settings.hits]
-    longest = max(settings.chunks(context, hit, shape.chunk_tokens) for context, hit in grid)
-    namespace = bench_namespace(shape, _SEED)
-    progress.begin(f"{key}: storing")
-    chain = random_chain(namespace, longest, _SEED)
-    prefix = store_prefix(cache, namespace, chain, 64, _SEED, lambda: None)
-    for context, hit in grid:
+    for context, hit in product(settings.contexts, settings.hits):
         chunks = settings.chunks(context, hit, shape.chunk_tokens)
         held = chunks * shape.chunk_tokens
         window_s = FACTORS[key] * (windows.predict_s(context - held, held) or 0.0)
         point = _Point(cache, prefix, chunks, (window_s,) * shape.num_layers)
-        name = f"{key}, {context} tokens, {hit:g} %"
+        name = f"{key}, {context} tokens, {hit:g} %, cap {cap}"
         progress.begin(name)
         ways = {_way(count): partial(point.ttft_s, count) for count in (*settings.fixed, 0)}
         for measure in ways.values():

@@ -12,6 +12,7 @@ from objectcache.errors import ConfigError
 from objectcache.scheduling.windows import WindowModel
 
 CHOSEN = "chosen"
+NO_CAP = "none"
 
 WINDOWS_S = {
     (4096, 50.0): 2.0e-3,
@@ -44,12 +45,13 @@ def h100_windows() -> WindowModel:
 
 @dataclass(frozen=True)
 class ModesSettings:
-    """Of each shape, each context with each hit (percent), `rounds` times each way: fixed layers per unit, and the
-    gateway's choice. Raises ConfigError."""
+    """Under each cap (as `--bandwidth` takes it), of each shape, each context with each hit (percent), `rounds` times
+    each way: fixed layers per unit, and the gateway's choice. Raises ConfigError."""
 
     shapes: tuple[str, ...] = tuple(FACTORS)
     contexts: tuple[int, ...] = (1024, 4096)
     hits: tuple[float, ...] = (50.0, 87.5, 96.9)
+    caps: tuple[str, ...] = (NO_CAP,)
     fixed: tuple[int, ...] = (1, 2, 4, 8, 16, CHUNKWISE)
     rounds: int = MIN_PAIRS
     target: str = "auto"

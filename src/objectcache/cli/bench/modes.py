@@ -18,6 +18,9 @@ def command(
     json: JsonOption = None,
     shape: Annotated[list[str] | None, typer.Option(help="Only these shapes.", show_default="all")] = None,
     context: Annotated[list[int] | None, typer.Option(help="Contexts, in tokens.", show_default="1024 4096")] = None,
+    bandwidth: Annotated[
+        list[str] | None, typer.Option(help="Caps, as 'serve --bandwidth' takes them, or 'none'.", show_default="none")
+    ] = None,
     pairs: PairsOption = None,
     data: Annotated[
         Path | None, typer.Option(help="Directory for what is stored.", show_default="the system's temporary one")
@@ -37,6 +40,7 @@ def command(
     settings = ModesSettings(
         shapes=tuple(shape) if shape else usual.shapes,
         contexts=tuple(context) if context else usual.contexts,
+        caps=tuple(bandwidth) if bandwidth else usual.caps,
         rounds=pairs or (QUICK_PAIRS if quick else usual.rounds),
         quick=quick,
     )
