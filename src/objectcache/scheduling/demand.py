@@ -1,8 +1,8 @@
 """How early everything can be in time: lateness targets of flows, given who goes before whom.
 
 Added TTFT of a request is the largest lateness of any of its units, so a request that is allowed to be `x` late is a
-chain of jobs with due dates d + x. Targets can be kept on a link of `cap` bytes/s if and only if, for every t, the bytes
-due by t are at most cap · (t - now). `Link` holds what a link has left of that, as straight pieces, and tells for one
+chain of jobs with due dates d + x. Targets can be kept on a link of `cap` bytes/s if and only if, for every t, what is
+due by t is at most cap · (t - now). `Link` holds what a link has left of that, as straight pieces, and tells for one
 more request the least x that fits beside those placed before it.
 """
 
@@ -28,8 +28,8 @@ class Link:
         self.slopes = [cap]
 
     def least(self, due_s: float, head: float, total: float, span_s: float, late_s: float) -> float:
-        """The least lateness (s), `late_s` or more, that a demand can have: `head` bytes due at `due_s`, growing evenly to
-        `total` after `span_s`."""
+        """The least lateness (s), `late_s` or more, that a demand can have: `head` bytes due at `due_s`, and more
+        evenly up to `total` after `span_s`."""
         times, left = self.times, self.left
         seeks_total = True
         slope = (total - head) / span_s if span_s > 0 else 0.0

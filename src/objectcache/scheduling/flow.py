@@ -5,13 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from math import inf
 
 from objectcache.scheduling.events import Admitted
 from objectcache.scheduling.unused import Use
 
 LONGEST_WINDOW_S = 3600.0  # what a client says beyond that, infinity included, counts as this
-LONGEST_GUESS_S = 0.02  # how far ahead of what was told bytes are taken for sent
+LONGEST_GUESS_S = 5e-3  # how far ahead of what was told bytes are taken for sent
 LAST_FRAME_BYTES = 256 << 10  # until all is told to be sent, this much is taken to be left
 
 
@@ -19,20 +18,22 @@ class Flow:
     """One delivery under way.
 
     Unit u is due at `dues_s[u]`, when the engine asks for it if it never had to wait: added TTFT is the largest
-    lateness of any unit. `at(now_s)` refreshes what the policies read: `position` (bytes sent, as far as is known), of the
-    unit that is being sent `due_s` and the bytes that are missing of it (`head_bytes`), of the whole `left_bytes` and
-    `span_s`, from `due_s` to when the last unit is due. Policies set `rate` (bytes/s).
+    lateness of any unit. `at(now_s)` refreshes what the policies read: `position` (bytes sent, as far as is known), of
+    the unit that is being sent `due_s` and the bytes that are missing of it (`head_bytes`), of the whole `left_bytes`
+    and `span_s`, from `due_s` to when the last unit is due. Policies set `rate` (bytes/s).
     """
 
     __slots__ = (
         "ahead_bytes",
-        "dues_s",
         "due_s",
+        "dues_s",
         "ends",
         "equal_bytes",
         "equal_rate",
         "gang",
+        "guessed",
         "head_bytes",
+        "known_s",
         "landed_s",
         "late_s",
         "left_bytes",
@@ -42,7 +43,6 @@ class Flow:
         "rate",
         "ready_s",
         "sent",
-        "sent_s",
         "span_s",
         "tenant",
         "total",
@@ -62,7 +62,8 @@ class Flow:
         self.weight = 1.0
         self.ready_s = admitted.now_s if admitted.ready_s is None else admitted.ready_s
         self.sent = 0
-        self.sent_s = admitted.now_s
+        self.known_s = admitted.now_s  # until then no more than `sent` was sent, as far as was told
+        self.guessed = 0.0
         self.rate = 0.0
         self.use = Use(admitted.now_s)
         self.landed_s: list[float] = []
@@ -101,20 +102,18 @@ class Flow:
             if ahead - self.ends[0] > 1e-6 * self.total:
                 self.ahead_bytes = ahead - self.ends[0]
 
-    def told_sent(self, total_bytes: int, now_s: float) -> bool:
-        """Units whose end was passed are taken to land when it was; a client that reports later ones corrects that.
-
-        Whether what it uses of its rate has turned out to be other than was thought."""
+    def told_sent(self, total_bytes: int, now_s: float) -> None:
+        """Units whose end was passed are taken to land when it was; a client that reports later ones corrects that."""
         total = max(self.sent, min(total_bytes, self.total))
-        changed = self.use.told(total - self.sent, now_s, self.rate)
+        self.use.told(total - self.sent)
         landed = len(self.landed_s)
         while landed < len(self.ends) and self.ends[landed] <= total:
             part = (self.ends[landed] - self.sent) / (total - self.sent) if total > self.sent else 1.0
-            self._lands(landed, self.sent_s + part * max(0.0, now_s - self.sent_s))
+            self._lands(landed, self.known_s + part * max(0.0, now_s - self.known_s))
             landed += 1
         self.sent = total
-        self.sent_s = max(self.sent_s, now_s)
-        return changed
+        self.known_s = max(self.known_s, now_s)
+        self.guessed = 0.0
 
     def told_landed(self, units: int, now_s: float) -> None:
         """The last of them has landed just now; of those before, what was known stays."""
@@ -133,9 +132,10 @@ class Flow:
     def at(self, now_s: float) -> None:
         """Bring up to `now_s` what the policies read."""
         position: float = self.sent
-        if self.rate and now_s > self.sent_s and self.rate < inf:
-            guessed = position + self.rate * min(now_s - self.sent_s, LONGEST_GUESS_S)
-            position = max(position, min(guessed, self.total - LAST_FRAME_BYTES))
+        if now_s > self.known_s:
+            self.guessed = min(self.guessed + self.rate * (now_s - self.known_s), self.rate * LONGEST_GUESS_S)
+            self.known_s = now_s
+            position = max(position, min(position + self.guessed, self.total - LAST_FRAME_BYTES))
         self.position = position
         ends = self.ends
         if self.done:

@@ -22,8 +22,8 @@ Gang = str | int
 
 class Lookahead:
     """A plan is an order of gangs. In that order each gets the least lateness that is possible beside those before it
-    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries one other order or some, with one
-    gang elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
+    (`demand`), and the plan's cost is the weighted sum of these. Each decision tries an order or some with one gang
+    elsewhere, and keeps what costs less: the search goes on as long as there is time. Then bytes go by due dates."""
 
     def __init__(self) -> None:
         self._order: list[Gang] = []
@@ -42,7 +42,7 @@ class Lookahead:
             for link in flow.links:
                 caps[link] += flow.rate  # what the guard gave is the flow's all the same
         self._plan(gangs, caps, now_s, changed)
-        _by_due_dates(flows, self._late_s, room)
+        _by_due_dates([_Chain(flow, self._late_s[flow.gang], caps) for flow in flows], room)
         return now_s + STEP_S
 
     def _plan(self, gangs: dict[Gang, list[Flow]], caps: Room, now_s: float, changed: bool) -> None:
@@ -76,7 +76,7 @@ class Lookahead:
 
 
 def _with_newcomers(order: list[Gang], gangs: dict[Gang, list[Flow]]) -> list[Gang]:
-    """Those that are left in their order, and each newcomer before the first that has more bytes left for its weight."""
+    """Those that are left in their order, each newcomer before the first that has more bytes left for its weight."""
     size = {gang: sum(flow.left_bytes for flow in flows) / flows[0].weight for gang, flows in gangs.items()}
     kept = [gang for gang in order if gang in gangs]
     known = set(kept)
@@ -126,24 +126,51 @@ def _weigh(
     return cost, late_s
 
 
-def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) -> None:
+class _Chain:
+    """A flow's units and when each is due, at the latest so that those after it can still be in time.
+
+    A flow that is held back, by a slow link of its own or a client that takes little, has to begin so much earlier."""
+
+    __slots__ = ("byte_s", "flow", "given", "held_s", "late_s", "start", "tail_s")
+
+    def __init__(self, flow: Flow, late_s: float, caps: Room) -> None:
+        self.flow = flow
+        self.late_s = late_s
+        pace, widest = flow.use.limit, 0.0
+        for link in flow.links:
+            cap = caps[link]
+            pace = min(pace, cap)
+            widest = max(widest, cap)
+        self.byte_s = 1.0 / pace if pace > 0.0 else 0.0
+        self.held_s = self.byte_s - 1.0 / widest if pace > 0.0 else 0.0
+        self.tail_s = flow.dues_s[-1] + late_s - flow.total * self.byte_s
+        self.start = flow.position + flow.rate * STEP_S
+        self.given = 0.0
+
+    def due_s(self, unit: int) -> float:
+        end = self.flow.ends[unit]
+        due_s = min(self.flow.dues_s[unit] + self.late_s, self.tail_s + end * self.byte_s)
+        return due_s - (end - self.start - self.given) * self.held_s
+
+
+def _by_due_dates(chains: Sequence[_Chain], room: Room) -> None:
     """Rates over the next step: the bytes that each flow sends in it if links serve what is due first."""
     budgets = {link: left * STEP_S for link, left in room.items()}
     most = max(budgets.values()) / PARTS
-    queue = [(flow.due_s + late_s[flow.gang], index, flow.unit) for index, flow in enumerate(flows)]
-    given = [0.0] * len(flows)
-    order = [flows[index] for _, index, _ in sorted(queue)]
+    queue = [(chain.due_s(chain.flow.unit), index, chain.flow.unit) for index, chain in enumerate(chains)]
+    order = [chains[index].flow for _, index, _ in sorted(queue)]
     heapify(queue)
     open_links = sum(budget > 0.0 for budget in budgets.values())
     while queue and open_links:
         _, index, unit = heappop(queue)
-        flow = flows[index]
+        chain = chains[index]
+        flow = chain.flow
         ends = flow.ends
-        position = flow.position + flow.rate * STEP_S + given[index]
+        position = chain.start + chain.given
         wanted = ends[unit] - position
         if wanted < most:
             wanted = min(most, flow.total - position)
-        sends = min(wanted, (flow.use.limit - flow.rate) * STEP_S - given[index])
+        sends = min(wanted, (flow.use.limit - flow.rate) * STEP_S - chain.given)
         for link in flow.links:
             if budgets[link] < sends:
                 sends = budgets[link]
@@ -152,16 +179,16 @@ def _by_due_dates(flows: Sequence[Flow], late_s: dict[Gang, float], room: Room) 
         for link in flow.links:
             budgets[link] -= sends
             open_links -= budgets[link] <= 0.0
-        given[index] += sends
+        chain.given += sends
         position += sends
         if sends < wanted or position >= flow.total:
             continue
         while ends[unit] <= position:
             unit += 1
-        heappush(queue, (flow.dues_s[unit] + late_s[flow.gang], index, unit))
-    for index, more in enumerate(given):
-        if more > 0.0:
-            take(flows[index], room, more / STEP_S)
+        heappush(queue, (chain.due_s(unit), index, unit))
+    for chain in chains:
+        if chain.given > 0.0:
+            take(chain.flow, room, chain.given / STEP_S)
     if open_links:
         for flow in order:
             take(flow, room, flow.use.limit - flow.rate)

@@ -20,8 +20,8 @@ class Policy(Protocol):
     def allot(self, flows: Sequence[Flow], room: Room, now_s: float, changed: bool) -> float:
         """Raise the flows' rates until no link has room for any of them; take it off `room`. Until when (s) it is good.
 
-        Flows are refreshed (`Flow.at`), have bytes left, and cross capped links only; their rates are what the guard gave
-        them. `changed`: other flows, windows or caps than in the last call.
+        Flows are refreshed (`Flow.at`), have bytes left, and cross capped links only; their rates are what the guard
+        gave them. `changed`: other flows, windows or caps than in the last call.
         """
 
 

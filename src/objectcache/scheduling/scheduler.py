@@ -36,7 +36,7 @@ DEFAULT_POLICY = "lookahead"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`bytes_s` for each delivery under way (payload; inf: no cap on its way), good until `until_s` or the next event."""
+    """`bytes_s` for each delivery under way (inf: no cap on its way), good until `until_s` or the next event."""
 
     bytes_s: Mapping[int, float]
     until_s: float = inf
@@ -45,9 +45,9 @@ class Decision:
 class Scheduler:
     """The deliveries that share some links. All rates are of payload.
 
-    Tell what happens with `apply`, before a decision what has been sent by then above all, and ask with `decide`: when a
-    delivery is admitted or ends, a cap or windows change, and when the last decision is no longer good. Between what it
-    is told it takes deliveries to send at their rates.
+    Tell what happens with `apply`, before a decision what has been sent by then above all, and ask with `decide`: when
+    a delivery is admitted or ends, a cap or windows change, and when the last decision is no longer good. Between what
+    it is told it takes deliveries to send at their rates. A rate of 0 is a pause.
     """
 
     def __init__(self, policy: str = DEFAULT_POLICY, caps: Mapping[str, float] | None = None) -> None:
@@ -81,7 +81,7 @@ class Scheduler:
                 if flow is None:
                     return
                 if isinstance(event, Sent):
-                    self._changed |= flow.told_sent(event.total_bytes, event.now_s)
+                    flow.told_sent(event.total_bytes, event.now_s)
                 elif isinstance(event, Landed):
                     flow.told_landed(event.units, event.now_s)
                 else:
@@ -123,7 +123,8 @@ class Scheduler:
                 flow.rate = 0.0
                 continue
             flow.equal_bytes += flow.equal_rate * lasted_s
-            flow.use.gives(now_s, flow.rate)
+            if flow.use.judged(now_s, flow.rate):
+                self._changed = True
             flow.at(now_s)
             if flow.use.limit < inf and not flow.use.limited(narrowest(flow, self._caps)):
                 self._changed = True

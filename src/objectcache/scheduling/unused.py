@@ -24,12 +24,14 @@ class Use:
         self._given = 0.0
         self._used = 0
 
-    def told(self, more_bytes: int, now_s: float, rate: float) -> bool:
-        """`more_bytes` were sent since the last time; `rate` was given since, or since the last change of it.
-
-        Whether `limit` is another."""
-        self.gives(now_s, rate)
+    def told(self, more_bytes: int) -> None:
+        """`more_bytes` were sent since the last time."""
         self._used += more_bytes
+
+    def judged(self, now_s: float, rate: float) -> bool:
+        """`rate` was given since the last time. Whether `limit` is another now."""
+        self._given += rate * max(0.0, now_s - self._last_s)
+        self._last_s = max(self._last_s, now_s)
         lasted_s = now_s - self._since_s
         if lasted_s < SHORTEST_S or (self._given < FEWEST_BYTES and lasted_s < LONGEST_S):
             return False
@@ -43,12 +45,6 @@ class Use:
         self._given = 0.0
         self._used = 0
         return self.limit != before
-
-    def gives(self, now_s: float, rate: float) -> None:
-        """Until `now_s` it was given `rate`."""
-        if now_s > self._last_s:
-            self._given += rate * (now_s - self._last_s)
-            self._last_s = now_s
 
     def limited(self, bytes_s: float) -> bool:
         """Whether there is a limit. One that is no less than `bytes_s`, all that there is, is forgotten."""

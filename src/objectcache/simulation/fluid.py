@@ -1,7 +1,8 @@
-"""A mix under the scheduler that ships, with links that carry exactly what was decided: exact, and no clock but its own."""
+"""A mix under the scheduler that ships, over a link that carries exactly what was decided."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -37,10 +38,11 @@ class _Delivery:
             self.added_s = max(self.added_s, landed_s - request.arrival_s - layer * request.window_s)
 
 
-def added_ttft_s(mix: Mix, scheduler: Scheduler, said_windows: float = 1.0) -> tuple[float, ...]:
+def added_ttft_s(mix: Mix, scheduler: Scheduler, said_windows: float | Sequence[float] = 1.0) -> tuple[float, ...]:
     """Added TTFT (s) of each request when `scheduler`, which knows a cap for `LINK`, shares the link.
 
-    Clients say their windows times `said_windows`."""
+    Clients say their windows times `said_windows`, all the same or each its own."""
+    said = [said_windows] * len(mix.requests) if isinstance(said_windows, float | int) else said_windows
     waiting = list(enumerate(mix.requests))
     active: dict[int, _Delivery] = {}
     added = [0.0] * len(waiting)
@@ -51,7 +53,7 @@ def added_ttft_s(mix: Mix, scheduler: Scheduler, said_windows: float = 1.0) -> t
         while waiting and waiting[0][1].arrival_s <= now_s:
             number, request = waiting.pop(0)
             active[number] = _Delivery(request)
-            scheduler.apply(admission(number, request, now_s, said_windows))
+            scheduler.apply(admission(number, request, now_s, said[number]))
         for number, delivery in active.items():
             scheduler.apply(Sent(now_s, number, int(delivery.sent)))
         decision = scheduler.decide(now_s)

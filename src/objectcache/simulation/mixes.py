@@ -23,7 +23,7 @@ NEXT_TO_NOTHING_S = 5e-3
 
 @dataclass(frozen=True, slots=True)
 class MixRequest:
-    """One retrieval, asked for at `arrival_s`: `layers` units of `layer_bytes`, each followed by `window_s` of compute."""
+    """One retrieval, asked for at `arrival_s`: `layers` units of `layer_bytes`, each followed by `window_s` compute."""
 
     arrival_s: float
     context_tokens: int
