@@ -48,13 +48,14 @@ class Arrivals:
         self.retrieval: Retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=60.0, gang=gang))
         self._words = np.frombuffer(self.retrieval.memory, np.uint64)[:: STRIDE_BYTES // 8]
         self._look_s = look_s
+        self._closing = False
         self.samples: list[tuple[float, int]] = []
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
         while True:
-            over = self.retrieval.complete or self.retrieval.error is not None
+            over = self._closing or self.retrieval.complete or self.retrieval.error is not None
             self.samples.append((time.monotonic(), int(np.count_nonzero(self._words)) * STRIDE_BYTES))
             if over:
                 return
@@ -65,8 +66,10 @@ class Arrivals:
         assert self.retrieval.error is None, self.retrieval.error
 
     def close(self) -> None:
-        self.retrieval.close()
+        self._closing = True
         self._thread.join()
+        del self._words
+        self.retrieval.close()
 
     def at(self, when_s: float) -> float:
         """Bytes that had arrived, between samples as if evenly."""
@@ -83,12 +86,6 @@ class Arrivals:
             found.append((self.at(at_s + WINDOW_S) - self.at(at_s)) / WINDOW_S)
             at_s += WINDOW_S
         return found
-
-
-def clear(cache: KVCache) -> None:
-    """All memory of the pool is zero, so that what arrives can be seen."""
-    pool: Any = cache
-    np.frombuffer(pool.pool.view, np.uint8)[:] = 0
 
 
 def off_by(rates: list[float], wanted: float) -> float:

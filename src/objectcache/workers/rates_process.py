@@ -71,17 +71,26 @@ class RatesProcess:
             channel, process = self._channel, self._process
             assert channel is not None
             assert process is not None
-            ended = asyncio.create_task(channel.receive())
-            while not (await asyncio.wait({ended}, timeout=WATCH_S))[0]:
-                late_ns = time.monotonic_ns() - max(self._started_ns, self._board.head[BEAT_NS])
-                if late_ns > STALE_S * 1e9:
-                    log.error("the rates process %s hangs", process.pid)
-                    process.kill()
+            await self._watch(channel, process)
             log.error("the rates process %s died; starting another", process.pid)
             self._forget()
             await process.wait()
             await asyncio.sleep(RESTART_DELAY_S)
             await self._spawn()
+
+    async def _watch(self, channel: AsyncChannel, process: asyncio.subprocess.Process) -> None:
+        """Until it has ended."""
+        ended = asyncio.create_task(channel.receive())
+        try:
+            while not (await asyncio.wait({ended}, timeout=WATCH_S))[0]:
+                late_ns = time.monotonic_ns() - max(self._started_ns, self._board.head[BEAT_NS])
+                if late_ns > STALE_S * 1e9:
+                    log.error("the rates process %s hangs", process.pid)
+                    process.kill()
+        finally:
+            # Before the socket is closed, whose number may then be another's.
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
 
     def _forget(self) -> None:
         if self._channel is not None:
