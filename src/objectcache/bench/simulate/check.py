@@ -28,8 +28,9 @@ BARS = (Bar("within_tolerance", 1.0),)
 REQUESTS = 20
 SHARE, LEAST_MS = 0.10, 3.0
 """An error may be so much of the added TTFT, or so many ms, or the real system's own spread: the most of these."""
-_ALONE = MixRequest(0.0, 4096, 0.5, LAYERS, 2048 * BYTES_PER_TOKEN // LAYERS, window_s=2e-3)
-_LONE_RUNS = 9
+_SMALL = MixRequest(0.0, 4096, 0.5, LAYERS, 2048 * BYTES_PER_TOKEN // LAYERS, window_s=2e-3)
+_LARGE = MixRequest(0.0, 65536, 0.875, LAYERS, 57344 * BYTES_PER_TOKEN // LAYERS, window_s=0.0)
+_LONE_RUNS = 5
 _PACKAGES = ("objectcache", "simpy", "aiohttp", "msgpack")
 
 
@@ -82,7 +83,7 @@ def run_check(settings: CheckSettings, console: Console) -> BenchmarkResult:
         _system(requests, settings, progress) as system,
     ):
         progress.begin("a request alone")
-        request_s = _request_s(system, settings.cap_bytes_s, progress)
+        alone = _calibrate(system, settings.cap_bytes_s, progress)
         real: dict[str, list[list[RealOutcome]]] = {policy: [] for policy in settings.policies}
         for _ in range(settings.repeats):
             for policy, runs in real.items():
@@ -91,30 +92,40 @@ def run_check(settings: CheckSettings, console: Console) -> BenchmarkResult:
                 progress.step()
         layout = system.shape.layout
     for policy, runs in real.items():
-        simulated_s = simulated(requests, policy, layout, settings.cap_bytes_s / settings.scale, request_s)
+        cap_bytes_s = settings.cap_bytes_s / settings.scale * alone.goodput
+        simulated_s = simulated(requests, policy, layout, cap_bytes_s, alone.request_s)
         for number, request in enumerate(requests):
             added_ms = [run[number].added_s * 1e3 for run in runs]
             result.rows.append(compared(f"request {number}, {policy}", request, added_ms, simulated_s[number] * 1e3))
-    result.summary |= summary(result.rows) | {"request_ms": request_s * 1e3}
+    result.summary |= summary(result.rows) | {"request_ms": alone.request_s * 1e3, "goodput": alone.goodput}
     return result
 
 
 def _system(requests: Sequence[MixRequest], settings: CheckSettings, progress: BenchmarkProgress) -> RealSystem:
     progress.begin("storing, starting clients")
-    prefixes = set(map(prefix_tokens, (*requests, _ALONE)))
+    prefixes = set(map(prefix_tokens, (*requests, _SMALL, _LARGE)))
     return RealSystem(
         clients=len(requests), prefixes=prefixes, scale=settings.scale, data=settings.data, step=progress.step
     )
 
 
-def _request_s(system: RealSystem, cap_bytes_s: float, progress: BenchmarkProgress) -> float:
-    """What a request costs beside its bytes: of one that is alone."""
-    costs = []
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Of requests that are alone: what one costs beside its bytes, and how much of the cap carries payload."""
+
+    request_s: float
+    goodput: float
+
+
+def _calibrate(system: RealSystem, cap_bytes_s: float, progress: BenchmarkProgress) -> Calibration:
+    costs_s, shares = [], []
     for _ in range(_LONE_RUNS):
-        outcome = system.run([_ALONE], policy="equal", cap_bytes_s=cap_bytes_s)[0]
-        costs.append(outcome.landed_s[0] - _ALONE.layer_bytes / cap_bytes_s)
+        large = system.run([_LARGE], policy="equal", cap_bytes_s=cap_bytes_s)[0].landed_s
+        shares.append((len(large) - 1) * _LARGE.layer_bytes / (large[-1] - large[0]) / cap_bytes_s)
+        small = system.run([_SMALL], policy="equal", cap_bytes_s=cap_bytes_s)[0].landed_s
+        costs_s.append(small[0] - _SMALL.layer_bytes / cap_bytes_s)
         progress.step()
-    return max(0.0, statistics.median(costs))
+    return Calibration(max(0.0, statistics.median(costs_s)), min(1.0, statistics.median(shares)))
 
 
 def simulated(
