@@ -143,6 +143,18 @@ def test_lookahead_lets_a_hidden_transfer_wait_for_one_that_shows() -> None:
     assert scheduler.decide(0.0).bytes_s == pytest.approx({1: 0.0, 2: 10 * MIB})
 
 
+def test_lookahead_knows_an_order_for_more_than_it_weighs() -> None:
+    """The shortest go first, and the last of them are those that are not weighed."""
+    scheduler = Scheduler("lookahead", {"link": 400 * MIB})
+    world = World(scheduler, {"link": 400 * MIB}, [admitted(n, (40 - n) * MIB // 8, 0.0, units=4) for n in range(40)])
+    while (decision := world.step()) is not None:
+        world.assert_sound(decision, {n: world.admissions[n] for n in range(40)})
+    ended = sorted(world.ended_s, key=world.ended_s.__getitem__)
+    assert set(ended[:8]) == set(range(32, 40))
+    shortest_first_s = sum(k * (k + 1) / 4 for k in range(1, 41)) / 40 / 400
+    assert sum(world.ended_s.values()) / 40 < 1.1 * shortest_first_s
+
+
 @pytest.mark.parametrize("policy", ["slack", "lookahead"])
 def test_a_gang_is_as_late_as_its_latest_member(policy: str) -> None:
     """A delivery whose gang waits for another anyway leaves the link to one that nobody waits for."""

@@ -13,7 +13,7 @@ from objectcache.scheduling.policies import STEP_S
 
 LOOKED_AHEAD = 24  # so many flows, first in order, are weighed exactly; the others follow one after the other
 TRUSTED = 8  # decisions, until the order in force is weighed anew though nothing has changed
-PLACED = 24  # flows are weighed in one decision, give or take one order
+PLACED = 20  # flows are weighed in one decision, give or take one order
 PARTS = 16  # of what a link carries in a step: one flow is not served more than that at once
 BETTER = 1e-6  # an order must gain that part
 
@@ -49,16 +49,17 @@ class Lookahead:
         if changed or len(self._order) != len(gangs):
             self._order = _with_newcomers(self._order, gangs)
             self._trusted = 0
+        demands = {gang: _demand(flows, caps, now_s) for gang, flows in gangs.items()}
         placed = 0
         if self._trusted == 0:
-            self._cost, self._late_s = _weigh(self._order, gangs, caps, now_s, inf)
+            self._cost, self._late_s = _weigh(self._order, demands, caps, now_s, inf)
             self._trusted = TRUSTED
             placed = len(gangs)
         self._trusted -= 1
         while len(gangs) > 1 and placed + len(gangs) <= PLACED:
             order = self._another()
             enough = self._cost * (1 - BETTER)
-            cost, late_s = _weigh(order, gangs, caps, now_s, enough)
+            cost, late_s = _weigh(order, demands, caps, now_s, enough)
             placed += len(late_s)
             if cost < enough:
                 self._order, self._cost, self._late_s = order, cost, late_s
@@ -88,41 +89,55 @@ def _with_newcomers(order: list[Gang], gangs: dict[Gang, list[Flow]]) -> list[Ga
     return kept
 
 
+Part = tuple[float, float, float, float, tuple[str, ...]]
+"""Of one flow: when it is due, head, total and span as `Link` takes them, and the links that carry anything."""
+Demand = tuple[float, float, list[Part]]
+"""Of one gang: its weight, the lateness that it has at least, its flows."""
+
+
+def _demand(flows: Sequence[Flow], caps: Room, now_s: float) -> Demand:
+    late = 0.0
+    parts = []
+    for flow in flows:
+        due_s, total, span_s = flow.due_s, flow.left_bytes, flow.span_s
+        head = flow.head_bytes if span_s > 0 else total
+        late = max(late, flow.late_s, now_s - due_s)
+        limit = flow.use.limit
+        if limit < inf:
+            late = max(late, now_s + head / limit - due_s, now_s + total / limit - due_s - span_s)
+        parts.append((due_s, head, total, span_s, tuple(link for link in flow.links if caps[link] > 0)))
+    return flows[0].weight, late, parts
+
+
 def _weigh(
-    order: list[Gang], gangs: dict[Gang, list[Flow]], caps: Room, now_s: float, enough: float
+    order: Sequence[Gang], demands: dict[Gang, Demand], caps: Room, now_s: float, enough: float
 ) -> tuple[float, dict[Gang, float]]:
     """Weighted sum of the gangs' least lateness in that order, and each one's. Stops early at a sum of `enough`."""
     links = {link: Link(now_s, cap) for link, cap in caps.items() if cap > 0}
     late_s: dict[Gang, float] = {}
     cost = 0.0
-    queued = 0.0
-    for place, gang in enumerate(order):
-        late = 0.0
-        flows = gangs[gang]
-        for flow in flows:
-            due_s, total, span_s = flow.due_s, flow.left_bytes, flow.span_s
-            if flow.late_s > late:
-                late = flow.late_s
-            if now_s - due_s > late:
-                late = now_s - due_s
-            if place >= LOOKED_AHEAD:
-                queued += total / max(1.0, min(caps[link] for link in flow.links))
-                late = max(late, now_s + queued - due_s - span_s)
-                continue
-            head = flow.head_bytes if span_s > 0 else total
-            for link in flow.links:
-                if link in links:
-                    late = links[link].least(due_s, head, total, span_s, late)
-            limit = flow.use.limit
-            if limit < inf:
-                late = max(late, now_s + head / limit - due_s, now_s + total / limit - due_s - span_s)
-            for link in flow.links:
-                if link in links:
-                    links[link].place(due_s + late, head, total, span_s)
+    for gang in order[:LOOKED_AHEAD]:
+        weight, late, parts = demands[gang]
+        for due_s, head, total, span_s, crossed in parts:
+            for name in crossed:
+                late = links[name].least(due_s, head, total, span_s, late)
+            for name in crossed:
+                links[name].place(due_s + late, head, total, span_s)
         late_s[gang] = late
-        cost += flows[0].weight * late
+        cost += weight * late
         if cost >= enough:
             return cost, late_s
+    if len(order) <= LOOKED_AHEAD:
+        return cost, late_s
+    begins_s = now_s
+    for place, gang in enumerate(order):
+        weight, late, parts = demands[gang]
+        for due_s, _, total, span_s, crossed in parts:
+            begins_s += total / min((caps[name] for name in crossed), default=inf)
+            late = max(late, begins_s - due_s - span_s)
+        if place >= LOOKED_AHEAD:
+            late_s[gang] = late
+            cost += weight * late
     return cost, late_s
 
 

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import inf
+from random import Random
 
 from objectcache.scheduling.demand import Link
-from objectcache.simulation.mixes import Mix, MixRequest
+from objectcache.simulation.mixes import BYTES_PER_TOKEN, CAPS_BYTES_S, LAYERS, WINDOWS_S, Mix, MixRequest
+
+
+def draw_at_once(seed: int, count: int, requests: int) -> tuple[Mix, ...]:
+    """`count` mixes of `requests` requests that come at once, caps in turn."""
+    random = Random(seed)
+    mixes = []
+    for number in range(count):
+        shapes = [random.choice(list(WINDOWS_S)) for _ in range(requests)]
+        drawn = (
+            MixRequest(
+                0.0, context, hit, LAYERS, int(context * hit) * BYTES_PER_TOKEN // LAYERS, WINDOWS_S[context, hit]
+            )
+            for context, hit in shapes
+        )
+        mixes.append(Mix(tuple(drawn), CAPS_BYTES_S[number % len(CAPS_BYTES_S)]))
+    return tuple(mixes)
 
 
 def least_added_s(mix: Mix) -> float:
