@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from objectcache.errors import ConfigError
 from objectcache.s3 import Grant
@@ -78,7 +79,9 @@ class GatewayConfig:
     bandwidth: float | None = None
     """Bytes a second that this gateway's NIC may carry of deliveries ("100Gbps", "12.5GB/s"); default: no cap."""
     share: float = 1.0
-    """How much of `bandwidth` is this gateway's, where several share a link."""
+    """How much of `bandwidth` is always this gateway's, where several share a link; where nobody lends, all it has."""
+    lend: float = 0.0
+    """How much of `bandwidth` is set aside as the shares that gateways which borrow always have; 0: nothing is lent."""
     bandwidth_from: str = ""
     """Another gateway (`http://host:port`), which lends this one its share of `bandwidth`."""
     link_bandwidths: Mapping[str, float] = field(default_factory=dict)
@@ -108,8 +111,12 @@ class GatewayConfig:
             raise ConfigError(f"merge_interval_s must be positive, got {self.merge_interval_s}")
         if not 0 < self.share <= 1:
             raise ConfigError(f"share must lie in 0..1, got {self.share}")
-        if self.bandwidth_from and self.bandwidth is None:
-            raise ConfigError("bandwidth_from needs bandwidth and share: what may be used while nobody lends anything")
+        if (self.bandwidth_from or self.lend) and self.bandwidth is None:
+            raise ConfigError("lend and bandwidth_from need bandwidth, and share: what may always be used of it")
+        if self.bandwidth_from and (self.lend or urlsplit(self.bandwidth_from).scheme not in ("http", "https")):
+            raise ConfigError("bandwidth_from is http://host:port of the gateway that lends; this one cannot lend then")
+        if not 0 <= self.lend + (self.share if self.lend else 0) <= 1:
+            raise ConfigError(f"share and lend must fit into 1 together, got {self.share} and {self.lend}")
         if self.policy not in POLICIES:
             raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -211,7 +218,7 @@ def _convert(name: str, value: Any) -> Any:
         return {str(link): parse_rate(rate) for link, rate in dict(value).items()}
     if name == "tenant_weights":
         return {str(tenant): float(weight) for tenant, weight in dict(value).items()}
-    if name == "share":
+    if name in ("share", "lend"):
         return float(value)
     if name in ("limit_bytes", "cache_bytes", "merge_bytes_s"):
         return parse_bytes(value)

@@ -8,14 +8,17 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from objectcache.cache import Match
+from objectcache.client.cache import GatewayCache
 from objectcache.messages import WindowsBatch, WindowsRequest
-from tests.gateway.arrivals import Arrivals, make, off_by, set_caps, store_prefix
+from tests.gateway.arrivals import LAYERS, Arrivals, make, off_by, set_caps, store_prefix
 from tests.gateway.process import BUCKET, GatewayProcess, children_of, eventually
 
 MIB = 1 << 20
@@ -100,13 +103,15 @@ def test_a_delivery_pauses_and_goes_on(uncapped: GatewayProcess, match: Match, t
 def test_a_paused_delivery_can_be_cancelled(uncapped: GatewayProcess, match: Match) -> None:
     for target in TARGETS:
         with uncapped.open(target=target, buffer_bytes=PREFIX_BYTES + MIB) as cache:
-            for _ in range(2):  # the pool has room for one: its memory must come back
-                set_caps(uncapped, gateway=RATE_BYTES_S)
-                arrivals = Arrivals(cache, match)
-                time.sleep(0.03)
-                set_caps(uncapped, gateway=0)
-                time.sleep(0.03)
-                arrivals.close()
+            assert isinstance(cache, GatewayCache)
+            pool = cache.pool
+            set_caps(uncapped, gateway=RATE_BYTES_S)
+            arrivals = Arrivals(cache, match)
+            time.sleep(0.03)
+            set_caps(uncapped, gateway=0)
+            time.sleep(0.03)
+            arrivals.close()
+            eventually(lambda: pool.usage().quarantined_bytes == 0, "its memory comes back")  # noqa: B023
     eventually(lambda: uncapped.metric("objectcache_deliveries_running") == 0, "all deliveries end")
 
 
@@ -208,6 +213,27 @@ def test_a_match_and_an_answer_tell_the_rate_to_expect(uncapped: GatewayProcess,
         assert shared.lease is not None
         assert shared.lease.rate_bytes_s == pytest.approx(RATE_BYTES_S / 2)
         arrivals.close()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_windows_are_corrected_of_what_runs(uncapped: GatewayProcess, match: Match, target: str) -> None:
+    cap(uncapped, gateway=RATE_BYTES_S)
+    before = uncapped.metric("objectcache_windows_corrected")
+    with uncapped.open(target=target, buffer_bytes=2 * PREFIX_BYTES) as cache:
+        assert isinstance(cache, GatewayCache)
+        arrivals = Arrivals(cache, match)
+        number = next(copy(cache._deliveries)) - 1
+        session = b"" if cache._session is None else cache._session.id
+        right = WindowsRequest(session, number, 0, (0.01,) * LAYERS, -0.1)
+        others = (replace(right, delivery=number + 1), replace(right, epoch=1), replace(right, session=bytes(16)))
+        body = WindowsBatch((*others, right)).encode()
+        assert uncapped.ask("POST", f"/{BUCKET}?kv-windows", body).status == 204
+        assert uncapped.metric("objectcache_windows_corrected") == before + 1
+        arrivals.wait()
+        arrivals.close()
+        eventually(lambda: uncapped.metric("objectcache_deliveries_running") == 0, "it has ended")
+        assert uncapped.ask("POST", f"/{BUCKET}?kv-windows", body).status == 204
+        assert uncapped.metric("objectcache_windows_corrected") == before + 1
 
 
 def test_windows_of_what_does_not_run_are_passed_over(paced: GatewayProcess) -> None:

@@ -69,6 +69,7 @@ def test_what_changes_anything_needs_more_than_reading() -> None:
         for (method, resource), operation in table.items():
             if method in ("GET", "HEAD") or resource in (
                 *("kv-match", "kv-release", "kv-session", "kv-retrieve", "kv-delivery", "kv-damage", "kv-explain"),
+                "kv-windows",
             ):
                 continue
             assert operation.needs is not None
@@ -149,6 +150,6 @@ def test_any_target_is_split_or_refused(path: str, host: str) -> None:
 
 @pytest.mark.parametrize(("method", "bucket", "key", "operation"), [item[1:] for item in operations()])
 def test_every_sub_resource_is_reached(method: str, bucket: str, key: str, operation: Operation) -> None:
-    table = routing._ON_OBJECT if key else routing._ON_BUCKET
+    table = routing._ON_OBJECT if key else routing._ON_BUCKET if bucket else routing._ON_SERVICE
     resource = next(resource for (at, resource), found in table.items() if (at, found) == (method, operation))
     assert route(method, bucket, key, ["prefix", resource, "x-id"]).operation == operation

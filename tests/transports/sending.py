@@ -18,6 +18,7 @@ from objectcache.names import segment_name
 from objectcache.plan import Plan, PlanPart, PlanRun
 from objectcache.stores import Store
 from objectcache.transports import ActiveDelivery, SenderSession
+from objectcache.transports.pacing import Pace
 from objectcache.transports.sockets import recv_exact
 from objectcache.transports.source import spans_of
 from objectcache.workers.open_objects import OpenObjects
@@ -99,6 +100,7 @@ class Session:
         deadline_s: float = PATIENCE_S,
         credit_bytes: int = 0,
         turn: int = MAX_FRAME_BYTES,
+        pace: Pace | None = None,
     ) -> int:
         """Start a delivery; its number."""
         number = next(self._numbers)
@@ -114,7 +116,8 @@ class Session:
             held.release()
             self.outcomes[number] = error
 
-        self.actives.append(ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn))
+        active = ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn, pace=pace)
+        self.actives.append(active)
         self.sender.add(self.actives[-1])
         return number
 

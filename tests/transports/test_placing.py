@@ -23,6 +23,7 @@ from objectcache.layout import LayerRow, piece_chunks
 from objectcache.pages import FileWindow
 from objectcache.stores import FileRange, FileStore, MemoryStore, Store
 from objectcache.transports import Expected, ExpectedPart
+from objectcache.transports.pacing import Pace
 from objectcache.transports.shared_memory import (
     ClientMemory,
     MappedFiles,
@@ -92,7 +93,7 @@ class World:
         except ObjectCacheError as error:
             self.receiver.lost(stream, error)
 
-    def deliver(self) -> tuple[memoryview, Told]:
+    def deliver(self, pace: Pace | None = None) -> tuple[memoryview, Told]:
         plan, told = self.prefix.plan, Told()
         buffer = self.pool.allocate(plan.geometry.total_bytes)
         keys = [key for number in range(SEGMENTS) for key in random_chain(100 + number, CHUNKS)]
@@ -112,7 +113,10 @@ class World:
             held.release()
             self.outcomes.append(error)
 
-        self.session.add(PlacingDelivery(1, 0, state, spans, over, geometry=plan.geometry, offset=buffer.offset))
+        active = PlacingDelivery(
+            *(1, 0, state, spans, over), geometry=plan.geometry, offset=buffer.offset, far=self.store.far, pace=pace
+        )
+        self.session.add(active)
         return buffer.view, told
 
     def landed(self, view: memoryview) -> bool:

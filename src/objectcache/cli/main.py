@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import objectcache
-from objectcache.cli import bench, demo, explain, merge, serve, simulate
+from objectcache.cli import bandwidth, bench, demo, explain, merge, serve, simulate
 from objectcache.errors import ObjectCacheError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ demo.add_to(app)
 explain.add_to(app)
 merge.add_to(app)
 simulate.add_to(app)
+bandwidth.add_to(app)
 bench.add_to(app)
 
 

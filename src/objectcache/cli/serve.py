@@ -13,6 +13,7 @@ from rich.console import Console
 from objectcache.config import GatewayConfig, load_config
 from objectcache.errors import ConfigError
 from objectcache.gateway import Gateway, serve
+from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,6 +48,25 @@ def run(
             help='Bytes a second that merging small segments rewrites, e.g. "200MiB"; 0: none (default: 64MiB, with '
             "--store 0)."
         ),
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            help='What the gateway\'s NIC may carry of deliveries, e.g. "100Gbps", "12GB/s" (default: no cap).'
+        ),
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="How much of --bandwidth is always this gateway's, where several share a link.")
+    ] = None,
+    lend: Annotated[
+        float | None,
+        typer.Option(help="Lend --bandwidth to other gateways; so much of it is set aside for what they always have."),
+    ] = None,
+    bandwidth_from: Annotated[
+        str | None, typer.Option(help="http://host:port of the gateway that lends this one its share of --bandwidth.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help=f"Who goes first: {', '.join(POLICIES)} (default: {DEFAULT_POLICY}).")
     ] = None,
     access_keys: Annotated[
         Path | None,
@@ -90,6 +110,8 @@ def run(
 
       objectcache serve --config gateway.toml --port 9100
 
+      objectcache serve --data /srv/kv --bandwidth 100Gbps --policy slack
+
       objectcache serve --data /srv/kv --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem
     """
     logging.basicConfig(
@@ -107,6 +129,11 @@ def run(
         "workers": workers,
         "limit_bytes": limit,
         "merge_bytes_s": merge,
+        "bandwidth": bandwidth,
+        "share": share,
+        "lend": lend,
+        "bandwidth_from": bandwidth_from,
+        "policy": policy,
         "access_keys": access_keys,
         "anonymous": anonymous,
         "domains": tuple(domain) if domain else None,

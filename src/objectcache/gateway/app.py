@@ -9,7 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
 
 from objectcache.config import GatewayConfig
 from objectcache.errors import (
@@ -26,7 +28,7 @@ from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.draining import Drain
 from objectcache.gateway.guard import Guard, open_keys
-from objectcache.gateway.handoff import awaits_continue, expect_later
+from objectcache.gateway.handoff import awaits_continue
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.kv_storing import StoringRoutes
 from objectcache.gateway.merging import Merging
@@ -36,10 +38,12 @@ from objectcache.gateway.objects import ObjectRoutes
 from objectcache.gateway.routing import route, split_target
 from objectcache.gateway.sessions import DataListener, SessionTable
 from objectcache.gateway.shared_memory import SharedMemoryListener
+from objectcache.gateway.sharing import Sharing
 from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
+from objectcache.s3.access import ALL_BUCKETS
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ class Gateway:
         self._sessions = SessionTable(config.attach_s)
         self._pool = WorkerPool(config.workers, self._sessions.lost, lambda worker: self._bandwidth.greet(worker))
         self._bandwidth = Bandwidth(config, self._pool)
+        self._sharing = Sharing(config, self._bandwidth)
         self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
@@ -82,7 +87,8 @@ class Gateway:
             objects,
             UploadRoutes(self._buckets, self._pool, objects),
             BucketRoutes(self._buckets, self._pool, config.region),
-            BandwidthRoutes(self._bandwidth, self._buckets),
+            BandwidthRoutes(self._bandwidth, self._sharing, self._buckets),
+            self._sharing,
         )
         self._handlers: dict[str, Handler] = {}
         for some in routes:
@@ -90,7 +96,7 @@ class Gateway:
         found = open_keys(config)
         self.keys_file, self.keys_made = found.path, found.made
         self._guard = Guard(found.keys, config.anonymous)
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._listener: DataListener | None = None
         self._shared: SharedMemoryListener | None = None
         self._ready = False
@@ -116,6 +122,7 @@ class Gateway:
         await self._buckets.open_all()
         await self._pool.start()
         await self._bandwidth.start()
+        self._sharing.start()
         self._listener = DataListener(
             self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
         )
@@ -125,10 +132,12 @@ class Gateway:
                 self._sessions, self.config.shared_memory_users, hello_s=self.config.attach_s
             )
             self._shared.start()
-        app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
-        app.router.add_route("*", r"/{path:[\s\S]*}", self._serve, expect_handler=expect_later)
-        # Bodies are stored as they are sent: a Content-Encoding is the client's affair.
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, auto_decompress=False)
+        # Without an aiohttp application: routing is ours, and so is when Expect is answered. Bodies are stored as they
+        # are sent: a Content-Encoding is the client's affair.
+        server = web.Server(
+            self._serve, request_factory=_request, access_log=None, handler_cancellation=False, auto_decompress=False
+        )
+        self._runner = web.ServerRunner(server)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.config.host, self.config.port, ssl_context=tls_context(self.config))
         await site.start()
@@ -152,6 +161,7 @@ class Gateway:
         for listener in (self._listener, self._shared):
             if listener is not None:
                 await listener.stop()
+        await self._sharing.stop()
         await self._bandwidth.stop()
         await self._pool.stop()
         self._bandwidth.close()
@@ -171,7 +181,8 @@ class Gateway:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, web.Request)
         started_s = time.perf_counter()
         trace = request.headers.get("x-kv-trace", "").encode("ascii", "replace").decode()  # it goes into a header again
         request_id = trace or secrets.token_hex(8)
@@ -204,10 +215,11 @@ class Gateway:
         query = request.query
         asked = route(request.method, bucket, key, query.keys())
         caller = self._guard.admit(request)
-        if asked.operation.needs is not None and not caller.may(bucket, asked.operation.needs):
-            if asked.operation.name != "create-bucket":
+        where = bucket or ALL_BUCKETS
+        if asked.operation.needs is not None and not caller.may(where, asked.operation.needs):
+            if bucket and asked.operation.name != "create-bucket":
                 await self._buckets.get(bucket)  # S3 says so first when there is none
-            caller.require(bucket, asked.operation.needs)
+            caller.require(where, asked.operation.needs)
         call = Call(request, bucket, key, query, caller, request_id)
         return asked.operation.name, await self._handlers[asked.operation.name](call)
 
@@ -225,6 +237,18 @@ class Gateway:
         for name, core in self._buckets.items():
             self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.Request:
+    """aiohttp's own kind, without an application."""
+    loop = asyncio.get_running_loop()
+    return web.Request(message, payload, protocol, writer, task, loop, client_max_size=MAX_MESSAGE_BYTES)
 
 
 def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:

@@ -44,6 +44,7 @@ class Bandwidth:
         self.policy = config.policy
         self.weights = dict(config.tenant_weights)
         self.tenant_bytes: Counter[str] = Counter()
+        self.corrections = 0
         self._pool = pool
         self._running: dict[int, Running] = {}
         self._by_key: dict[Key, Running] = {}
@@ -173,6 +174,7 @@ class Bandwidth:
             if running is not None and running.tenant == access_key:
                 running.correction = running.corrected(asked, now_s)
                 events.append(running.correction)
+        self.corrections += len(events)
         if self._process is not None:
             self._process.tell(events)
 

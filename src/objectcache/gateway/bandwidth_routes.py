@@ -13,9 +13,8 @@ from objectcache.gateway.bandwidth import Bandwidth
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.running import GATEWAY
+from objectcache.gateway.sharing import Sharing
 from objectcache.messages import WindowsBatch
-from objectcache.s3 import Grant
-from objectcache.s3.access import ALL_BUCKETS
 from objectcache.scheduling import POLICIES
 
 MAX_NAMES = 1024
@@ -24,8 +23,9 @@ MAX_NAMES = 1024
 class BandwidthRoutes:
     """Handlers by operation."""
 
-    def __init__(self, bandwidth: Bandwidth, buckets: BucketTable) -> None:
+    def __init__(self, bandwidth: Bandwidth, sharing: Sharing, buckets: BucketTable) -> None:
         self._bandwidth = bandwidth
+        self._sharing = sharing
         self._buckets = buckets
         self.handlers: dict[str, Handler] = {"kv-windows": self.windows, "kv-bandwidth": self.bandwidth}
 
@@ -36,10 +36,12 @@ class BandwidthRoutes:
 
     async def bandwidth(self, call: Call) -> web.StreamResponse:
         """JSON in and out: `caps` by link (bytes a second, or "50Gbps"; null: none), `policy`, `weights` by tenant."""
-        call.caller.require(ALL_BUCKETS, Grant.ADMIN)
         body = await call.body()
         if body:
-            await self._bandwidth.change(*_asked(body))
+            caps, policy, weights = _asked(body)
+            if self._sharing.active and GATEWAY in caps:
+                self._sharing.change_cap(caps.pop(GATEWAY))
+            await self._bandwidth.change(caps, policy, weights)
         return web.json_response(self._shown())
 
     def _shown(self) -> dict[str, Any]:

@@ -113,11 +113,6 @@ def say_continue(request: web.Request) -> None:
         request.transport.write(CONTINUE)
 
 
-async def expect_later(request: web.Request) -> web.StreamResponse | None:
-    """aiohttp's hook for Expect: say nothing yet. The go-ahead comes when the request has been accepted."""
-    return None
-
-
 @asynccontextmanager
 async def body_socket(request: web.Request, *, raw: bool = True) -> AsyncIterator[tuple[int, bool]]:
     """A descriptor to read the body from, and whether the reader must say 100-continue first.

@@ -106,6 +106,11 @@ class GatewayMetrics:
         self.tenant_bytes = Gauge(
             "objectcache_tenant_bytes", "Bytes sent, by access key.", ["tenant"], registry=self.registry
         )
+        self.corrections = Gauge(
+            "objectcache_windows_corrected",
+            "Times that a client corrected the windows of a delivery under way.",
+            registry=self.registry,
+        )
         self.rates = {
             name: Gauge(f"objectcache_rates_{name}", text, registry=self.registry) for name, text in _RATES_HELP.items()
         }
@@ -142,6 +147,7 @@ class GatewayMetrics:
             self.link_rate.labels(link).set(bandwidth.used_bytes_s(link))
         for tenant, sent_bytes in bandwidth.tenant_bytes.items():
             self.tenant_bytes.labels(tenant).set(sent_bytes)
+        self.corrections.set(bandwidth.corrections)
         if bandwidth.board is not None:
             head = bandwidth.board.head
             self.rates["decisions"].set(head[DECISIONS])

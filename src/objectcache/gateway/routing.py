@@ -11,7 +11,8 @@ from objectcache.s3 import Grant
 
 
 class Operation(NamedTuple):
-    """`needs` is what the caller must be granted for the bucket; None: the handler decides."""
+    """`needs` is what the caller must be granted for the bucket, or for all of them where the request names none; None:
+    the handler decides."""
 
     name: str
     needs: Grant | None
@@ -28,8 +29,13 @@ def _operations(needs: Grant | None, table: Mapping[str, str]) -> dict[tuple[str
     return {(line.split()[0], " ".join(line.split()[1:])): Operation(name, needs) for line, name in table.items()}
 
 
-_ON_SERVICE = _operations(
-    None, {"GET": "list-buckets", "GET kv-bandwidth": "kv-bandwidth", "POST kv-bandwidth": "kv-bandwidth"}
+_ON_SERVICE = _operations(None, {"GET": "list-buckets"}) | _operations(
+    Grant.ADMIN,
+    {
+        "GET kv-bandwidth": "kv-bandwidth",
+        "POST kv-bandwidth": "kv-bandwidth",
+        "POST kv-share": "kv-share",
+    },
 )
 _ON_BUCKET = (
     _operations(Grant.ADMIN, {"PUT": "create-bucket", "DELETE": "delete-bucket"})

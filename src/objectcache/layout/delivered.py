@@ -123,6 +123,11 @@ class DeliveryGeometry:
         return tuple(self._sums(self.wanted_bytes))
 
     @cached_property
+    def least_layer_bytes(self) -> int:
+        """Of the smallest layer, all parts together."""
+        return min(sum(self.layer_bytes(part, layer) for part in self.parts_of(layer)) for layer in self.order)
+
+    @cached_property
     def unit_bytes(self) -> tuple[int, ...]:
         """Of each unit, held or not."""
         return tuple(self._sums(self.layer_bytes))

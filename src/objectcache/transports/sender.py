@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
@@ -21,11 +21,12 @@ from math import inf
 from typing import NamedTuple
 
 from objectcache.delivery import Verdict
-from objectcache.errors import DeliveryError, DeliveryTimeoutError, ObjectCacheError
+from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn, at_once
 from objectcache.transports.pacing import Pace
-from objectcache.transports.sockets import pace, send_all
+from objectcache.transports.sockets import send_all
+from objectcache.transports.stepping import paced_steps
 
 TURN_S = 0.002
 """How long a stream may send one delivery in one go, at the rate of its last turn: who comes meanwhile waits."""
@@ -62,7 +63,6 @@ class SenderSession:
         self.once = once
         self._changed = threading.Condition()
         self._sockets: list[socket.socket | None] = [None] * streams
-        self._paced = [0] * streams
         self._active: deque[ActiveDelivery] = deque()
         self._busy_until: dict[int, float] = {}
         self._bytes_s: dict[int, float] = {}
@@ -84,22 +84,9 @@ class SenderSession:
             if self._closed or not 0 <= stream < len(self._sockets) or self._sockets[stream] is not None:
                 sock.close()
                 return False
-            if self._paced[stream]:
-                pace(sock, self._paced[stream])
             self._sockets[stream] = sock
         threading.Thread(target=self._run, args=(stream, sock), name=f"stream-{stream}", daemon=True).start()
         return True
-
-    def pace(self, bytes_s: int, stream: int | None = None) -> None:
-        """Send at most `bytes_s` bytes a second, 0: as fast as can be; on `stream`, or on all together. From now on,
-        what is queued in the kernel included, and for streams that are attached later."""
-        with self._changed:
-            streams = range(len(self._sockets)) if stream is None else [stream]
-            for index in streams:
-                self._paced[index] = -(-bytes_s // len(streams))
-                sock = self._sockets[index]
-                if sock is not None:
-                    pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
         """Deliver it, beside what is under way."""
@@ -194,6 +181,8 @@ class SenderSession:
             # Without any stream (a connection that ended before it was attached) no stream tells that it is lost.
             untold = not self._closed and all(sock is None for sock in self._sockets)
             self._closed = True
+            for active in self._active if self.once else ():
+                active.state.fail(DeliveryError("the response was given up"))  # it may be paused within a frame
             for stream, sock in enumerate(self._sockets):
                 if sock is not None:
                     _cut(sock)
@@ -341,31 +330,9 @@ class SenderSession:
     def _send_held(self, stream: int, sock: socket.socket, active: ActiveDelivery, held: HeldTurn) -> None:
         with held:
             start_s = time.monotonic()
-            held.send(sock, partial(self._steps, active) if self.once and active.pace is not None else at_once)
+            held.send(sock, paced_steps(active, self._changed) if self.once and active.pace is not None else at_once)
             self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
-
-    def _steps(self, active: ActiveDelivery, data_bytes: int) -> Iterator[int]:
-        """The data of a response's frame, as it may go out. Raises DeliveryError when it is given up meanwhile."""
-        while data_bytes:
-            assert active.pace is not None
-            step_bytes = self._next_step(active, active.pace, data_bytes)
-            data_bytes -= step_bytes
-            yield step_bytes
-
-    def _next_step(self, active: ActiveDelivery, at: Pace, most_bytes: int) -> int:
-        with self._changed:
-            while not (self._closed or active.state.stopping):
-                now_s = time.monotonic()
-                if now_s >= active.state.deadline_s:
-                    raise DeliveryTimeoutError("the delivery's deadline has passed within a frame")
-                due_s = at.due_s(now_s)
-                if due_s <= now_s:
-                    step_bytes = min(most_bytes, at.step_bytes)
-                    at.take(step_bytes, now_s)
-                    return step_bytes
-                self._changed.wait(due_s - now_s)
-        raise DeliveryError("the delivery was given up within a frame")
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
         with self._changed:
@@ -418,6 +385,8 @@ class SenderSession:
             self._active.remove(active)
             active.drop()
             self._served = True
+        if over:
+            self._any_paced = any(active.pace is not None for active in self._active)
         return over
 
 

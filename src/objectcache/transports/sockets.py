@@ -6,7 +6,6 @@ import os
 import select
 import socket
 from contextlib import AbstractContextManager
-from struct import Struct
 from types import TracebackType
 
 from objectcache.errors import GatewayUnavailableError, IntegrityError
@@ -26,15 +25,6 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
     # What is queued in the kernel cannot be overtaken by a layer that is needed sooner.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
-
-
-_SO_MAX_PACING_RATE = 47
-_UNPACED = (1 << 64) - 1
-
-
-def pace(sock: socket.socket, bytes_s: int) -> None:
-    """The kernel sends at most so many bytes a second on a TCP connection, headers counted; 0: as many as it can."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, Struct("=Q").pack(bytes_s or _UNPACED))
 
 
 def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = False) -> None:

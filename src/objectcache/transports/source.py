@@ -125,11 +125,7 @@ def _cut(row: LayerRow, first: int, stop: int) -> tuple[tuple[Span, int, int], .
 
 def turn_bytes(plan: Plan, streams: int) -> int:
     """What a stream may send in one go of this plan: so much that every stream has a part of each layer."""
-    geometry = plan.geometry
-    layer_bytes = min(
-        sum(geometry.layer_bytes(part, layer) for part in geometry.parts_of(layer)) for layer in geometry.order
-    )
-    return max(MAX_FRAME_BYTES, min(MAX_TURN_BYTES, layer_bytes // streams))
+    return max(MAX_FRAME_BYTES, min(MAX_TURN_BYTES, plan.geometry.least_layer_bytes // streams))
 
 
 def wire_bytes(plan: Plan) -> int:

@@ -30,7 +30,6 @@ class WorkerSessions:
             "session": self._open_session,
             "share": self._share,
             "attach": self._attach,
-            "rate": self._rate,
             "end_session": self.end,
         }
 
@@ -99,12 +98,6 @@ class WorkerSessions:
             in_thread("listener", lambda: _listen(session, listening))
         else:
             listening.close()
-
-    def _rate(self, message: Message, fds: list[int]) -> None:
-        """Pace a session: `bytes_s` (0: not at all) of all its streams together, or of `stream`."""
-        session = self._sessions.get(message["session"])
-        if session is not None:
-            session.pace(message["bytes_s"], message.get("stream"))
 
     def end(self, message: Message, fds: list[int]) -> None:
         session = self.pop(message["session"])
