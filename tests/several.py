@@ -32,7 +32,16 @@ from objectcache.errors import (
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import SEGMENT_PREFIX
 from objectcache.stores import Store
-from objectcache.testing.synthetic import FIRST, check_delivery, check_layer, fill, flat_layout, new_namespace, prompt
+from objectcache.testing.synthetic import (
+    FIRST,
+    LAYERWISE,
+    check_delivery,
+    check_layer,
+    fill,
+    flat_layout,
+    new_namespace,
+    prompt,
+)
 
 PROMPTS, CHUNKS, SHARED = 6, 12, 4
 LAYOUT = flat_layout(3, 3000)
@@ -174,7 +183,7 @@ class Participant:
         """Raises what the retrieval raised; an AssertionError when anything that it gave was wrong."""
         match = self.cache.match(self._several.namespace, chain)
         if match.tokens:
-            with self.cache.retrieve(match) as retrieval:
+            with self.cache.retrieve(match, options=LAYERWISE) as retrieval:
                 try:
                     check_delivery(retrieval, match)
                     self._several.count("retrieved")

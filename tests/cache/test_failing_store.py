@@ -23,6 +23,7 @@ from objectcache.errors import (
 from objectcache.names import SEGMENT_PREFIX
 from objectcache.stores import FileStore, ObjectReader
 from objectcache.testing.synthetic import (
+    LAYERWISE,
     check_delivery,
     check_layer,
     flat_layout,
@@ -135,7 +136,7 @@ def test_a_store_that_breaks_is_not_a_segment_that_is_damaged(
     cache: LocalCache, match: Match, switch: FaultySwitch
 ) -> None:
     switch.go_on.clear()
-    retrieval = cache.retrieve(match)
+    retrieval = cache.retrieve(match, options=LAYERWISE)
     retrieval.wait(0)
     check_layer(retrieval, match.parts, 0)
     switch.error = StoreUnavailableError("broken")
@@ -153,7 +154,7 @@ def test_segments_deleted_under_a_retrieval_are_delivered_to_the_end(
     cache: LocalCache, match: Match, switch: FaultySwitch
 ) -> None:
     switch.go_on.clear()
-    with cache.retrieve(match) as retrieval:
+    with cache.retrieve(match, options=LAYERWISE) as retrieval:
         assert switch.stalled.wait(30)
         assert cache.core.evict(1) == 0, "it is pinned by the lease"
         cache.release(match)
@@ -185,7 +186,7 @@ def test_a_hundred_retrievals_leave_nothing_behind(cache: LocalCache, match: Mat
     for turn in range(100):
         switch.error = StoreUnavailableError("broken") if turn % 5 == 4 else None
         try:
-            with cache.retrieve(match) as retrieval:
+            with cache.retrieve(match, options=LAYERWISE) as retrieval:
                 if turn % 3:
                     retrieval.wait(turn % LAYERS)
         except (StoreUnavailableError, BufferPoolExhaustedError):

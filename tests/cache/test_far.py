@@ -30,6 +30,7 @@ from objectcache.testing.caches import CacheContract
 from objectcache.testing.far import LatencyStore
 from objectcache.testing.synthetic import (
     FIRST,
+    LAYERWISE,
     check_delivery,
     check_layer,
     flat_layout,
@@ -78,7 +79,9 @@ class World:
     def requests(self, match: Match) -> list[Request]:
         """Those of a retrieval of all that matched."""
         delivery = TieredDelivery(None, match.namespace, match.parts)
-        return list(plan_requests(self.cache.core.plan(_descriptor(match, delivery, RetrieveOptions()))))
+        return list(
+            plan_requests(self.cache.core.plan(_descriptor(match, delivery, RetrieveOptions(layers_per_unit=1))))
+        )
 
     def segment(self) -> str:
         return next(iter(self.objects.list(SEGMENT_PREFIX))).name
@@ -155,7 +158,7 @@ def test_a_segment_that_is_gone_is_a_miss_and_forgotten(world: World) -> None:
     store_parts(world.cache, world.namespace, world.chain)
     match = world.cache.match(world.namespace, world.chain)
     world.store.delete(world.segment())
-    with world.cache.retrieve(match) as retrieval, pytest.raises(KeyNotFoundError):
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval, pytest.raises(KeyNotFoundError):
         retrieval.wait(LAYERS - 1)
     eventually(lambda: not world.cache.match(world.namespace, world.chain).tokens, "the segment is forgotten")
     world.cache.release(match)
@@ -176,7 +179,7 @@ def test_a_damaged_byte_is_an_error_of_its_layer_and_a_miss(world: World, layer:
     data = bytearray(world.objects.get(world.segment()))
     data[at] ^= 1
     world.objects.put(world.segment(), data)
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         with pytest.raises(IntegrityError):
             retrieval.wait(layer)
         for landed in range(LAYERS):
@@ -204,7 +207,7 @@ def test_requests_may_be_answered_in_any_order(world: World, held: int) -> None:
         answered.append(offset)
 
     world.store.before = hold
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         try:
             eventually(lambda: len(answered) == 11, "the others are answered")
             if layer:
@@ -231,7 +234,7 @@ def test_few_requests_are_begun_with_and_more_later(world: World) -> None:
             permits.acquire(timeout=30)
 
     world.store.before = hold
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         try:
             eventually(lambda: len(begun) >= FIRST_REQUESTS, "the first requests are under way")
             assert len(begun) == FIRST_REQUESTS
@@ -260,7 +263,7 @@ def test_closing_while_requests_wait_that_others_share(world: World) -> None:
 
     world.store.before = hold
     matches = [world.cache.match(world.namespace, chain) for chain in chains]
-    retrievals = [world.cache.retrieve(match) for match in matches for _ in range(2)]
+    retrievals = [world.cache.retrieve(match, options=LAYERWISE) for match in matches for _ in range(2)]
     closing = threading.Thread(target=world.cache.close)
     closing.start()
     eventually(lambda: world.cache._flights.closed, "closing has begun")
@@ -291,7 +294,7 @@ def test_retrievals_at_once_ask_once(world: World) -> None:
     world.store.before = hold
     world.counted()
     with ExitStack() as stack:
-        retrievals = [stack.enter_context(world.cache.retrieve(match)) for _ in range(4)]
+        retrievals = [stack.enter_context(world.cache.retrieve(match, options=LAYERWISE)) for _ in range(4)]
         try:
             go_on.set()
             for retrieval in reversed(retrievals):  # although the first one's delivery has not ended
@@ -311,12 +314,12 @@ def test_many_requests_of_retrievals_at_once_are_shared_too(world: World) -> Non
     store_parts(world.cache, world.namespace, chain)
     match = world.cache.match(world.namespace, chain)
     world.counted()
-    with world.cache.retrieve(match) as alone:
+    with world.cache.retrieve(match, options=LAYERWISE) as alone:
         check_delivery(alone, match)
     one = world.counted()["get"]
     world.store.latency_s = 0.02
     with ExitStack() as stack:
-        for retrieval in [stack.enter_context(world.cache.retrieve(match)) for _ in range(3)]:
+        for retrieval in [stack.enter_context(world.cache.retrieve(match, options=LAYERWISE)) for _ in range(3)]:
             check_delivery(retrieval, match)
     assert one <= world.counted()["get"] < 2 * one, "and not three times as many"
 
@@ -335,9 +338,9 @@ def test_who_waited_for_an_answer_that_failed_asks_itself(world: World, closes: 
 
     world.store.before = fails_once
     world.counted()
-    with world.cache.retrieve(match) as first:
+    with world.cache.retrieve(match, options=LAYERWISE) as first:
         assert asked.wait(30)
-        with world.cache.retrieve(match) as second:
+        with world.cache.retrieve(match, options=LAYERWISE) as second:
             if closes:
                 second.close()
             go_on.set()
@@ -361,7 +364,7 @@ def test_closing_a_retrieval_ends_its_requests(world: World) -> None:
 
     world.store.before = hold
     world.counted()
-    retrieval = world.cache.retrieve(match)
+    retrieval = world.cache.retrieve(match, options=LAYERWISE)
     eventually(lambda: sum(world.cache.request_counts().values()) >= 20, "requests are under way")
     retrieval.close()
     assert world.cache.pool.usage().quarantined_bytes
@@ -378,7 +381,7 @@ def test_a_store_that_breaks_is_not_a_segment_that_is_gone(world: World) -> None
         raise StoreUnavailableError("away")
 
     world.store.before = broken
-    with world.cache.retrieve(match) as retrieval, pytest.raises(StoreUnavailableError):
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval, pytest.raises(StoreUnavailableError):
         retrieval.wait(0)
     world.store.before = lambda kind, name, offset: None
     assert retrieve_and_check(world.cache, world.namespace, world.chain).tokens == CHUNKS * 16
@@ -396,7 +399,7 @@ def test_a_long_prefix_takes_a_few_latencies(world: World) -> None:
     world.store.most_at_once = 0
     world.store.latency_s = 0.1
     world.counted()
-    with world.cache.retrieve(match) as retrieval:
+    with world.cache.retrieve(match, options=LAYERWISE) as retrieval:
         check_delivery(retrieval, match)
     assert world.counted() == {"get": len(requests)}
     assert FIRST_REQUESTS <= world.store.most_at_once <= REQUESTS_AT_ONCE

@@ -26,7 +26,9 @@ def test_a_plan_follows_the_catalog(tmp_path: Path) -> None:
         store_parts(cache, namespace, chain[:4])
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        descriptor = _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions())
+        descriptor = _descriptor(
+            match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions(layers_per_unit=1)
+        )
         plan = core.plan(descriptor)
         assert core.plan(descriptor).parts[0] is plan.parts[0], "made once"
         other = prompt(namespace, 8, seed=1)
@@ -46,7 +48,9 @@ def test_a_worker_decodes_a_part_once_and_what_has_no_name_always(tmp_path: Path
         chain = prompt(namespace, 8)
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        plan = core.plan(_descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions()))
+        plan = core.plan(
+            _descriptor(match, TieredDelivery(None, match.namespace, match.parts), RetrieveOptions(layers_per_unit=1))
+        )
     known: Recent[int, PlanPart] = Recent(100)
     wire = msgpack.packb(plan.to_wire())
     first, second = (Plan.from_wire(msgpack.unpackb(wire), known) for _ in range(2))

@@ -18,6 +18,7 @@ from objectcache.stores import MemoryStore, ObjectInfo
 from objectcache.testing.far import LatencyStore
 from objectcache.testing.synthetic import (
     FIRST,
+    LAYERWISE,
     flat_layout,
     new_namespace,
     prompt,
@@ -127,7 +128,7 @@ def test_an_upload_that_is_committed_after_it_was_swept_is_a_miss(world: World) 
         cache.core.follow()
         match = cache.match(world.namespace, chain)
         if match.tokens == 64:  # the first to ask finds out
-            with cache.retrieve(match) as retrieval, pytest.raises(KeyNotFoundError):
+            with cache.retrieve(match, options=LAYERWISE) as retrieval, pytest.raises(KeyNotFoundError):
                 retrieval.wait(1)
             cache.release(match)
             until_s = time.monotonic() + 10.0

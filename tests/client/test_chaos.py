@@ -114,7 +114,9 @@ class Chaos:
     def cancel(self, dice: random.Random) -> None:
         match = self.cache.match(self.namespace, self.chain(dice))
         if match.tokens:
-            with self.cache.retrieve(match, options=RetrieveOptions(deadline_s=DEADLINE_S)) as retrieval:
+            with self.cache.retrieve(
+                match, options=RetrieveOptions(layers_per_unit=1, deadline_s=DEADLINE_S)
+            ) as retrieval:
                 retrieval.wait(dice.randrange(LAYERS))
             self.cache.release(match)
 

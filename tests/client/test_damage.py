@@ -10,7 +10,7 @@ import pytest
 from objectcache.cache import KVCache
 from objectcache.errors import ObjectCacheError
 from objectcache.keys import KeyChain, Namespace
-from objectcache.testing.synthetic import check_layer, flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, check_layer, flat_layout, new_namespace, prompt, store_parts
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
 
@@ -60,7 +60,7 @@ def failing(cache: KVCache, namespace: Namespace, chain: KeyChain) -> bool:
     if not match.tokens:
         return False
     try:
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             for unit in retrieval:
                 for layer in unit.layers:
                     check_layer(retrieval, match.parts, layer)

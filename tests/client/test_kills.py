@@ -12,7 +12,7 @@ import pytest
 from objectcache.client import GatewayCache
 from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, ObjectCacheError
-from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, check_delivery, flat_layout, new_namespace, prompt, store_parts
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import PATIENCE_S, eventually
 
@@ -35,13 +35,13 @@ def test_a_worker_that_is_killed_in_mid_delivery(own_gateway: StartGateway, opti
         killed_s = time.monotonic()
         if options["target"] == "http":
             os.kill(worker, signal.SIGCONT)
-        retrieval = cache.retrieve(match)
+        retrieval = cache.retrieve(match, options=LAYERWISE)
         os.kill(worker, signal.SIGKILL)
         with retrieval, pytest.raises((DeliveryError, GatewayUnavailableError)):
             retrieval.wait(LAYERS - 1)
         assert time.monotonic() - killed_s < 5.0, "a death is noticed at once, not at the deadline"
         eventually(lambda: gateway.ask("GET", "/readyz").status == 200, "another worker runs")
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             check_delivery(retrieval, match)
 
 
@@ -53,7 +53,7 @@ def test_a_gateway_that_is_restarted_is_used_again(own_gateway: StartGateway, op
     with gateway.open(**options) as cache:
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             check_delivery(retrieval, match)
         gateway.kill()
         with pytest.raises(GatewayUnavailableError):
@@ -68,7 +68,7 @@ def test_a_gateway_that_is_restarted_is_used_again(own_gateway: StartGateway, op
 
         eventually(matches, "the client comes back by itself")
         match = cache.match(namespace, chain)
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             check_delivery(retrieval, match)
 
 
@@ -93,7 +93,7 @@ def test_a_receiving_process_that_is_killed(own_gateway: StartGateway) -> None:
         assert isinstance(cache, GatewayCache)
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             check_delivery(retrieval, match)
         (worker,) = gateway.worker_pids
         session = cache._session
@@ -101,12 +101,12 @@ def test_a_receiving_process_that_is_killed(own_gateway: StartGateway) -> None:
         assert isinstance(session.receivers, ProcessReceivers)
         os.kill(worker, signal.SIGSTOP)
         try:
-            with cache.retrieve(match) as retrieval:
+            with cache.retrieve(match, options=LAYERWISE) as retrieval:
                 os.kill(session.receivers.pid, signal.SIGKILL)
                 with pytest.raises(ObjectCacheError):
                     retrieval.wait(LAYERS - 1)
         finally:
             os.kill(worker, signal.SIGCONT)
         eventually(lambda: cache.pool.usage().quarantined_bytes == 0, "its memory is free: nobody can write it")
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             check_delivery(retrieval, match)

@@ -27,6 +27,7 @@ from objectcache.errors import (
     SharedMemoryRefusedError,
 )
 from objectcache.testing.synthetic import (
+    LAYERWISE,
     check_delivery,
     flat_layout,
     new_namespace,
@@ -177,7 +178,7 @@ def test_what_is_cancelled_is_free_at_once_and_the_session_goes_on(
 ) -> None:
     session = cache._session
     for layer in (0, 3, 0, 7):
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             retrieval.wait(layer)
         eventually(lambda: is_free(cache), "the worker has let go")
     with cache.retrieve(match) as retrieval:
@@ -244,14 +245,14 @@ import os, signal, sys
 import objectcache
 from objectcache.cache import RetrieveOptions
 from objectcache.client import ClientOptions
-from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, flat_layout, new_namespace, prompt, store_parts
 
 layers, chunks, slice_bytes = map(int, sys.argv[2:])
 cache = objectcache.open(sys.argv[1], options=ClientOptions(target="shm", streams=2, buffer_bytes=1 << 30))
 namespace = new_namespace(flat_layout(layers, slice_bytes))
 store_parts(cache, namespace, prompt(namespace, chunks))
 match = cache.match(namespace, prompt(namespace, chunks))
-retrievals = [cache.retrieve(match) for _ in range(3)]
+retrievals = [cache.retrieve(match, options=LAYERWISE) for _ in range(3)]
 retrievals[0].wait(0)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -45,7 +45,9 @@ class Arrivals:
     """A retrieval, watched from a thread: `samples` of (seconds, bytes that have arrived)."""
 
     def __init__(self, cache: KVCache, match: Match, *, look_s: float = LOOK_S, gang: str = "") -> None:
-        self.retrieval: Retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=60.0, gang=gang))
+        self.retrieval: Retrieval = cache.retrieve(
+            match, options=RetrieveOptions(layers_per_unit=1, deadline_s=60.0, gang=gang)
+        )
         self._words = np.frombuffer(self.retrieval.memory, np.uint64)[:: STRIDE_BYTES // 8]
         self._look_s = look_s
         self._closing = False

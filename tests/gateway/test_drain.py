@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from objectcache.errors import DrainingError, ObjectCacheError
-from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, check_delivery, flat_layout, new_namespace, prompt, store_parts
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import eventually, stopped
 
@@ -27,7 +27,7 @@ def test_sigterm_lets_a_delivery_finish_and_refuses_new_ones(own_gateway: StartG
             check_delivery(warm, match)
         (worker,) = gateway.worker_pids
         with stopped(worker):
-            retrieval = cache.retrieve(match)
+            retrieval = cache.retrieve(match, options=LAYERWISE)
             gateway.signal(signal.SIGTERM)
             eventually(lambda: gateway.ask("GET", "/readyz").status == 503, "not ready any more")
             assert gateway.ask("GET", "/healthz").status == 200
@@ -49,7 +49,7 @@ def test_a_second_signal_does_not_wait(own_gateway: StartGateway) -> None:
             check_delivery(warm, match)
         (worker,) = gateway.worker_pids
         os.kill(worker, signal.SIGSTOP)  # and never goes on: the gateway ends it
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             gateway.signal(signal.SIGTERM)
             eventually(lambda: gateway.ask("GET", "/readyz").status == 503, "draining")
             gateway.signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from pathlib import Path
 from objectcache.bench.machine import anonymous_bytes
 from objectcache.cache import KVCache
 from objectcache.keys import KeyChain, Namespace
-from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, check_delivery, flat_layout, new_namespace, prompt, store_parts
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
 from tests.gateway.test_vanishing_clients import hanging_client
@@ -52,7 +52,7 @@ def deliver(caches: list[KVCache], namespace: Namespace, chain: KeyChain, times:
     for number in range(times):
         cache = caches[number % len(caches)]
         match = cache.match(namespace, chain[: chance.randint(1, CHUNKS)])
-        with cache.retrieve(match) as retrieval:
+        with cache.retrieve(match, options=LAYERWISE) as retrieval:
             if number % 8:
                 retrieval.wait(7)
             else:

@@ -17,7 +17,7 @@ from objectcache.cache import KVCache, Match, RetrieveOptions
 from objectcache.client import GatewayCache
 from objectcache.descriptor import Target, TargetKind
 from objectcache.frames import Frame, FrameType, hello_frame
-from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
+from objectcache.testing.synthetic import LAYERWISE, check_delivery, flat_layout, new_namespace, prompt, store_parts
 from objectcache.transports.sender import REAP_GRACE_S
 from tests.gateway import slow_client
 from tests.gateway.fixtures import ATTACH_S
@@ -100,7 +100,7 @@ def used(cache: KVCache) -> int:
 
 
 def serves(gateway: GatewayProcess, match: Match, target: str) -> None:
-    with gateway.open(target=target) as cache, cache.retrieve(match) as retrieval:
+    with gateway.open(target=target) as cache, cache.retrieve(match, options=LAYERWISE) as retrieval:
         check_delivery(retrieval, match)
 
 
@@ -192,7 +192,7 @@ def test_a_hundred_deliveries_leave_nothing_behind(gateway: GatewayProcess, matc
     with ExitStack() as caches:
         opened = [caches.enter_context(gateway.open(target=target)) for target in TARGETS]
         for cache in opened:
-            with cache.retrieve(match) as retrieval:
+            with cache.retrieve(match, options=LAYERWISE) as retrieval:
                 check_delivery(retrieval, match)
     mine = resources_of(os.getpid())
     with everything_is_let_go(gateway, tolerance=2), ExitStack() as caches:

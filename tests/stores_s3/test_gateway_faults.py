@@ -91,7 +91,9 @@ class Asked:
         match = self.cache.match(self.namespace, chain)
         assert match.tokens == TOKENS
         try:
-            with self.cache.retrieve(match, options=RetrieveOptions(deadline_s=DEADLINE_S)) as retrieval:
+            with self.cache.retrieve(
+                match, options=RetrieveOptions(layers_per_unit=1, deadline_s=DEADLINE_S)
+            ) as retrieval:
                 check_delivery(retrieval, match)
         except ObjectCacheError as error:
             return type(error)

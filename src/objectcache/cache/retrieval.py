@@ -52,7 +52,7 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._condition = threading.Condition()
         self.reason = ""
         self.rate_bytes_s: float | None = None
-        self.arrived_bytes: Callable[[], int] = self._landed_bytes
+        self.count_bytes: Callable[[], int] | None = None  # the transport's, where it counts
         self.on_windows: Callable[[Sequence[float], float], None] | None = None
         self._sources = geometry  # whose units the transport counts by
         self._landed_s: list[float] = [0.0] * len(geometry.units)
@@ -108,10 +108,6 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         """How many layers there are up to the end of `unit`."""
         return min((unit + 1) * self.geometry.layers_per_unit, len(self.geometry.order))
 
-    def _landed_bytes(self) -> int:
-        """Of the payload, what has landed."""
-        return sum(self._sources.unit_bytes[: self._next])
-
     def fail(self, error: ObjectCacheError) -> None:
         """No further unit will land. Those that have landed stay good."""
         with self._condition:
@@ -134,6 +130,10 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         in `ready_in_s` seconds; negative, so long ago. Returns at once; where nobody wants to know it does nothing."""
         if self.on_windows is not None and not self._closed:
             self.on_windows(windows_s, ready_in_s)
+
+    def arrived_bytes(self) -> int:
+        """Of the payload, what is there: to the last span that was verified, where the transport says so."""
+        return sum(self._sources.unit_bytes[: self._next]) if self.count_bytes is None else self.count_bytes()
 
     def landed_s(self, layer: int) -> float | None:
         """When `layer` landed (time.perf_counter), or None."""

@@ -264,7 +264,8 @@ class GatewayCache(KVCache):
             shared=descriptor.target.kind is TargetKind.SHM,
         )
         if self.options.receiver == "threads":  # a receiving process says what has landed, no more
-            retrieval.arrived_bytes = lambda: expected.reception.verified_bytes
+            reception = expected.reception
+            retrieval.count_bytes = lambda: reception.verified_bytes
         return expected
 
     def _descriptor(

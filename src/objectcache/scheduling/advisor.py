@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from statistics import median
 
 from objectcache.scheduling.advice import (
     FIRST_BYTE_S,
+    Action,
     Advice,
     Compute,
     Hindsight,
@@ -41,6 +42,15 @@ class AdviceStats:
     settled: int = 0
     error_s: float = 0.0
     regret_s: float = 0.0
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """(name, labels, value) as Prometheus wants them: all are counters."""
+        for action in Action:
+            yield "objectcache_advice_total", {"action": action.value}, getattr(self, action.value)
+        yield "objectcache_advice_given_up_total", {}, self.given_up
+        yield "objectcache_advice_settled_total", {}, self.settled
+        yield "objectcache_advice_error_seconds_total", {}, self.error_s
+        yield "objectcache_advice_regret_seconds_total", {}, self.regret_s
 
 
 class ObservedRate:

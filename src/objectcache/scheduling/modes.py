@@ -11,7 +11,7 @@ from objectcache.scheduling.pipeline import arrivals_s, transfer_s, ttft_s
 
 LEAST_UNIT_BYTES = 4 << 20
 MOST_UNIT_BYTES = 16 << 20
-UNIT_OVERHEAD_S = 60e-6
+UNIT_OVERHEAD_S = 30e-6
 """What announcing a unit takes, on both sides together: measured (docs/benchmarks/modes.md)."""
 LINE_BYTES_S = 4e9
 """The rate to expect where nobody said."""

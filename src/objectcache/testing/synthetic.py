@@ -9,12 +9,23 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from objectcache.cache import KVCache, Match, MatchedPart, PartId, Retrieval, SegmentUpload, UploadTicket
+from objectcache.cache import (
+    KVCache,
+    Match,
+    MatchedPart,
+    PartId,
+    Retrieval,
+    RetrieveOptions,
+    SegmentUpload,
+    UploadTicket,
+)
 from objectcache.keys import KeyChain, Namespace, chain_keys, salt_digest
 from objectcache.layout import KVGroup, KVLayout, KVShard
 from objectcache.segment import SegmentHeader
 
 FIRST = PartId(0, 0)
+LAYERWISE = RetrieveOptions(layers_per_unit=1)
+"""For what is about single layers: left to itself, the storage side announces small layers together."""
 
 
 def new_namespace(layout: KVLayout, *, model: str = "", salt: str = "") -> Namespace:

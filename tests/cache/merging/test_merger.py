@@ -185,7 +185,7 @@ def test_far_away_a_delivery_is_waited_for(world: World) -> None:
     chain = world.conversation(cache, TURNS)
     match = cache.match(world.namespace, chain)
     before = visible(cache)
-    with cache.retrieve(match, options=RetrieveOptions(deadline_s=3000.0)) as retrieval:
+    with cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=3000.0)) as retrieval:
         merge_all(cache)
         cache.core.replacing.drop_due()
         assert before < world.segments()
