@@ -19,7 +19,7 @@ from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
-from objectcache.workers.board import Board
+from objectcache.workers.board import Board, go_first
 from objectcache.workers.channel import Message
 from objectcache.workers.fetched import Fetched
 from objectcache.workers.open_objects import HeldObjects, OpenObjects
@@ -56,6 +56,7 @@ class DeliveryOrders:
         """Deliveries that name a slot go by what is written there."""
         with open(fds[0], "rb", closefd=True) as board_file:
             self._board = Board(board_file.fileno())
+        go_first()
 
     def _pace(self, message: Message, fds: list[int]) -> None:
         """A delivery that is under way has got a slot."""

@@ -7,9 +7,7 @@ with the control process.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import select
 import signal
 import socket
@@ -29,7 +27,7 @@ from objectcache.scheduling import (
     WeightChanged,
     WindowsChanged,
 )
-from objectcache.workers.board import BEAT_NS, DECIDING_NS, DECISIONS, LONGEST_NS, PAUSED_NS, WAKES, Board
+from objectcache.workers.board import BEAT_NS, DECIDING_NS, DECISIONS, LONGEST_NS, PAUSED_NS, WAKES, Board, go_first
 from objectcache.workers.channel import BlockingChannel
 
 TICK_S = 0.002
@@ -38,7 +36,6 @@ IDLE_S = 0.25
 """As often, without any: to show that this process lives."""
 MOST_SHARE = 0.2
 """Of a core that deciding may take; with very many deliveries it is looked less often."""
-NICENESS = -5
 
 _EVENTS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (Admitted, Ended, CapChanged, PolicyChanged, WeightChanged, WindowsChanged)
@@ -129,8 +126,7 @@ def run(channel: BlockingChannel, sock: socket.socket, board: Board) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process, which drains
-    with contextlib.suppress(OSError):  # it works for microseconds at a time, and others wait for what it says
-        os.nice(NICENESS)
+    go_first()
     board = Board(int(sys.argv[2]))
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as sock:
