@@ -27,6 +27,12 @@ class Link:
         self.left = [0.0]
         self.slopes = [cap]
 
+    def copy(self) -> Link:
+        """As it is now."""
+        copied = Link.__new__(Link)
+        copied.times, copied.left, copied.slopes = self.times[:], self.left[:], self.slopes[:]
+        return copied
+
     def least(self, due_s: float, head: float, total: float, span_s: float, late_s: float) -> float:
         """The least lateness (s), `late_s` or more, that a demand can have: `head` bytes due at `due_s`, and more
         evenly up to `total` after `span_s`."""

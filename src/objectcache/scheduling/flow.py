@@ -138,7 +138,7 @@ class Flow:
             position = max(position, min(position + self.guessed, self.total - LAST_FRAME_BYTES))
         self.position = position
         ends = self.ends
-        if self.done:
+        if self.sent >= self.total:
             self.left_bytes = self.head_bytes = self.span_s = 0.0
             self.due_s = self.dues_s[-1]
             return

@@ -34,11 +34,14 @@ class Use:
         """`rate` was given since the last time. Whether `limit` is another now."""
         if now_s > self._last_s:
             self._given += rate * (now_s - self._last_s)
-            self._fastest = max(self._fastest, rate)
+            if rate > self._fastest:
+                self._fastest = rate
             self._last_s = now_s
         lasted_s = now_s - self._since_s
+        if lasted_s < SHORTEST_S:
+            return False
         expected = self._given - self._fastest * LAG_S
-        if lasted_s < SHORTEST_S or (expected < FEWEST_BYTES and lasted_s < LONGEST_S):
+        if expected < FEWEST_BYTES and lasted_s < LONGEST_S:
             return False
         before = self.limit
         if 0 < expected < inf:
