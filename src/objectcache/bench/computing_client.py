@@ -45,13 +45,15 @@ class _Client:
     def warm(self) -> None:
         """Connected, and the destination's memory written once."""
         match = self.match(len(self._chain))
-        with self._cache.retrieve(match, options=RetrieveOptions(deadline_s=DEADLINE_S)) as retrieval:
+        with self._cache.retrieve(
+            match, options=RetrieveOptions(layers_per_unit=1, deadline_s=DEADLINE_S)
+        ) as retrieval:
             for _ in retrieval:
                 pass
         self._cache.release(match)
 
     def run(self, match: Match, told_windows_s: tuple[float, ...], window_s: float, at_s: float) -> RequestTimes:
-        options = RetrieveOptions(windows_s=told_windows_s, deadline_s=DEADLINE_S)
+        options = RetrieveOptions(layers_per_unit=1, windows_s=told_windows_s, deadline_s=DEADLINE_S)
         time.sleep(max(0.0, at_s - time.perf_counter()))
         start_s = time.perf_counter()
         landed_s = []
