@@ -27,6 +27,8 @@ class Pace:
         self._report = report
         self._bytes_s = inf
         self._free_s = -inf  # from when on more may be taken
+        self.seen_s = -inf
+        """What `due_s` said last."""
         self._taken_bytes = taken_bytes
 
     def due_s(self, now_s: float) -> float:
@@ -36,8 +38,8 @@ class Pace:
             self._change(bytes_s, now_s)
         if bytes_s <= 0:
             self._free_s = now_s  # nothing is made up for
-            return now_s + LOOK_S
-        return min(self._free_s, now_s + LOOK_S)
+        self.seen_s = now_s + LOOK_S if bytes_s <= 0 else min(self._free_s, now_s + LOOK_S)
+        return self.seen_s
 
     def _change(self, bytes_s: float, now_s: float) -> None:
         """What was taken at the old rate has its time at that, or at the new one where that is less."""

@@ -271,7 +271,8 @@ class SenderSession:
     def _wait_paced(self, opened: list[ActiveDelivery], now_s: float, wake_s: float) -> None:
         """Also until one of `opened` may go on: one stream of all looks at the clock, and wakes the next as it goes."""
         paces = [active.pace for active in opened if active.pace is not None]
-        dues_s = [due_s for due_s in (pace.due_s(now_s) for pace in paces) if due_s > now_s]
+        # What each said when it was not to go on: asked again, at another rate, it might be due, and nobody would look.
+        dues_s = [pace.seen_s for pace in paces if pace.seen_s > now_s]
         until_s = min(dues_s, default=wake_s)
         self._timed = bool(dues_s)
         if not dues_s and self._relying:
