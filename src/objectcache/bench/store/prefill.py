@@ -74,7 +74,7 @@ class SyntheticPrefill:
         self._namespace = bench_namespace(self.settings.shape, self.settings.seed)
         # The engine's memory: as many layers as are surely copied before the first comes round again.
         rng = np.random.default_rng(self.settings.seed)
-        self._layers = [memoryview(rng.bytes(self.settings.layer_bytes)) for _ in range(4)]
+        self._layers = [memoryview(bytearray(rng.bytes(self.settings.layer_bytes))) for _ in range(4)]
 
     def run(self, quanta: int, beside: Beside) -> Prefilled:
         """All prefills of one measurement, one after the other. Raises BenchmarkError when storing does not end."""
