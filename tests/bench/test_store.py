@@ -20,14 +20,14 @@ from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
 from objectcache.bench.shapes import ModelShape
 from objectcache.bench.store import BARS, StoreSettings, run_store
 from objectcache.bench.store.prefill import Prefilled
-from objectcache.bench.store.rows import alone, prefill_rows, storing, summary_of
+from objectcache.bench.store.rows import alone, beside_bare, prefill_rows, storing, summary_of
 from objectcache.cli.bench import app
 from objectcache.cli.bench import store as command
 from objectcache.errors import ConfigError
 
 TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 SETTINGS = StoreSettings(
-    context=128, prefills=2, pairs=2, staging_bytes=8 << 20, segment_chunks=4, raw_rounds=1, quick=True, shape=TINY
+    context=128, prefills=2, pairs=2, staging_bytes=8 << 20, segment_chunks=4, warm_rounds=1, quick=True, shape=TINY
 )
 # prefills × chunks × layers × K and V × head_dim × bytes × tokens
 PAYLOAD_BYTES = 2 * 128 // 16 * 3 * 2 * 16 * 2 * 16
@@ -56,8 +56,9 @@ def test_the_json_has_rows_with_samples_and_a_summary(result: BenchmarkResult, t
     names = [row["name"] for row in data["rows"]]
     assert len(set(names)) == len(names)
     assert set(data["summary"]) == {
-        *("prefill_slowdown", "stored_fraction", "dropped_fraction"),
-        *("prefill_slowdown_double", "stored_fraction_double", "dropped_fraction_double"),
+        *("prefill_slowdown", "prefill_slowdown_raw", "stored_fraction", "dropped_fraction"),
+        *("prefill_slowdown_double", "prefill_slowdown_double_raw"),
+        *("stored_fraction_double", "dropped_fraction_double"),
         "rate_over_raw",
     }
     assert {bar.key for bar in BARS} <= set(data["summary"])
@@ -72,13 +73,16 @@ def test_all_of_it_is_stored_or_counted_as_dropped(result: BenchmarkResult) -> N
 
 
 def test_what_is_compared_was_measured_in_turn(result: BenchmarkResult) -> None:
-    ways = ["raw loop beside a busy core", alone(""), storing(""), alone("_double"), storing("_double")]
+    prefills = [way(suffix) for suffix in ("", "_double") for way in (alone, beside_bare, storing)]
+    ways = ["raw loop beside a busy core", *prefills]
     at_s = [result.row(way)["at_s"] for way in ways]
     in_turn = [times[pair] for pair in range(SETTINGS.pairs) for times in at_s]
     assert in_turn == sorted(in_turn)
     expected = ratio_row("", result.row(storing("")), result.row(alone("")))
     assert result.row("slowdown")["samples"] == expected["samples"]
     assert result.summary["prefill_slowdown"] == expected["median"]
+    control = ratio_row("", result.row(beside_bare("")), result.row(alone("")))
+    assert result.summary["prefill_slowdown_raw"] == control["median"]
 
 
 def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> None:
@@ -95,6 +99,7 @@ def test_it_can_be_shown_and_drawn(result: BenchmarkResult, tmp_path: Path) -> N
 def test_the_arithmetic() -> None:
     runs = {
         alone(""): [Prefilled(0.0, 2.0, 10**9), Prefilled(5.0, 1.0, 10**9)],
+        beside_bare(""): [Prefilled(2.0, 2.2, 10**9, waited_s=0.55), Prefilled(6.0, 1.2, 10**9)],
         storing(""): [
             Prefilled(2.0, 3.0, 10**9, stored=1.0, cpu_s=0.5, call_s=(1e-5, 3e-5)),
             Prefilled(6.0, 1.1, 10**9, stored=0.5, dropped=0.5, cpu_s=0.7),
@@ -104,9 +109,16 @@ def test_the_arithmetic() -> None:
     found = {row["name"]: row for row in rows}
     assert found["slowdown"]["samples"] == pytest.approx([1.5, 1.1])
     assert found["prefill alone: KV produced"]["samples"] == [0.5, 1.0]
+    waited = found["prefill, bare copy: waiting for its core"]
+    assert waited["samples"] == pytest.approx([0.25, 0.0])
     assert found["prefill, storing: handing over a layer"]["p50"] == pytest.approx(20)
     assert summary_of(rows, "") == pytest.approx(
-        {"prefill_slowdown": 1.3, "stored_fraction": 0.75, "dropped_fraction": 0.25}
+        {
+            "prefill_slowdown": 1.3,
+            "prefill_slowdown_raw": 1.15,
+            "stored_fraction": 0.75,
+            "dropped_fraction": 0.25,
+        }
     )
 
 

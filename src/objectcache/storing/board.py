@@ -34,6 +34,10 @@ class Order(NamedTuple):
     address: int = 0
 
 
+Fields = tuple[int, int, int, int, int, int]
+_ADDRESS = 5
+
+
 class _Board:
     """States, a byte each, then records. A state is written after its record and read before it, with a lock in
     between: that orders the two on every processor.
@@ -52,19 +56,19 @@ class EngineBoard(_Board):
         os.ftruncate(self.fd, BOARD_BYTES)
         super().__init__(self.fd)
         self._free = list(range(ENTRIES))
-        self._waiting: dict[int, tuple[int, int]] = {}
-        self._uncopied: dict[int, tuple[int, int]] = {}
+        self._waiting: dict[int, Fields] = {}
+        self._uncopied: dict[int, Fields] = {}
 
-    def order(self, order: Order) -> bool:
-        """False when there is no place."""
+    def order(self, order: Fields) -> bool:
+        """False when there is no place. `order` is an `Order`, or just its fields: a computing thread makes no more."""
         with self._lock:
             if not self._free:
                 return False
             entry = self._free.pop()
             _RECORD.pack_into(self._map, _STATE_BYTES + entry * _RECORD.size, *order)
-            self._waiting[entry] = (order.number, order.position)
-            if order.address:
-                self._uncopied[entry] = (order.number, order.position)
+            self._waiting[entry] = order
+            if order[_ADDRESS]:
+                self._uncopied[entry] = order
         self._map[entry] = _ORDERED
         return True
 
@@ -74,7 +78,7 @@ class EngineBoard(_Board):
             return []
         with self._lock:
             copied = [entry for entry in self._uncopied if self._map[entry] in (_COPIED, _READ)]
-            return [self._uncopied.pop(entry) for entry in copied]
+            return [self._uncopied.pop(entry)[:2] for entry in copied]
 
     def take(self) -> list[tuple[int, int]]:
         """(number, position) of what has been read since the last time."""
@@ -86,14 +90,14 @@ class EngineBoard(_Board):
     def forget(self, number: int) -> None:
         """All orders of a store that has ended."""
         with self._lock:
-            for entry in [entry for entry, (of, _) in self._waiting.items() if of == number]:
+            for entry in [entry for entry, order in self._waiting.items() if order[0] == number]:
                 self._take(entry)
 
     def _take(self, entry: int) -> tuple[int, int]:
         self._map[entry] = _FREE
         self._uncopied.pop(entry, None)
         self._free.append(entry)
-        return self._waiting.pop(entry)
+        return self._waiting.pop(entry)[:2]
 
     def close(self) -> None:
         """The other side has it now: this one keeps its mapping."""

@@ -57,6 +57,7 @@ class StoreHandle:
         self._on_settled = on_settled
         shard = wanted.namespace.layout.shard(wanted.part.group, wanted.part.shard)
         self._layers, self._slice_bytes = shard.layers, shard.slice_bytes
+        self._layer_bytes = [size * (wanted.stop - wanted.offered) for size in shard.slice_bytes]
         self._next = 0
         self._state = _State.TAKING
         self._lane = Lane()
@@ -88,9 +89,10 @@ class StoreHandle:
         if position == len(self._layers) or self._layers[position] != layer:
             self.drop(Reason.FAILED, RequestError(f"layer {layer} is not the {position + 1}th of {self._layers}"))
             return False
-        size = self._slice_bytes[position] * (self.stop - self.first)
+        if self._on_copied is not None:
+            self._queue.writer.reap()
         try:
-            staged = self._queue.staging.take(size, wait_s)
+            staged = self._queue.staging.take(self._layer_bytes[position], wait_s)
         except BufferPoolExhaustedError as error:
             self.drop(Reason.BACKLOG, error)
             return False
@@ -98,9 +100,7 @@ class StoreHandle:
             self.drop(Reason.CLOSED, error)
             return False
         self._next += 1
-        if self._opened and self._direct(source, size):
-            self._order(position, source, staged)
-        else:
+        if not (self._opened and self._ordered(position, source, staged)):
             self._queue.submit(self._lane, partial(self._copy, position, source, staged))
         return True
 
@@ -213,13 +213,18 @@ class StoreHandle:
         if not self._opened:
             self.drop(Reason.COVERED)
 
-    def _direct(self, source: LayerSource | Buffer, size_bytes: int) -> bool:
-        """Whether the writer copies it, so that no thread of this process need."""
-        return isinstance(source, Buffer) and self._queue.writer.copies and memoryview(source).nbytes == size_bytes
+    def _ordered(self, position: int, source: LayerSource | Buffer, staged: Staged) -> bool:
+        """Have the writer copy and write it, so that no thread of this process need copy. False where it cannot."""
+        if not (isinstance(source, Buffer) and self._queue.writer.copies):
+            return False
+        view = memoryview(source)
+        if view.nbytes != len(staged.view) or not view.c_contiguous:
+            return False
+        self._order(position, view, staged)
+        return True
 
     def _copy(self, position: int, source: LayerSource | Buffer, staged: Staged) -> None:
-        if self._opened and self._direct(source, len(staged.view)):
-            self._order(position, source, staged)
+        if self._opened and self._ordered(position, source, staged):
             return
         try:
             if self._state is not _State.DROPPED:
@@ -231,9 +236,8 @@ class StoreHandle:
             self._tell_copied(position)
         self._order(position, None, staged)
 
-    def _order(self, position: int, source: LayerSource | Buffer | None, staged: Staged) -> None:
-        """Have it written, from staging or (what then copies it there) from `source`."""
-        view = memoryview(source).cast("B") if isinstance(source, Buffer) else None
+    def _order(self, position: int, view: memoryview | None, staged: Staged) -> None:
+        """Have it written, from staging or (what then copies it there) from `view`."""
         with self._lock:
             write = self._state is not _State.DROPPED
             if write:

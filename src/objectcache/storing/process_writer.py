@@ -14,7 +14,7 @@ from struct import Struct
 from objectcache.buffers import Buffer, BufferPool
 from objectcache.cache.base import ForeignUpload, KVCache, UploadTicket
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError, StoreUnavailableError, error_from_code
-from objectcache.storing.board import EngineBoard, Order
+from objectcache.storing.board import EngineBoard, Fields
 from objectcache.storing.memory import PROBE, address_of, let_read
 from objectcache.storing.writer import Wanted, Writer, WriterEvents
 from objectcache.workers.channel import BlockingChannel, Message
@@ -86,13 +86,13 @@ class ProcessWriter(Writer):
 
     @property
     def copies(self) -> bool:
-        return self._running.reads
+        return self._child.reads
 
     def layer(
         self, number: int, position: int, staged: Buffer, slice_bytes: int, source: memoryview | None = None
     ) -> None:
         address = 0 if source is None else address_of(source)
-        self._running.layer(Order(number, position, staged.offset, len(staged.view), slice_bytes, address))
+        self._child.layer((number, position, staged.offset, len(staged.view), slice_bytes, address))
 
     def finish(self, number: int) -> None:
         self._running.send({"op": "finish", "id": number})
@@ -160,10 +160,12 @@ class _Child:
             self._stores[number] = store
         self.send({"op": "open", "id": number, "segments": segments})
 
-    def layer(self, order: Order) -> None:
-        with self._lock:
-            if order.number not in self._stores:  # it has ended, and with its end the memory came back
-                return
+    def layer(self, order: Fields) -> None:
+        if order[0] not in self._stores:  # it has ended, and with its end the memory came back
+            return
+        if self._board.order(order):
+            return
+        self.reap()
         if not self._board.order(order):
             raise BufferPoolExhaustedError("too many layers are on their way to the storing process")
 

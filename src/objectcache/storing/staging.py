@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from objectcache.buffers import Buffer, BufferPool
@@ -15,13 +16,18 @@ _REAP_S = 0.005
 class Staging:
     """A pool, what of it is in use, and waiting for room by those who may. Thread-safe.
 
-    `reap` is called before memory is taken: it may give some back.
+    `reap` is called where there is no room: it may give some back. Layers have few sizes: what came back is kept by
+    size, and handed out again as it is, which is a fraction of an allocation.
     """
 
     def __init__(self, size_bytes: int) -> None:
         self.pool = BufferPool(size_bytes)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._spare: defaultdict[int, list[Buffer]] = defaultdict(list)
+        self._used: set[Buffer] = set()
         self._used_bytes = self._peak_bytes = 0
+        self._closed = False
         self.reap: Callable[[], None] = lambda: None
 
     @property
@@ -38,29 +44,54 @@ class Staging:
         ObjectCacheError.
         """
         deadline_s = time.monotonic() + wait_s if wait_s else 0.0
+        reaped = False
         while True:
-            self.reap()
-            with self._changed:
+            with self._lock:
                 try:
-                    staged = self.pool.allocate(size_bytes)
+                    spare = self._spare[size_bytes]
+                    staged = spare.pop() if spare else self._allocate(size_bytes)
                 except BufferPoolExhaustedError:
-                    left_s = deadline_s - time.monotonic() if wait_s else 0.0
-                    if left_s <= 0 or size_bytes > self.pool.size_bytes:
-                        raise
-                    self._changed.wait(min(left_s, _REAP_S))
+                    if reaped:
+                        left_s = deadline_s - time.monotonic() if wait_s else 0.0
+                        if left_s <= 0 or size_bytes > self.pool.size_bytes:
+                            raise
+                        self._changed.wait(min(left_s, _REAP_S))
                 else:
-                    self._used_bytes += staged.size_bytes
-                    self._peak_bytes = max(self._peak_bytes, self._used_bytes)
+                    self._used.add(staged)
+                    used_bytes = self._used_bytes = self._used_bytes + staged.size_bytes
+                    if used_bytes > self._peak_bytes:
+                        self._peak_bytes = used_bytes
                     return staged
+            self.reap()
+            reaped = True
+
+    def _allocate(self, size_bytes: int) -> Buffer:
+        try:
+            return self.pool.allocate(size_bytes)
+        except BufferPoolExhaustedError:
+            self._release_spare()
+            return self.pool.allocate(size_bytes)
+
+    def _release_spare(self) -> None:
+        for spare in self._spare.values():
+            for staged in spare:
+                self.pool.release(staged)
+        self._spare.clear()
 
     def give_back(self, staged: Buffer) -> None:
-        """Nothing reads or writes it any more."""
-        with self._changed:
-            self.pool.release(staged)
+        """Nothing reads or writes it any more. Raises KeyError the second time: two layers must not share memory."""
+        with self._lock:
+            self._used.remove(staged)
+            if self._closed:
+                self.pool.release(staged)
+            else:
+                self._spare[len(staged.view)].append(staged)
             self._used_bytes -= staged.size_bytes
             self._changed.notify_all()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
+            self._closed = True
+            self._release_spare()
             self.pool.close()
             self._changed.notify_all()

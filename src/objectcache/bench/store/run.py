@@ -8,18 +8,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from objectcache.bench.children import JsonChild
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, interleaved
 from objectcache.bench.store.compute import Compute, split_cores
-from objectcache.bench.store.prefill import Prefilled, SyntheticPrefill
+from objectcache.bench.store.prefill import Beside, Prefilled, SyntheticPrefill
 from objectcache.bench.store.raw import RawStoring
-from objectcache.bench.store.rows import RATES, RAW, alone, prefill_rows, raw_row, storing, summary_of
+from objectcache.bench.store.rows import RATES, RAW, alone, beside_bare, prefill_rows, raw_row, storing, summary_of
 from objectcache.bench.store.settings import StoreSettings
 from objectcache.bench.store.subject import subject
 from objectcache.storing import ALL, StoreOptions, StoreQueue
@@ -51,24 +51,20 @@ def run_store(settings: StoreSettings, console: Console) -> BenchmarkResult:
                 ),
             )
         )
-        prefill = SyntheticPrefill(settings, Compute(settings.python_share), queue, clear, directory, core)
-        sustained_bytes_s = _calibrate(settings, raw, prefill, progress)
-        _measure(result, settings, raw, prefill, sustained_bytes_s * settings.rate, progress)
+        bare = stack.enter_context(JsonChild(["objectcache.bench.store.bare_mover"]))
+        bare.ask({"path": str(directory / "bare"), "layer_bytes": settings.layer_bytes})
+        prefill = SyntheticPrefill(settings, Compute(settings.python_share), queue, clear, directory, core, bare)
+        _warm_up(settings, raw, prefill, progress)
+        _measure(result, settings, raw, prefill, progress)
         return result
 
 
-def _calibrate(
-    settings: StoreSettings, raw: RawStoring, prefill: SyntheticPrefill, progress: BenchmarkProgress
-) -> float:
-    """Bytes a second that the raw loop sustains: the median of a few runs. Everything else gets warm meanwhile."""
-    progress.begin("what the raw loop sustains")
-    rates = []
-    for _ in range(settings.raw_rounds):
-        rates.append(raw.run())
-        quanta = prefill.compute.quanta(settings.layer_bytes / rates[-1])
-        prefill.run(quanta, store=True)
+def _warm_up(settings: StoreSettings, raw: RawStoring, prefill: SyntheticPrefill, progress: BenchmarkProgress) -> None:
+    progress.begin("getting warm")
+    for _ in range(settings.warm_rounds):
+        quanta = prefill.compute.quanta(settings.layer_bytes / raw.run())
+        prefill.run(quanta, Beside.STORING)
         progress.step()
-    return statistics.median(rates)
 
 
 def _measure(
@@ -76,32 +72,40 @@ def _measure(
     settings: StoreSettings,
     raw: RawStoring,
     prefill: SyntheticPrefill,
-    rate_bytes_s: float,
     progress: BenchmarkProgress,
 ) -> None:
+    """Every pair at the rate that the raw loop had just before: the machine's own rate drifts, and has modes."""
     progress.begin("prefills, alone and storing")
     zero_s = time.perf_counter()
     raw_at_s: list[float] = []
+    raw_rates: list[float] = []
 
-    def run_raw() -> float:
+    def run_raw() -> None:
         raw_at_s.append(time.perf_counter() - zero_s)
-        return raw.run()
+        raw_rates.append(raw.run())
 
-    ways: dict[str, Callable[[], float | Prefilled]] = {RAW: run_raw}
+    def prefills(factor: float, beside: Beside) -> Callable[[], Prefilled]:
+        def run() -> Prefilled:
+            layer_s = settings.layer_bytes / (raw_rates[-1] * settings.rate * factor)
+            return prefill.run(prefill.compute.quanta(layer_s), beside)
+
+        return run
+
+    ways: dict[str, Callable[[], Prefilled | None]] = {RAW: run_raw}
     for suffix, factor in RATES.items():
-        quanta = prefill.compute.quanta(settings.layer_bytes / (rate_bytes_s * factor))
-        ways[alone(suffix)] = partial(prefill.run, quanta, store=False)
-        ways[storing(suffix)] = partial(prefill.run, quanta, store=True)
+        ways[alone(suffix)] = prefills(factor, Beside.NOTHING)
+        ways[beside_bare(suffix)] = prefills(factor, Beside.BARE)
+        ways[storing(suffix)] = prefills(factor, Beside.STORING)
     measured = interleaved(ways, settings.pairs, lambda way: progress.step())
-    raw_rates = [rate for rate in measured[RAW] if isinstance(rate, float)]
-    runs = {way: [run for run in found if isinstance(run, Prefilled)] for way, found in measured.items()}
+    runs = {way: [run for run in found if run is not None] for way, found in measured.items()}
     result.rows.append(raw_row(raw_rates, raw_at_s, settings.payload_bytes))
     for suffix in RATES:
         rows = prefill_rows(runs, suffix, zero_s)
         result.rows += rows
         result.summary |= summary_of(rows, suffix)
-    produced = result.row(f"{alone('')}: KV produced")["median"]
-    result.summary["rate_over_raw"] = produced / statistics.median(raw_rates) * 1e9
+    produced = result.row(f"{alone('')}: KV produced")["samples"]
+    over_raw = [rate * 1e9 / raw_rate for rate, raw_rate in zip(produced, raw_rates, strict=True)]
+    result.summary["rate_over_raw"] = statistics.median(over_raw)
 
 
 def _made(directory: Path | None) -> Path | None:
@@ -122,4 +126,4 @@ def _kept_off(cores: set[int]) -> Iterator[None]:
 
 
 def _steps(settings: StoreSettings) -> int:
-    return settings.raw_rounds + settings.pairs * (1 + 2 * len(RATES))
+    return settings.warm_rounds + settings.pairs * (1 + 3 * len(RATES))

@@ -30,7 +30,7 @@ class StoreSettings:
     staging_bytes: int = 256 << 20
     segment_chunks: int = 64
     python_share: float = 0.25
-    raw_rounds: int = 4
+    warm_rounds: int = 2
     data: Path | None = None
     quick: bool = False
     shape: ModelShape = LLAMA_31_8B
