@@ -64,6 +64,9 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
         workers = {f"worker {index}": anonymous_bytes(pid) for index, pid in enumerate(self.worker_pids)}
         return {"control": anonymous_bytes(self.control_pid)} | workers
 
+    def set_bandwidth(self, gbps: float) -> None:
+        """Cap what it delivers; 0: no cap."""
+
     def open_store(self) -> FileStore:
         """The bucket's objects as they lie on disk."""
         return FileStore(self.data / BUCKET / OBJECTS)

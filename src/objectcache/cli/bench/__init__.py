@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, match, merge, peers, retrieve, store, stores
+from objectcache.cli.bench import catalog, match, merge, peers, retrieve, store, stores, ttft
 
 __all__ = ["add_to", "app"]
 
@@ -16,6 +16,7 @@ app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
 app.command("stores")(stores.command)
+app.command("ttft")(ttft.command)
 
 
 def add_to(main: typer.Typer) -> None:
