@@ -109,7 +109,7 @@ class Recompute(Path):
 
 
 class LocalDram(Path):
-    """The prefix is in pinned memory, as the device wants it: two copies a layer, no scatter. What all is compared to."""
+    """The prefix is in pinned memory, as the device wants it: two copies a layer, no scatter. The baseline."""
 
     def __init__(self, world: World, cell: Cell) -> None:
         super().__init__(world, cell)
