@@ -152,7 +152,7 @@ class Reception:
                 for layers in geometry.units
             ]
         self._unit_of = geometry.unit_of
-        self._missing_units = sum(1 for missing in self._missing_bytes if missing)
+        self.missing_units = sum(1 for missing in self._missing_bytes if missing)
 
     def begin(self, stream: int, frame: Frame) -> int | None:
         """Where in the destination this DATA frame lands (byte offset); None: read it and throw it away.
@@ -239,7 +239,7 @@ class Reception:
         self._missing_bytes[unit] -= verified_bytes
         if self._missing_bytes[unit]:
             return None
-        self._missing_units -= 1
+        self.missing_units -= 1
         return unit
 
     def end(self, stream: int, frame: Frame, error: ObjectCacheError | None = None) -> None:
@@ -253,7 +253,14 @@ class Reception:
         elif frame.type is FrameType.CANCELLED:
             self.fail(DeliveryCancelledError("the delivery was cancelled"))
         elif not self._open and not self.complete:
-            self.fail(DeliveryError("the delivery ended before all of its layers had arrived"))
+            self._ended_early()
+
+    def _ended_early(self) -> None:
+        self.fail(DeliveryError("the delivery ended before all of its layers had arrived"))
+
+    def missed(self) -> list[int]:
+        """Units that are complete by what others have received, and were not told of."""
+        return []
 
     def lose(self, stream: int, error: ObjectCacheError) -> None:
         """`stream` is gone, and with it what it was writing."""
@@ -282,7 +289,7 @@ class Reception:
     @property
     def complete(self) -> bool:
         """Every unit has landed and is verified."""
-        return self._missing_units == 0
+        return self.missing_units == 0
 
     @property
     def fenced(self) -> bool:

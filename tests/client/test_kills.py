@@ -102,7 +102,7 @@ def test_a_receiving_process_that_is_killed(own_gateway: StartGateway) -> None:
         os.kill(worker, signal.SIGSTOP)
         try:
             with cache.retrieve(match) as retrieval:
-                os.kill(session.receivers.pid, signal.SIGKILL)
+                os.kill(session.receivers.pids[-1], signal.SIGKILL)
                 with pytest.raises(ObjectCacheError):
                     retrieval.wait(LAYERS - 1)
         finally:

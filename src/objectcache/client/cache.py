@@ -282,6 +282,7 @@ class GatewayCache(KVCache):
                     target=options.target,
                     streams=options.streams,
                     receiver=options.receiver,
+                    receiver_processes=options.receiver_processes,
                     verify=options.verification(),
                     timeout_s=options.timeout_s,
                 )

@@ -18,11 +18,11 @@ class ClientOptions:
     `target` is "shm" (a worker of the gateway, on the same host, copies into the destination pool), "tcp" (striped
     connections), "http" (the response) or "auto": the first of these that both sides have. There is no "shm" from
     another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
-    "threads" or "process" (over TCP only). `streams` is the number of connections, and of a worker's threads that serve
-    them (default: 4, or the cores if there are fewer); `buffer_bytes` the size of the destination pool, which takes
-    memory only as it is written, or at once with `prefault`; `verify` says how much of what arrives is checked against
-    its digests, where it arrives: "all" of it, "sampled" (the first layer, and `verify_fraction` of the others) or
-    "off" (`transports.verification`).
+    "threads" or "process" (over TCP only): `receiver_processes` of them (0: one for every two streams). `streams` is
+    the number of connections, and of a worker's threads that serve them (default: 4, or the cores if there are fewer);
+    `buffer_bytes` the size of the destination pool, which takes memory only as it is written, or at once with
+    `prefault`; `verify` says how much of what arrives is checked against its digests, where it arrives: "all" of it,
+    "sampled" (the first layer, and `verify_fraction` of the others) or "off" (`transports.verification`).
     `timeout_s` bounds each control request, `fence_s` how long a cancelled delivery may stay in the middle of a frame
     before its connections are cut. Requests are signed with `access_key` and `secret_key`, or those in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); `ca_file` (PEM) replaces the system's certificate authorities. `tier` is
@@ -31,6 +31,7 @@ class ClientOptions:
 
     target: str = "auto"
     receiver: str = "threads"
+    receiver_processes: int = 0
     streams: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     buffer_bytes: int = 16 << 30
     prefault: bool = False
@@ -51,6 +52,10 @@ class ClientOptions:
             raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
         if (self.target, self.receiver) == ("shm", "process"):
             raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
+        if not 0 <= self.receiver_processes <= self.streams:
+            raise ConfigError(
+                f"receiver_processes must be between 0 and the {self.streams} streams, got {self.receiver_processes}"
+            )
         if self.streams < 1:
             raise ConfigError(f"streams must be at least 1, got {self.streams}")
         self.verification()

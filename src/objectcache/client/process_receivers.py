@@ -1,19 +1,28 @@
-"""The engine's side of a receiving process: orders go there, what happened comes back."""
+"""The engine's side of receiving processes: orders go there, what happened comes back."""
 
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from struct import Struct
 
-from objectcache.buffers import BufferPool
+from objectcache.buffers import Buffer, BufferPool
 from objectcache.client.receivers import Receivers, error_fields
-from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError, error_from_code
+from objectcache.errors import (
+    DeliveryError,
+    DeliveryTimeoutError,
+    GatewayUnavailableError,
+    ObjectCacheError,
+    error_from_code,
+)
 from objectcache.transports.receiver import VERIFY_ALL, Expected
+from objectcache.transports.sharded import ArrivalBoard
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
@@ -21,117 +30,155 @@ MODULE = "objectcache.client.receiver_process"
 EXPECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 SEND_TIMEOUT_S = 2
+BOARDS_BYTES = 64 << 20
+"""Takes memory only as it is written: some 100 KB for a delivery of 64K tokens."""
+
+Key = tuple[int, int]
+
+
+@dataclass(eq=False)
+class _Awaited:
+    """A delivery, put together from what each process says of it. Under the lock of its owner."""
+
+    expected: Expected
+    board: Buffer
+    unanswered: set[int]
+    unfenced: set[int]
+    known: threading.Event = field(default_factory=threading.Event)
+    units: set[int] = field(default_factory=set)
+    stopped: bool = False
 
 
 class ProcessReceivers(Receivers):
-    """A process of its own receives, into the shared memory of the pool."""
+    """Processes that receive into the shared memory of the pool; streams are dealt out to them in turn."""
 
-    def __init__(self, pool: BufferPool, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
-        mine, theirs = socket.socketpair()
-        # A process that hangs takes nothing: no thread of the engine may wait for it for ever.
-        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
-        self._socket = mine
-        self._channel = BlockingChannel(mine)
+    def __init__(
+        self, pool: BufferPool, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL, processes: int = 1
+    ) -> None:
         self._on_lost = on_lost
-        self._expected: dict[tuple[int, int], Expected] = {}
-        self._expecting: dict[tuple[int, int], threading.Event] = {}
+        self._awaited: dict[Key, _Awaited] = {}
+        self._boards = BufferPool(BOARDS_BYTES)
         self._lock = threading.Lock()
         self._lost = False
-        with theirs:
-            fds = (theirs.fileno(), pool.fileno())
-            level = (verify.level, verify.fraction)
-            command = [sys.executable, "-m", MODULE, *map(str, (*fds, pool.size_bytes, *level))]
-            self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
-        threading.Thread(target=self._listen, name="receiver-process", daemon=True).start()
+        level = (verify.level, verify.fraction)
+        shared = (pool.fileno(), pool.size_bytes, self._boards.fileno(), BOARDS_BYTES)
+        self._sockets: list[socket.socket] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for index in range(processes):
+            mine, theirs = socket.socketpair()
+            # A process that hangs takes nothing: no thread of the engine may wait for it for ever.
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
+            with theirs:
+                command = [sys.executable, "-m", MODULE]
+                command += map(str, (theirs.fileno(), *shared, index, processes, *level))
+                fds = (theirs.fileno(), pool.fileno(), self._boards.fileno())
+                self._processes.append(subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL))
+            self._sockets.append(mine)
+        self._channels = [BlockingChannel(sock) for sock in self._sockets]
+        threading.Thread(target=self._listen, name="receiver-processes", daemon=True).start()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
 
     def attach(self, stream: int, sock: socket.socket) -> None:
         with sock:
-            self._channel.send({"op": "attach", "stream": stream}, [sock.fileno()])
+            channel = self._channels[stream % len(self._channels)]
+            channel.send({"op": "attach", "stream": stream}, [sock.fileno()])
 
     def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
-        expecting = threading.Event()
+        everyone = range(len(self._channels))
+        board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(everyone)))
+        board.view[:] = bytes(len(board.view))
+        awaited = _Awaited(expected, board, set(everyone), set(everyone))
         with self._lock:
             lost = self._lost
             if not lost:
-                self._expected[expected.delivery, expected.epoch] = expected
-                self._expecting[expected.delivery, expected.epoch] = expecting
+                self._awaited[expected.delivery, expected.epoch] = awaited
         if lost:
+            self._boards.release(board)
             expected.on_fenced()
-            raise GatewayUnavailableError("the receiving process or its streams are gone")
-        self._channel.send(
-            {
-                "op": "expect",
-                "delivery": expected.delivery,
-                "epoch": expected.epoch,
-                "offset": offset,
-                "size": len(expected.memory),
-                "streams": expected.streams,
-                "from_layer": expected.from_layer,
-                "layers_per_unit": expected.geometry.layers_per_unit,
-                "parts": [
-                    (
-                        part.group,
-                        part.shard,
-                        part.keys.data,
-                        shape.layers,
-                        shape.slice_bytes,
-                        shape.num_chunks,
-                        shape.held,
-                    )
-                    for part, shape in zip(expected.parts, expected.geometry.parts, strict=True)
-                ],
-            }
-        )
-        # Frames of a delivery that the process does not know yet would be thrown away.
-        if not expecting.wait(min(timeout_s, EXPECT_TIMEOUT_S)):
+            raise GatewayUnavailableError("a receiving process or its streams are gone")
+        self._send_all(_order(expected, offset, board.offset))
+        # Frames of a delivery that a process does not know yet would be thrown away.
+        if not awaited.known.wait(min(timeout_s, EXPECT_TIMEOUT_S)):
             if timeout_s < EXPECT_TIMEOUT_S:
-                raise DeliveryTimeoutError(f"the receiving process did not answer within {timeout_s:g} s")
-            raise GatewayUnavailableError("the receiving process does not answer")
+                raise DeliveryTimeoutError(f"a receiving process did not answer within {timeout_s:g} s")
+            raise GatewayUnavailableError("a receiving process does not answer")
         if self._lost:  # whoever noticed has told `expected`
-            raise GatewayUnavailableError("the receiving process or its streams ended")
+            raise GatewayUnavailableError("a receiving process or its streams ended")
 
     def cancel(self, delivery: int, epoch: int) -> None:
-        self._channel.send({"op": "cancel", "delivery": delivery, "epoch": epoch})
+        with self._lock:
+            awaited = self._awaited.get((delivery, epoch))
+            if awaited is not None:
+                awaited.stopped = True
+        self._send_all({"op": "cancel", "delivery": delivery, "epoch": epoch})
 
     def fail(self, delivery: int, error: ObjectCacheError) -> None:
-        self._channel.send({"op": "fail", "delivery": delivery, **error_fields(error)})
+        self._send_all({"op": "fail", "delivery": delivery, **error_fields(error)})
 
     def cut(self) -> None:
-        self._channel.send({"op": "cut"})
+        self._send_all({"op": "cut"})
 
     def kill(self) -> None:
-        self._process.kill()
+        for process in self._processes:
+            process.kill()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # it may be gone already
-            self._socket.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._shut_down()
+        for process in self._processes:
+            try:
+                process.wait(CLOSE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _send_all(self, message: Message) -> None:
+        for channel in self._channels:
+            channel.send(message)
+
+    def _shut_down(self) -> None:
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):  # it may be gone already
+                sock.shutdown(socket.SHUT_RDWR)
+
+    # -- what the processes say: one thread ---------------------------------------------------------------
 
     def _listen(self) -> None:
-        while (received := self._channel.receive()) is not None:
-            self._take(received[0])
+        with selectors.DefaultSelector() as selector:
+            for index, sock in enumerate(self._sockets):
+                selector.register(sock, selectors.EVENT_READ, index)
+            ended = False
+            while not ended:
+                for ready, _ in selector.select():
+                    received = self._channels[ready.data].receive()
+                    ended = ended or received is None
+                    if received is not None:
+                        self._take(ready.data, received[0])
+        self._end()
+
+    def _end(self) -> None:
+        """One of them is gone, and with it some of the streams: none is of use any more."""
         with self._lock:
             self._lost = True
-            orphans = list(self._expected.values())
-            self._expected.clear()
-            for expecting in self._expecting.values():
-                expecting.set()
+            orphans = list(self._awaited.values())
+            self._awaited.clear()
+        for awaited in orphans:
+            awaited.known.set()
         self._on_lost()  # before anybody hears of a failure, and asks again
-        self._process.wait()  # with it, nothing writes the memory any more
-        for expected in orphans:
-            expected.on_failed(GatewayUnavailableError("the receiving process ended"))
-            expected.on_fenced()
-        self._socket.close()
+        self._shut_down()
+        for process in self._processes:
+            process.wait()  # with it, nothing writes the memory any more
+        for awaited in orphans:
+            if not awaited.stopped:
+                awaited.expected.on_failed(GatewayUnavailableError("a receiving process ended"))
+            awaited.expected.on_fenced()
+        for sock in self._sockets:
+            sock.close()
+        self._boards.close()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, index: int, message: Message) -> None:
         event = message["event"]
         if event == "lost":
             with self._lock:
@@ -139,17 +186,55 @@ class ProcessReceivers(Receivers):
             self._on_lost()
             return
         key = (message["delivery"], message["epoch"])
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            return
         if event == "expecting":
-            with self._lock:
-                self._expecting.pop(key).set()
-            return
-        with self._lock:
-            expected = self._expected.pop(key, None) if event == "fenced" else self._expected.get(key)
-        if expected is None:
-            return
-        if event == "unit":
-            expected.on_unit(message["unit"])
+            awaited.unanswered.discard(index)
+            if not awaited.unanswered:
+                awaited.known.set()
+        elif event == "unit":
+            if not awaited.stopped and message["unit"] not in awaited.units:
+                awaited.units.add(message["unit"])
+                awaited.expected.on_unit(message["unit"])
         elif event == "failed":
-            expected.on_failed(error_from_code(message["code"], message["message"], message["status"]))
+            self._failed(awaited, error_from_code(message["code"], message["message"], message["status"]))
         else:
-            expected.on_fenced()
+            awaited.unfenced.discard(index)
+            if not awaited.unfenced:
+                self._fenced(key, awaited)
+
+    def _failed(self, awaited: _Awaited, error: ObjectCacheError) -> None:
+        """The others need not go on."""
+        with self._lock:
+            first, awaited.stopped = not awaited.stopped, True
+        if first:
+            self.fail(awaited.expected.delivery, error)
+            awaited.expected.on_failed(error)
+
+    def _fenced(self, key: Key, awaited: _Awaited) -> None:
+        with self._lock:
+            self._awaited.pop(key, None)
+            missing = awaited.expected.reception.missing_units - len(awaited.units)
+        if missing > 0 and not awaited.stopped:
+            awaited.expected.on_failed(DeliveryError("the delivery ended before all of its layers had arrived"))
+        awaited.expected.on_fenced()
+        self._boards.release(awaited.board)
+
+
+def _order(expected: Expected, offset: int, board: int) -> Message:
+    return {
+        "op": "expect",
+        "delivery": expected.delivery,
+        "epoch": expected.epoch,
+        "offset": offset,
+        "size": len(expected.memory),
+        "board": board,
+        "streams": expected.streams,
+        "from_layer": expected.from_layer,
+        "layers_per_unit": expected.geometry.layers_per_unit,
+        "parts": [
+            (part.group, part.shard, part.keys.data, shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
+            for part, shape in zip(expected.parts, expected.geometry.parts, strict=True)
+        ],
+    }

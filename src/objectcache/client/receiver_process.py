@@ -1,7 +1,8 @@
 """A receiving process on shared memory: immune to a busy interpreter in the engine's own process.
 
-`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE LEVEL FRACTION` receives for the process at
-the other end of the Unix socket FD into the shared file MEMORY_FD, and ends with it.
+`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE BOARDS_FD SIZE INDEX COUNT LEVEL FRACTION` receives for
+the process at the other end of the Unix socket FD into the shared file MEMORY_FD, and ends with it. It is number INDEX
+of COUNT, which tell each other what has arrived in the shared file BOARDS_FD.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from objectcache.client.receivers import ThreadReceivers, error_fields
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.transports.receiver import Expected, ExpectedPart
+from objectcache.transports.receiver import Expected, ExpectedPart, Shard
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
@@ -24,9 +25,18 @@ from objectcache.workers.channel import BlockingChannel, Message
 class _Process:
     """The process itself."""
 
-    def __init__(self, channel: BlockingChannel, memory: memoryview, verify: Verification) -> None:
+    def __init__(
+        self,
+        channel: BlockingChannel,
+        memory: memoryview,
+        boards: memoryview,
+        shard: tuple[int, int],
+        verify: Verification,
+    ) -> None:
         self._channel = channel
         self._memory = memory
+        self._boards = boards
+        self._index, self._count = shard
         self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify)
 
     def serve(self) -> None:
@@ -67,6 +77,7 @@ class _Process:
             on_failed=lambda error: self._channel.send({"event": "failed", **error_fields(error), **about}),
             on_fenced=lambda: self._channel.send({"event": "fenced", **about}),
             from_layer=message["from_layer"],
+            shard=Shard(self._index, self._count, self._boards[message["board"] :]),
         )
         with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
             self._receivers.expect(expected, offset)
@@ -75,11 +86,11 @@ class _Process:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
-    fd, memory_fd, size_bytes = map(int, sys.argv[1:4])
-    verify = Verification(sys.argv[4], float(sys.argv[5]))
-    memory = memoryview(mmap.mmap(memory_fd, size_bytes))
+    fd, memory_fd, memory_bytes, boards_fd, boards_bytes, index, count = map(int, sys.argv[1:8])
+    verify = Verification(sys.argv[8], float(sys.argv[9]))
+    memory, boards = (memoryview(mmap.mmap(*each)) for each in ((memory_fd, memory_bytes), (boards_fd, boards_bytes)))
     with socket.socket(fileno=fd) as sock:
-        _Process(BlockingChannel(sock), memory, verify).serve()
+        _Process(BlockingChannel(sock), memory, boards, (index, count), verify).serve()
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class DataSession:
         target: str,
         streams: int,
         receiver: str,
+        receiver_processes: int = 0,
         verify: Verification,
         timeout_s: float,
     ) -> DataSession:
@@ -82,7 +83,8 @@ class DataSession:
         if kind is TargetKind.SHM:
             receivers = SharedReceivers(lost, verify)
         else:
-            receivers = _receivers(receiver, pool, lost, verify)
+            processes = receiver_processes or max(1, streams // 2)
+            receivers = _receivers(receiver, pool, lost, verify, processes)
         session = cls(answer.session, kind, streams, own_http, receivers, owns_http=own_http is not http)
         opened.append(session)
         for stream, sock in enumerate(sockets):
@@ -117,7 +119,9 @@ def _connect(answer: SessionAnswer, streams: int, timeout_s: float) -> list[sock
     return sockets
 
 
-def _receivers(kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: Verification) -> Receivers:
+def _receivers(
+    kind: str, pool: BufferPool, on_lost: Callable[[], None], verify: Verification, processes: int
+) -> Receivers:
     if kind == "process":
-        return ProcessReceivers(pool, on_lost, verify)
+        return ProcessReceivers(pool, on_lost, verify, processes)
     return ThreadReceivers(on_lost, verify)

@@ -133,6 +133,13 @@ class ActiveDelivery:
         span = self._current.get(stream) or (self._ready[0] if self._ready else None)
         return span.frames[0] if span else None
 
+    def most_bytes(self, moment_bytes: int) -> int:
+        """Of a turn that may take a moment, in which a stream sends `moment_bytes`; bounded by credit too.
+
+        What comes from far is at hand frame by frame.
+        """
+        return 0 if self.far else self.state.within_credit(min(self.turn_bytes, moment_bytes))
+
     def take_turn(self, stream: int, most_bytes: int) -> Turn:
         """The frame that `peek` showed, and those after it up to `most_bytes`."""
         first, body = self._take(stream)

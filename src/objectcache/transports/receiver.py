@@ -25,6 +25,7 @@ from objectcache.frames import (
 from objectcache.integrity import LayerBinding, span_matches
 from objectcache.keys import KeyChain
 from objectcache.layout import DIGEST_BYTES, DeliveryGeometry, Span
+from objectcache.transports.sharded import ArrivalBoard, ShardedReception
 from objectcache.transports.verification import Verification
 
 RecvExact = Callable[[memoryview], None]
@@ -38,6 +39,16 @@ class ExpectedPart:
     group: int
     shard: int
     keys: KeyChain
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Number `index` of `count` processes that receive a delivery: it has every `count`-th stream. `board` is the
+    memory of their `ArrivalBoard`."""
+
+    index: int
+    count: int
+    board: memoryview
 
 
 @dataclass(eq=False)
@@ -60,6 +71,8 @@ class Expected:
     from_layer: int = 0
     shared: bool = False
     """Whether it is the sender that writes `memory`."""
+    shard: Shard | None = None
+    """Which of its streams come here, where others receive the rest."""
     first_layer: int = field(init=False)
     reception: Reception = field(init=False)
     failed_told: bool = field(init=False, default=False)
@@ -68,7 +81,14 @@ class Expected:
 
     def __post_init__(self) -> None:
         self.first_layer = next(layer for layer in self.geometry.order if layer >= self.from_layer)
-        self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
+        if self.shard is None:
+            self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
+        else:
+            board = ArrivalBoard(self.geometry, self.shard.board, self.shard.count, self.from_layer)
+            streams = range(self.shard.index, self.streams, self.shard.count)
+            self.reception = ShardedReception(
+                self.geometry, self.epoch, streams, board, self.shard.index, self.from_layer
+            )
 
 
 class Receiver:
@@ -204,7 +224,11 @@ class Receiver:
             expected = self._expected.get(frame.delivery)
             if expected is not None:
                 expected.reception.end(stream, frame, error)
+                missed = expected.reception.missed()
+                expected.telling += len(missed)
         if expected is not None:
+            for unit in missed:
+                self._settle(expected, unit)
             self._settle(expected, None)
 
     def _settle(self, expected: Expected, unit: int | None) -> None:

@@ -4,9 +4,7 @@ Streams of a session take spans from the deliveries in turn, so that none blocks
 own order. What may be sent is `delivery.Delivery`'s decision; here is only the doing.
 
 The store is never read under the session's lock, and no frame is begun before its bytes are at hand: what goes wrong in
-a store fails a delivery, not the session. Spans come out of an iterator that reads digest rows. Where the store is near
-a stream that finds no span ready makes some, for itself and the others; where it is far, that and bringing the bytes to
-hand is done by a thread of the delivery, a little ahead, and streams serve other deliveries meanwhile.
+a store fails a delivery, not the session (`supplying`).
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ from typing import NamedTuple
 
 from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
-from objectcache.transports.active import ActiveDelivery, ReadySpan, Turn
+from objectcache.transports import supplying
+from objectcache.transports.active import ActiveDelivery, Turn
 from objectcache.transports.sockets import pace, send_all
 
 TURN_S = 0.002
@@ -96,7 +95,7 @@ class SenderSession:
                 self._active.append(active)
                 self._changed.notify_all()
                 if active.far:
-                    threading.Thread(target=self._feed, args=(active,), name="feed", daemon=True).start()
+                    supplying.feed(active, self._changed)
                 return
         active.on_over(DeliveryError("the data session has ended"))
 
@@ -159,7 +158,7 @@ class SenderSession:
         try:
             while (step := self._next(stream)) is not None:
                 if step.do is _Do.PREPARE:
-                    self._prepare(step.active)
+                    supplying.prepare(step.active, self._changed, self.streams)
                 elif step.turn is not None:
                     self._send(stream, sock, step.active, step.turn)
                 else:
@@ -171,14 +170,10 @@ class SenderSession:
             # A frame that was begun cannot be completed: the stream is out of step, and the receiver must notice.
             self._lose(stream, sock, error)
         else:
-            if self._ended_well:
+            if self.once and not self._closed:  # it ended well
                 sock.close()
             else:
                 self._lose(stream, sock, None)
-
-    @property
-    def _ended_well(self) -> bool:
-        return self.once and not self._closed
 
     def _next(self, stream: int) -> _Step | None:
         """What to do next on `stream`; waits for it. None when the session is closed."""
@@ -213,62 +208,9 @@ class SenderSession:
         return None
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
-        """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment. Under the lock.
-
-        Bounded by credit too. What comes from far is at hand frame by frame.
-        """
-        if active.far or len(self._active) > 1:
-            return 0
-        moment_bytes = int(self._bytes_s.get(stream, 0.0) * TURN_S)
-        return active.state.within_credit(min(active.turn_bytes, moment_bytes))
-
-    def _prepare(self, active: ActiveDelivery) -> None:
-        """Spans for a turn of every stream, read from a store that is near; at first for one: that it sends at once."""
-        try:
-            for _ in self._sockets if active.begun else (None,):
-                spans: list[ReadySpan] = []
-                wanted_bytes, last = active.turn_bytes if active.begun else 1, False
-                while wanted_bytes > 0 and not last:
-                    frames = active.next_span()
-                    last = frames is None
-                    if frames is not None:
-                        spans.append(ReadySpan(frames))
-                        wanted_bytes -= spans[-1].wire_bytes
-                self._offer(active, spans, last=last)
-                if last:
-                    break
-            active.begun = True
-        except ObjectCacheError as error:
-            self._fail(active, error)
-        finally:
-            with self._changed:
-                active.preparing = False
-                self._changed.notify_all()
-
-    def _feed(self, active: ActiveDelivery) -> None:
-        """All spans of a delivery from far, as they are needed, each with the bytes of its first frame."""
-        try:
-            while (frames := active.next_span()) is not None:
-                body = frames[0].hold(frames[0].frame.data_bytes)
-                self._offer(active, [ReadySpan(frames, body)])
-                with self._changed:
-                    while not active.wants_more and not active.ended:
-                        self._changed.wait()
-                    if active.ended:
-                        return
-            self._offer(active, [], last=True)
-        except ObjectCacheError as error:
-            self._fail(active, error)
-
-    def _offer(self, active: ActiveDelivery, spans: list[ReadySpan], *, last: bool = False) -> None:
-        with self._changed:
-            active.offer(spans, last=last)
-            self._changed.notify_all()
-
-    def _fail(self, active: ActiveDelivery, error: ObjectCacheError) -> None:
-        with self._changed:
-            active.state.fail(error)
-            self._changed.notify_all()
+        """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment."""
+        alone = len(self._active) == 1
+        return active.most_bytes(int(self._bytes_s.get(stream, 0.0) * TURN_S)) if alone else 0
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
@@ -278,7 +220,7 @@ class SenderSession:
             except ObjectCacheError as error:
                 with self._changed:
                     active.state.unclaim(turn.wire_bytes)
-                self._fail(active, error)
+                supplying.fail(active, self._changed, error)
                 return
             if not self._begin(stream, active, turn.wire_bytes):
                 return

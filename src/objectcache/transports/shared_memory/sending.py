@@ -15,6 +15,7 @@ from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import Frame
 from objectcache.layout import DeliveryGeometry
+from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, Turn
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
@@ -122,7 +123,7 @@ class PlacingSession(SenderSession):
             except ObjectCacheError as error:
                 with self._changed:
                     active.state.unclaim(turn.wire_bytes)
-                self._fail(active, error)
+                supplying.fail(active, self._changed, error)
                 return
             assert isinstance(at_hand, PlacingBody)
             if not self._begin(stream, active, turn.wire_bytes):
@@ -131,7 +132,7 @@ class PlacingSession(SenderSession):
                 with sock.placing():
                     at_hand.place(self.memory.view[active.place_of(outgoing.frame)], self._files)
             except ObjectCacheError as error:
-                self._fail(active, error)  # nothing was said of it: the stream is in step
+                supplying.fail(active, self._changed, error)  # nothing was said of it: the stream is in step
             else:
                 send_all(sock, outgoing.head)
         self._done(stream, active, last=False)

@@ -1,0 +1,121 @@
+"""Deliveries of a data worker: plans that sessions send, and responses that are deliveries."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping
+
+from objectcache.announcing import Announcements
+from objectcache.delivery import Delivery
+from objectcache.errors import DeliveryError, ObjectCacheError
+from objectcache.plan import Plan, PlanPart
+from objectcache.recent import Recent
+from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.sender import SenderSession
+from objectcache.transports.shared_memory import PlacingDelivery, PlacingSession
+from objectcache.transports.shared_memory.placements import placements_of
+from objectcache.transports.sockets import send_all
+from objectcache.transports.source import Outgoing, spans_of, turn_bytes
+from objectcache.workers.answering import Answering, Order, WorkerStores
+from objectcache.workers.channel import Message
+from objectcache.workers.fetched import Fetched
+from objectcache.workers.open_objects import HeldObjects, OpenObjects
+from objectcache.workers.sessions import WorkerSessions
+
+KNOWN_RUNS = 8192
+"""Over all parts of plans that are kept decoded, 1 KB each."""
+
+
+class DeliveryOrders:
+    """Deliveries begin in the order in which they are ordered."""
+
+    def __init__(self, answering: Answering, stores: WorkerStores, sessions: WorkerSessions) -> None:
+        self._answering = answering
+        self._stores = stores
+        self._sessions = sessions
+        self._objects = OpenObjects()
+        self._known: Recent[int, PlanPart] = Recent(KNOWN_RUNS)
+        self._fetched = Fetched()
+        self.orders: Mapping[str, Order] = {
+            "deliver": self._deliver,
+            "respond": self._respond,
+            "cancel": self._cancel,
+        }
+
+    def reap(self, now_s: float) -> None:
+        """Close what nobody has read for a while."""
+        self._objects.close_idle(now_s)
+
+    def _deliver(self, message: Message, fds: list[int]) -> None:
+        session = self._sessions.get(message["session"])
+        if session is None:
+            self._answering.answer(message, DeliveryError("the data session has ended"))
+            return
+        self._start(message, session)
+
+    def _respond(self, message: Message, fds: list[int]) -> None:
+        """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
+        control process's event loop and stays non-blocking."""
+        sock = socket.socket(fileno=fds[0])
+        sock.settimeout(message["deadline_s"] + 5.0)
+        session = SenderSession(1, once=True)
+        self._sessions.put(message["session"], session)
+
+        def respond() -> None:
+            try:
+                send_all(sock, message["head"], more=True)
+            except OSError:
+                sock.close()
+                self._sessions.pop(message["session"])
+                self._answering.answer(message, DeliveryError("the client went away"))
+                return
+            self._start(message, session)
+            session.attach(0, sock)
+
+        self._answering.carry_out("response", message, respond)
+
+    def _start(self, message: Message, session: SenderSession) -> None:
+        plan = Plan.from_wire(message["plan"], self._known)
+        delivery, epoch = message["delivery"], message["epoch"]
+        state = Delivery(
+            streams=session.streams,
+            credit_bytes=message["credit_bytes"],
+            deadline_s=time.monotonic() + message["deadline_s"],
+        )
+        held: HeldObjects | None = None
+        spans: Iterator[list[Outgoing]] = iter(())
+        far = False
+        placing = isinstance(session, PlacingSession)
+        try:
+            store = self._stores.get(message["store"])
+            far = store.far
+            held = self._objects.hold(store, plan.segment_bytes)
+            ahead = Announcements(plan, held.readers) if far else None
+            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead)
+        except ObjectCacheError as error:
+            state.fail(error)
+
+        def over(error: ObjectCacheError | None) -> None:
+            if held is not None:
+                held.release()
+            if session.once:
+                self._sessions.pop(message["session"])
+            fetched_bytes = self._fetched.since_last(store) if error is None else 0
+            self._answering.answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
+
+        if isinstance(session, PlacingSession):
+            where = {"geometry": plan.geometry, "offset": message["offset"]}
+            session.add(PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far))
+        else:
+            turn = turn_bytes(plan, session.streams)
+            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn))
+
+    def _cancel(self, message: Message, fds: list[int]) -> None:
+        session = self._sessions.get(message["session"])
+
+        def cancel() -> None:
+            quiet = session is None or session.cancel(message["delivery"], message["epoch"], message["timeout_s"])
+            self._answering.answer(message, quiet=quiet)
+
+        self._answering.carry_out("cancel", message, cancel)

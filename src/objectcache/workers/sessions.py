@@ -1,0 +1,127 @@
+"""Sessions of a data worker: the connections of one receiver, and its memory where it shares that."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+
+from objectcache.errors import DeliveryError, ObjectCacheError, SharedMemoryRefusedError
+from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
+from objectcache.transports.sender import SenderSession
+from objectcache.transports.shared_memory import ClientMemory, MappedFiles, PlacingSession
+from objectcache.transports.sockets import recv_exact, tune
+from objectcache.workers.answering import Answering, Order, in_thread
+from objectcache.workers.channel import Message
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSessions:
+    """By id. Thread-safe."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._lock = threading.Lock()
+        self._sessions: dict[bytes, SenderSession] = {}
+        self._files = MappedFiles()
+        self.orders: Mapping[str, Order] = {
+            "session": self._open_session,
+            "share": self._share,
+            "attach": self._attach,
+            "rate": self._rate,
+            "end_session": self.end,
+        }
+
+    def get(self, session: bytes) -> SenderSession | None:
+        return self._sessions.get(session)
+
+    def put(self, key: bytes, session: SenderSession) -> None:
+        with self._lock:
+            self._sessions[key] = session
+
+    def pop(self, session: bytes) -> SenderSession | None:
+        with self._lock:
+            return self._sessions.pop(session, None)
+
+    @property
+    def delivering(self) -> bool:
+        with self._lock:
+            return not all(session.idle for session in self._sessions.values())
+
+    def reap(self, now_s: float) -> None:
+        """Cut what hangs, and let go of memory that nobody uses."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.reap(now_s)
+        self._files.close_idle(now_s)
+
+    def _open_session(self, message: Message, fds: list[int]) -> None:
+        self.put(message["session"], SenderSession(message["streams"], self._lost(message["session"])))
+
+    def _lost(self, session: bytes) -> Callable[[], None]:
+        def lost() -> None:
+            self.pop(session)
+            self._answering.tell({"lost": session})
+
+        return lost
+
+    def _share(self, message: Message, fds: list[int]) -> None:
+        """The session, which has no streams yet, is of a client that shares its memory."""
+        key = message["session"]
+        with open(fds[0], "rb", closefd=True) as memory_file:
+            session = self._sessions.get(key)
+            if session is None:
+                return
+            try:
+                memory = ClientMemory(memory_file.fileno())
+            except SharedMemoryRefusedError as error:
+                log.warning("the memory of a client is of no use: %s", error)
+                session.close()  # its streams are turned away when they come
+                return
+        self.put(key, PlacingSession(session.streams, memory, self._files, self._lost(key)))
+        if message["prefaulted"]:
+            in_thread("populate", memory.populate)
+
+    def _attach(self, message: Message, fds: list[int]) -> None:
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(True)
+        if sock.family != socket.AF_UNIX:
+            tune(sock)
+        session = self._sessions.get(message["session"])
+        if session is None:
+            sock.close()
+            return
+        listening = sock.dup()
+        if session.attach(message["stream"], sock):
+            in_thread("listener", lambda: _listen(session, listening))
+        else:
+            listening.close()
+
+    def _rate(self, message: Message, fds: list[int]) -> None:
+        """Pace a session: `bytes_s` (0: not at all) of all its streams together, or of `stream`."""
+        session = self._sessions.get(message["session"])
+        if session is not None:
+            session.pace(message["bytes_s"], message.get("stream"))
+
+    def end(self, message: Message, fds: list[int]) -> None:
+        session = self.pop(message["session"])
+        if session is not None:
+            session.close()
+
+
+def _listen(session: SenderSession, sock: socket.socket) -> None:
+    """Credit from the receiver; and its going away, which a stream that has nothing to send would not notice."""
+    header = memoryview(bytearray(FRAME_HEADER_BYTES))
+    try:
+        with sock:
+            while True:
+                recv_exact(sock, header)
+                frame = decode_frame(header)
+                if frame.type is not FrameType.CREDIT:
+                    raise DeliveryError(f"a receiver does not send {frame.type.name} frames")
+                session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
+    except ObjectCacheError:
+        session.close()
