@@ -95,7 +95,7 @@ def rest_cells(contexts: tuple[int, ...] = CORE_CONTEXTS) -> tuple[Cell, ...]:
 class TtftSettings:
     """`cells` are measured `runs` times each, `recompute_runs` where a path computes the whole prompt.
 
-    `receiver` and `streams` as in ClientOptions. `memory` and `disk` are directories to store in meanwhile (None: a
+    `receiver`, `receiver_processes` and `streams` as in ClientOptions. `memory` and `disk` are directories to store in meanwhile (None: a
     tmpfs, and the system's temporary directory). Raises ConfigError.
     """
 
@@ -105,6 +105,7 @@ class TtftSettings:
     recompute_runs: int = REST_RUNS
     device: str = "cuda"
     receiver: str = "threads"
+    receiver_processes: int = 0
     streams: int = 4
     paths: tuple[str, ...] = ()
     segment_chunks: int = 256

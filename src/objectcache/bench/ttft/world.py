@@ -147,6 +147,7 @@ class World(AbstractContextManager["World"]):
             secret_key=gateway.credentials.secret_key,
             target=target,
             receiver=self.settings.receiver if target == "tcp" else "threads",
+            receiver_processes=self.settings.receiver_processes if target == "tcp" else 0,
             streams=self.settings.streams,
             buffer_bytes=buffer_bytes,
             prefault=pin,

@@ -49,6 +49,9 @@ def command(
     ] = None,
     device: Annotated[Device, typer.Option(help="'cpu' runs a tiny model, to see that it works.")] = Device.CUDA,
     receiver: Annotated[Receiver, typer.Option(help="Receive in threads, or in a process.")] = Receiver.THREADS,
+    receiver_processes: Annotated[
+        int, typer.Option(help="How many receive, with --receiver process.", show_default="one for every two streams")
+    ] = 0,
     streams: Annotated[int, typer.Option(help="Striped connections.", min=1)] = 4,
     paths: Annotated[
         str | None, typer.Option(help="Only these paths beside 'resident' and 'local DRAM'.", show_default="all")
@@ -102,6 +105,7 @@ def command(
             runs=runs or (2 if quick else 9 if part is Part.CORE else 3),
             device=device.value,
             receiver=receiver.value,
+            receiver_processes=receiver_processes,
             streams=streams,
             paths=tuple(paths.split(",")) if paths else (),
             first_layers=first_layers,
