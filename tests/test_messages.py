@@ -14,6 +14,7 @@ from objectcache.descriptor import MAX_PARTS
 from objectcache.errors import RequestError
 from objectcache.messages import (
     MAX_COMMIT,
+    MAX_CORRECTIONS,
     CancelAnswer,
     CancelRequest,
     CommitRequest,
@@ -24,6 +25,7 @@ from objectcache.messages import (
     SessionAnswer,
     SessionRequest,
     StoreRequest,
+    WindowsBatch,
 )
 from tests.fuzzing import HOSTILE, Path, answers_properly, mutated, paths, replaced, without
 from tests.golden.wire import MESSAGES
@@ -32,8 +34,8 @@ KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in ME
 VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
 FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
 TEXTS = {"http_host", "data_host", "shm_socket", "segment"}
-NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s"}
-LISTS = {"parts", "commit", "discard"}
+NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s", "ready_in_s"}
+LISTS = {"parts", "commit", "discard", "corrections", "windows_s"}
 
 
 def refusal(kind: str, fields: object) -> str:
@@ -46,7 +48,7 @@ def refusal(kind: str, fields: object) -> str:
 def test_all_messages_are_tried() -> None:
     kinds = {
         MatchRequest, MatchAnswer, SessionRequest, SessionAnswer, RetrieveAnswer, CancelRequest, CancelAnswer,
-        StoreRequest, CommitRequest, ReleaseRequest,
+        StoreRequest, CommitRequest, ReleaseRequest, WindowsBatch,
     }  # fmt: skip
     assert set(KINDS.values()) == kinds
 
@@ -85,7 +87,8 @@ def test_a_missing_field_is_named(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(("kind", "path"), FIELDS, ids=str)
 def test_a_field_of_another_type_is_named(kind: str, path: Path, wrong: object) -> None:
     name = str(path[-1])
-    if (name in TEXTS and isinstance(wrong, str)) or (name in NUMBERS and isinstance(wrong, float)):
+    signed = name == "ready_in_s" and wrong == -1
+    if (name in TEXTS and isinstance(wrong, str)) or (name in NUMBERS and isinstance(wrong, float)) or signed:
         assert KINDS[kind].decode(msgpack.packb(replaced(VALID[kind], path, wrong)))
         return
     message = refusal(kind, replaced(VALID[kind], path, wrong))
@@ -132,6 +135,13 @@ def test_a_field_of_another_type_is_named(kind: str, path: Path, wrong: object) 
         ("CommitRequest", ("commit", 0), 7),
         ("CommitRequest", ("discard", 0), b"bytes"),
         ("ReleaseRequest", ("lease",), b""),
+        ("RetrieveAnswer", ("rate_bytes_s",), -1.0),
+        ("WindowsBatch", ("corrections",), [{}] * (MAX_CORRECTIONS + 1)),
+        ("WindowsBatch", ("corrections", 0, "session"), bytes(15)),
+        ("WindowsBatch", ("corrections", 0, "windows_s"), [-0.1]),
+        ("WindowsBatch", ("corrections", 0, "windows_s"), [math.inf]),
+        ("WindowsBatch", ("corrections", 0, "ready_in_s"), math.nan),
+        ("WindowsBatch", ("corrections", 0, "ready_in_s"), 3601.0),
     ],
     ids=lambda value: str(value)[:30],
 )

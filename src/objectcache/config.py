@@ -8,13 +8,16 @@ import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from objectcache.errors import ConfigError
 from objectcache.s3 import Grant
+from objectcache.scheduling import DEFAULT_POLICY, POLICIES
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?(bps|bit/s|bit|B/s|B)?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NO_BUCKET = re.compile(r"\.\.|\.-|-\.|^\d+\.\d+\.\d+\.\d+$")
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -72,6 +75,18 @@ class GatewayConfig:
     """Whether clients on this host may have KV placed in their own memory."""
     shared_memory_users: tuple[int, ...] = ()
     """Numbers of the users who may, beside the gateway's own."""
+    bandwidth: float | None = None
+    """Bytes a second that this gateway's NIC may carry of deliveries ("100Gbps", "12.5GB/s"); default: no cap."""
+    share: float = 1.0
+    """How much of `bandwidth` is this gateway's, where several share a link."""
+    bandwidth_from: str = ""
+    """Another gateway (`http://host:port`), which lends this one its share of `bandwidth`."""
+    link_bandwidths: Mapping[str, float] = field(default_factory=dict)
+    """Caps of other links, by name or pattern: "store:BUCKET", "client:ADDRESS", "client:10.0.*"."""
+    policy: str = DEFAULT_POLICY
+    """Who goes first when links are full."""
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares among tenants, by access key; 1 for those that are not named."""
     lease_ttl_s: float = 60.0
     """How long a match pins what it found."""
     attach_s: float = 30.0
@@ -91,6 +106,12 @@ class GatewayConfig:
             check_bucket(bucket)
         if not 0 < self.merge_interval_s <= threading.TIMEOUT_MAX:
             raise ConfigError(f"merge_interval_s must be positive, got {self.merge_interval_s}")
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share must lie in 0..1, got {self.share}")
+        if self.bandwidth_from and self.bandwidth is None:
+            raise ConfigError("bandwidth_from needs bandwidth and share: what may be used while nobody lends anything")
+        if self.policy not in POLICIES:
+            raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key go together: give both, or neither")
         if not _REGION.fullmatch(self.region):
@@ -126,6 +147,25 @@ def parse_bytes(text: str | int) -> int:
     unit = (found[2] or "B").upper()
     power = "BKMGTP".index(unit[0])
     return int(float(found[1]) * (1024 if "I" in unit else 1000) ** power)
+
+
+def parse_rate(text: str | float) -> float:
+    """Bytes a second: a number of them, "100Gbps", "100 Gbit/s", "12.5GB/s" or "800MiB/s". Raises ConfigError.
+
+    Bits where the unit says so (bps, bit); otherwise bytes.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        found_bytes_s = float(text)
+    else:
+        found = _RATE.fullmatch(str(text).strip())
+        if found is None:
+            raise ConfigError(f"{text!r} is not a rate: a number with Mbps, Gbps, Gbit/s, MB/s, GB/s, MiB/s or GiB/s")
+        number, power, binary, unit = found.groups()
+        factor = (1024 if binary else 1000) ** " kmgt".index((power or " ").lower())
+        found_bytes_s = float(number) * factor / (1 if unit is None or unit.startswith("B") else 8)
+    if not 0 < found_bytes_s < inf:
+        raise ConfigError(f"a rate must be positive, got {text!r}")
+    return found_bytes_s
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any]) -> GatewayConfig:
@@ -165,6 +205,14 @@ def _convert(name: str, value: Any) -> Any:
         if not isinstance(value, list | tuple) or any(type(user) is not int or user < 0 for user in value):
             raise ConfigError(f"shared_memory_users must be a list of user numbers, got {value!r}")
         return tuple(value)
+    if name == "bandwidth":
+        return parse_rate(value)
+    if name == "link_bandwidths":
+        return {str(link): parse_rate(rate) for link, rate in dict(value).items()}
+    if name == "tenant_weights":
+        return {str(tenant): float(weight) for tenant, weight in dict(value).items()}
+    if name == "share":
+        return float(value)
     if name in ("limit_bytes", "cache_bytes", "merge_bytes_s"):
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s", "merge_interval_s"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ MAX_PARTS = 256
 MAX_DEADLINE_S = 3600.0
 MAX_ITEMS = 1 << 14
 MAX_HELD_STEPS = 64
+KEPT_PARTS = 256
+KEPT_PART_BYTES = 4096
+"""Larger ones are decoded each time: what is kept is a client's to choose."""
 ID_BYTES = 16
 
 _T = TypeVar("_T")
@@ -251,7 +255,7 @@ def decode_descriptor(data: bytes) -> Descriptor:
     raw_parts = fields.items("parts", MAX_PARTS)
     if not raw_parts:
         raise DescriptorError("descriptor.parts must name at least one part")
-    parts = tuple(_decode_part(FieldReader(part, f"descriptor.parts[{i}]")) for i, part in enumerate(raw_parts))
+    parts = tuple(_part(part, i) for i, part in enumerate(raw_parts))
     if len({(part.group, part.shard) for part in parts}) != len(parts):
         raise DescriptorError("descriptor.parts names a part twice")
     return Descriptor(
@@ -284,6 +288,18 @@ def _decode_target(fields: FieldReader) -> Target:
     if (target.kind is not TargetKind.HTTP) != bool(target.session):
         raise DescriptorError("descriptor.target.session must be given for tcp and shm, and only there")
     return target
+
+
+def _part(data: object, index: int) -> DescriptorPart:
+    packed = msgpack.packb(data)
+    return (_kept_part if len(packed) <= KEPT_PART_BYTES else _kept_part.__wrapped__)(packed, index)
+
+
+@lru_cache(maxsize=KEPT_PARTS)
+def _kept_part(packed: bytes, index: int) -> DescriptorPart:
+    """Most parts are asked for again, and packing one is quicker than checking it. Unlike maps, packed ones that differ
+    in a type only are not the same."""
+    return _decode_part(FieldReader(msgpack.unpackb(packed), f"descriptor.parts[{index}]"))
 
 
 def _decode_part(fields: FieldReader) -> DescriptorPart:

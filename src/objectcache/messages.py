@@ -8,15 +8,25 @@ from typing import Any
 
 import msgpack
 
-from objectcache.descriptor import ID_BYTES, MAX_CHUNK_INDEX, MAX_ITEMS, MAX_PARTS, FieldReader, Versions, unpack_map
+from objectcache.descriptor import (
+    ID_BYTES,
+    MAX_CHUNK_INDEX,
+    MAX_DEADLINE_S,
+    MAX_ITEMS,
+    MAX_PARTS,
+    FieldReader,
+    Versions,
+    unpack_map,
+)
 from objectcache.errors import RequestError
 from objectcache.keys import KEY_BYTES, KeyChain
-from objectcache.layout import MAX_GROUPS, MAX_SHARDS
+from objectcache.layout import MAX_GROUPS, MAX_LAYERS, MAX_SHARDS
 from objectcache.names import SEGMENT_TAG_BYTES
 
 MESSAGE_VERSION = 1
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_COMMIT = MAX_ITEMS
+MAX_CORRECTIONS = 1024
 MAX_SEGMENT_BYTES = 1 << 44
 MAX_ANSWER_HEADER_BYTES = 4096
 ANSWER_HEADER = "x-kv-answer"
@@ -162,10 +172,17 @@ class RetrieveAnswer:
     payload_bytes: int
     versions: tuple[Versions, ...] = ()
     """For each part of the descriptor, in order, which segments serve it."""
+    rate_bytes_s: float = 0.0
+    """The rate to expect at first; 0: no link on the way has a cap."""
 
     def encode(self) -> bytes:
         parts = [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions]
-        return _pack(layers_per_unit=self.layers_per_unit, payload_bytes=self.payload_bytes, versions=parts)
+        return _pack(
+            layers_per_unit=self.layers_per_unit,
+            payload_bytes=self.payload_bytes,
+            versions=parts,
+            rate_bytes_s=self.rate_bytes_s,
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> RetrieveAnswer:
@@ -174,6 +191,7 @@ class RetrieveAnswer:
             fields.integer("layers_per_unit", 1, 1 << 20),
             fields.integer("payload_bytes", 0, 1 << 50),
             tuple(_versions(item) for item in fields.items("versions", MAX_PARTS)),
+            fields.number("rate_bytes_s", 0, 1e18),
         )
 
     def to_header(self) -> str:
@@ -233,6 +251,59 @@ class CancelAnswer:
     @classmethod
     def decode(cls, data: bytes) -> CancelAnswer:
         return cls(bool(_unpack(data, "cancel answer").integer("quiet", 0, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsRequest:
+    """What a client now knows of one delivery: the windows of all of its layers, in compute seconds, and when the
+    engine asks for unit 0: in `ready_in_s` seconds from the receipt of this; negative, so long ago.
+
+    `session` is the delivery's, empty for one that comes in a response: its number and the access key tell which.
+    """
+
+    session: bytes
+    delivery: int
+    epoch: int
+    windows_s: tuple[float, ...]
+    ready_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsBatch:
+    """Corrections for deliveries of one bucket. Those that have ended are passed over."""
+
+    corrections: tuple[WindowsRequest, ...]
+
+    def encode(self) -> bytes:
+        return _pack(
+            corrections=[
+                {
+                    "session": one.session,
+                    "delivery": one.delivery,
+                    "epoch": one.epoch,
+                    "windows_s": list(one.windows_s),
+                    "ready_in_s": one.ready_in_s,
+                }
+                for one in self.corrections
+            ]
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> WindowsBatch:
+        items = _unpack(data, "windows").items("corrections", MAX_CORRECTIONS)
+        found = (FieldReader(item, f"corrections[{i}]", RequestError) for i, item in enumerate(items))
+        return cls(
+            tuple(
+                WindowsRequest(
+                    one.binary("session", 0, ID_BYTES),
+                    one.integer("delivery", 0, (1 << 64) - 1),
+                    one.integer("epoch", 0, (1 << 32) - 1),
+                    one.numbers("windows_s", 0.0, MAX_DEADLINE_S, MAX_LAYERS),
+                    one.number("ready_in_s", -MAX_DEADLINE_S, MAX_DEADLINE_S),
+                )
+                for one in found
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,11 @@ class PlanPart:
         return {run.segment: run.total_bytes for run in self.runs}
 
     @cached_property
+    def rows_bytes(self) -> int:
+        """Of the digest rows of all its layers."""
+        return sum(run.geometry.rows_bytes for run in self.runs)
+
+    @cached_property
     def versions(self) -> Versions:
         """Which segments the chunks are of."""
         return tuple((run.stop - run.first, segment_tag(run.segment)) for run in self.runs)
@@ -225,11 +230,11 @@ class Plan:
                     runs = part.wanted_runs(part.shape.layers[position])
                     rows_bytes += sum(run.geometry.rows[position].row_bytes for run in runs)
                 continue
+            if len(positions) == len(part.shape.layers):
+                rows_bytes += part.rows_bytes
+                continue
             for run in part.runs:
-                if len(positions) == len(part.shape.layers):
-                    rows_bytes += run.geometry.rows_bytes
-                else:
-                    rows_bytes += sum(run.geometry.rows[position].row_bytes for position in positions)
+                rows_bytes += sum(run.geometry.rows[position].row_bytes for position in positions)
         return self.payload_bytes + rows_bytes
 
     def _positions(self, part: PlanPart) -> range:

@@ -19,6 +19,8 @@ from objectcache.errors import (
     ObjectNotFoundError,
     TruncatedBodyError,
 )
+from objectcache.gateway.bandwidth import Bandwidth
+from objectcache.gateway.bandwidth_routes import BandwidthRoutes
 from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
@@ -59,7 +61,8 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
-        self._pool = WorkerPool(config.workers, self._sessions.lost)
+        self._pool = WorkerPool(config.workers, self._sessions.lost, lambda worker: self._bandwidth.greet(worker))
+        self._bandwidth = Bandwidth(config, self._pool)
         self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
@@ -70,6 +73,7 @@ class Gateway:
                 self._sessions,
                 self.metrics,
                 self._drain,
+                self._bandwidth,
                 self._endpoints,
                 serves_data_connections=config.serves_data_connections,
             ),
@@ -78,6 +82,7 @@ class Gateway:
             objects,
             UploadRoutes(self._buckets, self._pool, objects),
             BucketRoutes(self._buckets, self._pool, config.region),
+            BandwidthRoutes(self._bandwidth, self._buckets),
         )
         self._handlers: dict[str, Handler] = {}
         for some in routes:
@@ -110,6 +115,7 @@ class Gateway:
             asyncio.get_running_loop().set_default_executor(threads)
         await self._buckets.open_all()
         await self._pool.start()
+        await self._bandwidth.start()
         self._listener = DataListener(
             self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
         )
@@ -146,7 +152,9 @@ class Gateway:
         for listener in (self._listener, self._shared):
             if listener is not None:
                 await listener.stop()
+        await self._bandwidth.stop()
         await self._pool.stop()
+        self._bandwidth.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._buckets.close)
@@ -213,6 +221,7 @@ class Gateway:
 
     def _metrics(self) -> web.Response:
         self.metrics.sessions.set(len(self._sessions))
+        self.metrics.show_bandwidth(self._bandwidth)
         for name, core in self._buckets.items():
             self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from math import inf
 
 from aiohttp import web
 
@@ -20,6 +21,7 @@ from objectcache.errors import (
     NamespaceMismatchError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES
+from objectcache.gateway.bandwidth import Bandwidth
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
 from objectcache.gateway.damage import DamageRoute
@@ -32,6 +34,7 @@ from objectcache.gateway.handoff import (
     response_socket,
 )
 from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.running import Running, links_of
 from objectcache.gateway.sessions import SessionTable
 from objectcache.messages import (
     ANSWER_HEADER,
@@ -44,7 +47,6 @@ from objectcache.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from objectcache.plan import Plan
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
@@ -66,6 +68,7 @@ class KVRoutes:
         sessions: SessionTable,
         metrics: GatewayMetrics,
         drain: Drain,
+        bandwidth: Bandwidth,
         data_endpoint: Callable[[web.Request], tuple[str, int, str, int, str]],
         *,
         serves_data_connections: bool = True,
@@ -77,6 +80,7 @@ class KVRoutes:
         self._sessions = sessions
         self._metrics = metrics
         self._drain = drain
+        self._bandwidth = bandwidth
         self._data_endpoint = data_endpoint
         self._damage = DamageRoute(buckets, pool)
         self._freshness = Freshness()
@@ -107,9 +111,8 @@ class KVRoutes:
             return _answer(MatchAnswer(0).encode())
         matched = tuple((part.part.group, part.part.shard, part.first, part.stop) for part in found.parts)
         lease = found.lease
-        answer = MatchAnswer(
-            found.tokens, matched, lease.id, lease.ttl_s, lease.rate_bytes_s or 0.0, lease.layers_per_unit
-        )
+        rate_bytes_s = _known(self._bandwidth.expected_bytes_s(links_of(call)))
+        answer = MatchAnswer(found.tokens, matched, lease.id, lease.ttl_s, rate_bytes_s, lease.layers_per_unit)
         return _answer(answer.encode())
 
     async def release(self, call: Call) -> web.StreamResponse:
@@ -142,27 +145,21 @@ class KVRoutes:
             session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
             plan = core.plan(descriptor)
             session.check(descriptor.target, plan.geometry.total_bytes)
-            ended = session.worker.order("deliver", **self._order(core, descriptor, plan, session.id))
-            self._watch(ended, core, descriptor.target.kind)
-            return _answer(RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).encode())
-        return await self._respond(call.request, core, descriptor)
+            running = self._bandwidth.admit(session.worker, session.id, call, descriptor, plan)
+            ended = session.worker.order("deliver", **self._order(core, running))
+            self._watch(ended, core, running)
+            return _answer(_accepted(running).encode())
+        return await self._respond(call, core, descriptor)
 
-    async def _respond(self, request: web.Request, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
+    async def _respond(self, call: Call, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
         """A delivery as the body of the response."""
-        plan = core.plan(descriptor)
-        head = response_head(
-            request,
-            wire_bytes(plan) + FRAME_HEADER_BYTES,
-            {
-                "Content-Type": "application/octet-stream",
-                "x-kv-layers-per-unit": str(plan.layers_per_unit),
-                ANSWER_HEADER: RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions).to_header(),
-            },
-        )
+        plan, request = core.plan(descriptor), call.request
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
-            ended = worker.order("respond", fds=[fd], head=head, **self._order(core, descriptor, plan, session_id))
-            self._watch(ended, core, descriptor.target.kind)
+            running = self._bandwidth.admit(worker, session_id, call, descriptor, plan)
+            head = self._head(request, running)
+            ended = worker.order("respond", fds=[fd], head=head, **self._order(core, running))
+            self._watch(ended, core, running)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
                 if request.transport is None or request.transport.is_closing():
                     # Nobody reads any more. The worker, waiting for a window to open, may not be told.
@@ -173,27 +170,43 @@ class KVRoutes:
                 return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
 
-    def _order(self, core: CacheCore, descriptor: Descriptor, plan: Plan, session: bytes) -> Message:
+    def _head(self, request: web.Request, running: Running) -> bytes:
+        plan = running.plan
+        return response_head(
+            request,
+            wire_bytes(plan) + FRAME_HEADER_BYTES,
+            {
+                "Content-Type": "application/octet-stream",
+                "x-kv-layers-per-unit": str(plan.layers_per_unit),
+                ANSWER_HEADER: _accepted(running).to_header(),
+            },
+        )
+
+    def _order(self, core: CacheCore, running: Running) -> Message:
+        descriptor = running.descriptor
         return {
             "store": core.store.url,
-            "session": session,
+            "session": running.session,
             "delivery": descriptor.delivery,
             "epoch": descriptor.epoch,
             "credit_bytes": 0 if descriptor.target.kind is TargetKind.HTTP else descriptor.credit_bytes,
             "offset": descriptor.target.offset,
             "deadline_s": descriptor.deadline_s,
-            "plan": plan.to_wire(),
+            "plan": running.plan.to_wire(),
+            "slot": running.slot,
         }
 
-    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, target: TargetKind) -> None:
+    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running) -> None:
         """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
+        target = running.descriptor.target.kind
         self._metrics.deliveries_running.inc()
 
         def over(future: asyncio.Future[Message]) -> None:
             self._metrics.deliveries_running.dec()
+            problem = None if future.cancelled() else future.exception()
+            self._bandwidth.ended(running, 0 if future.cancelled() or problem else future.result()["sent_bytes"])
             if future.cancelled():
                 return
-            problem = future.exception()
             if problem is None:
                 self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
                 core.reads.read(future.result()["fetched_bytes"])
@@ -240,6 +253,16 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _accepted(running: Running) -> RetrieveAnswer:
+    plan = running.plan
+    return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, _known(running.expected_bytes_s))
+
+
+def _known(bytes_s: float) -> float:
+    """A rate on the wire: 0 where nothing bounds it."""
+    return bytes_s if bytes_s < inf else 0.0
 
 
 def _answer(body: bytes) -> web.Response:

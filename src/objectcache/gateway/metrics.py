@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from objectcache.cache.core import CacheCore
 from objectcache.cache.counters import CoreCounters, MergeCounters
+from objectcache.gateway.bandwidth import Bandwidth
+from objectcache.workers.board import DECIDING_NS, DECISIONS, LONGEST_NS, PAUSED_NS
 
 _CORE_HELP = {
     "committed": "Segments made visible by this process.",
@@ -35,6 +37,14 @@ _READ_HELP = {
     "read_bytes": "Bytes read from the store for that: payload, digest rows and what a read cache fetched besides.",
     "amplification": "Bytes read from the store for each byte to deliver, since the start.",
     "ranges_per_layer": "Ranges of segments for each layer to deliver, since the start.",
+}
+
+
+_RATES_HELP = {
+    "decisions": "Times that the rates process decided.",
+    "deciding_seconds": "Seconds that it took to decide, in all.",
+    "longest_seconds": "Seconds that one decision took at most.",
+    "paused_seconds": "Seconds that deliveries had a rate of 0, in all.",
 }
 
 
@@ -78,6 +88,21 @@ class GatewayMetrics:
             "objectcache_store_limit_bytes", "Byte limit of the store.", ["bucket"], registry=self.registry
         )
 
+        self.link_cap = Gauge(
+            "objectcache_link_cap_bytes_s", "Bytes a second that a link may carry.", ["link"], registry=self.registry
+        )
+        self.link_rate = Gauge(
+            "objectcache_link_rate_bytes_s",
+            "Bytes a second that deliveries over a link may have now.",
+            ["link"],
+            registry=self.registry,
+        )
+        self.tenant_bytes = Gauge(
+            "objectcache_tenant_bytes", "Bytes sent, by access key.", ["tenant"], registry=self.registry
+        )
+        self.rates = {
+            name: Gauge(f"objectcache_rates_{name}", text, registry=self.registry) for name, text in _RATES_HELP.items()
+        }
         self.core = {
             item.name: Gauge(f"objectcache_core_{item.name}", _CORE_HELP[item.name], ["bucket"], registry=self.registry)
             for item in fields(CoreCounters)
@@ -101,6 +126,22 @@ class GatewayMetrics:
         usage = core.store.usage()
         self.store_bytes.labels(bucket).set(usage.used_bytes)
         self.store_limit_bytes.labels(bucket).set(usage.limit_bytes or 0)
+
+    def show_bandwidth(self, bandwidth: Bandwidth) -> None:
+        """Take over links, tenants, and what the rates process counts."""
+        self.link_cap.clear()
+        self.link_rate.clear()
+        for link, cap in bandwidth.links.items():
+            self.link_cap.labels(link).set(cap)
+            self.link_rate.labels(link).set(bandwidth.used_bytes_s(link))
+        for tenant, sent_bytes in bandwidth.tenant_bytes.items():
+            self.tenant_bytes.labels(tenant).set(sent_bytes)
+        if bandwidth.board is not None:
+            head = bandwidth.board.head
+            self.rates["decisions"].set(head[DECISIONS])
+            self.rates["deciding_seconds"].set(head[DECIDING_NS] * 1e-9)
+            self.rates["longest_seconds"].set(head[LONGEST_NS] * 1e-9)
+            self.rates["paused_seconds"].set(head[PAUSED_NS] * 1e-9)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -28,7 +28,9 @@ def _operations(needs: Grant | None, table: Mapping[str, str]) -> dict[tuple[str
     return {(line.split()[0], " ".join(line.split()[1:])): Operation(name, needs) for line, name in table.items()}
 
 
-_ON_SERVICE = _operations(None, {"GET": "list-buckets"})
+_ON_SERVICE = _operations(
+    None, {"GET": "list-buckets", "GET kv-bandwidth": "kv-bandwidth", "POST kv-bandwidth": "kv-bandwidth"}
+)
 _ON_BUCKET = (
     _operations(Grant.ADMIN, {"PUT": "create-bucket", "DELETE": "delete-bucket"})
     | _operations(
@@ -47,6 +49,7 @@ _ON_BUCKET = (
             "POST kv-session": "kv-session",
             "POST kv-retrieve": "kv-retrieve",
             "DELETE kv-delivery": "kv-delivery",
+            "POST kv-windows": "kv-windows",
             "POST kv-damage": "kv-damage",
             "POST kv-explain": "kv-explain",
         },
@@ -81,7 +84,7 @@ _ON_OBJECT = _operations(
         "DELETE uploadId": "abort-upload",
     },
 )
-_SUBRESOURCES = {query for _, query in (*_ON_BUCKET, *_ON_OBJECT) if query}
+_SUBRESOURCES = {query for _, query in (*_ON_SERVICE, *_ON_BUCKET, *_ON_OBJECT) if query}
 _UNSERVED = frozenset(
     [
         "abac",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_plus
 
@@ -90,7 +91,7 @@ def _from_header(method: str, path: str, query: str, sent: Pairs, values: list[s
         raise malformed(f"the Authorization header must read {ALGORITHM} Credential=…, SignedHeaders=…, Signature=…")
     scope = _scope(named["Credential"], malformed)
     timestamp = _timestamp(sent)
-    time_s = _time_s(timestamp, scope, malformed)
+    time_s = _time_s(timestamp, scope.day, malformed)
     signed = _signed_headers(named["SignedHeaders"], sent, malformed)
     digest = _only("x-amz-content-sha256", sent)
     if digest is None:
@@ -131,7 +132,7 @@ def _from_query(method: str, path: str, query: str, sent: Pairs, fields: Pairs) 
         raise malformed(f"X-Amz-Expires must be a number of seconds in 1..{MAX_EXPIRES_S}, not {expires!r}")
     scope = _scope(named["X-Amz-Credential"], malformed)
     timestamp = named["X-Amz-Date"]
-    time_s = _time_s(timestamp, scope, malformed)
+    time_s = _time_s(timestamp, scope.day, malformed)
     signed = _signed_headers(named["X-Amz-SignedHeaders"], sent, malformed)
     digest = _only("x-amz-content-sha256", sent) or named.get("X-Amz-Content-Sha256")
     kind = payload_kind(digest) if digest else unsigned_payload_kind(dict(sent))
@@ -151,6 +152,7 @@ def _from_query(method: str, path: str, query: str, sent: Pairs, fields: Pairs) 
     )
 
 
+@lru_cache(maxsize=256)
 def _scope(credential: str, malformed: _Malformed) -> _Scope:
     access_key, *scope = credential.rsplit("/", 4)
     if len(scope) != 4 or not access_key or not _REGION.fullmatch(scope[1]):
@@ -179,7 +181,8 @@ def _timestamp(sent: Pairs) -> str:
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-def _time_s(timestamp: str, scope: _Scope, malformed: _Malformed) -> float:
+@lru_cache(maxsize=64)
+def _time_s(timestamp: str, scope_day: str, malformed: _Malformed) -> float:
     try:
         found = _TIMESTAMP.fullmatch(timestamp)
         if found is None:
@@ -188,18 +191,14 @@ def _time_s(timestamp: str, scope: _Scope, malformed: _Malformed) -> float:
         time_s = datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
     except ValueError:
         raise malformed(f"the date must read like 20130524T000000Z, not {timestamp!r}") from None
-    if scope.day != timestamp[:8]:
-        raise malformed(f"the credential is for {scope.day!r}, the request of {timestamp[:8]}")
+    if scope_day != timestamp[:8]:
+        raise malformed(f"the credential is for {scope_day!r}, the request of {timestamp[:8]}")
     return time_s
 
 
 def _signed_headers(names: str, sent: Pairs, malformed: _Malformed) -> tuple[tuple[str, str], ...]:
     """The headers that are signed. Raises AccessDeniedError if others should be."""
-    listed = set(names.split(";"))
-    if "" in listed or names != names.lower():
-        raise malformed("the signed headers are a list of names in lower case with semicolons between them")
-    if "host" not in listed:
-        raise AccessDeniedError("the Host header must be signed")
+    listed = _listed(names, malformed)
     present = {name for name, _ in sent}
     unsigned = sorted(name for name in present - listed if name.startswith("x-amz-"))
     if unsigned:
@@ -213,6 +212,16 @@ def _signed_headers(names: str, sent: Pairs, malformed: _Malformed) -> tuple[tup
     if any(_SURROGATE.search(value) for _, value in signed):
         raise InvalidArgumentError("a signed header is no UTF-8")
     return signed
+
+
+@lru_cache(maxsize=64)
+def _listed(names: str, malformed: _Malformed) -> frozenset[str]:
+    listed = frozenset(names.split(";"))
+    if "" in listed or names != names.lower():
+        raise malformed("the signed headers are a list of names in lower case with semicolons between them")
+    if "host" not in listed:
+        raise AccessDeniedError("the Host header must be signed")
+    return listed
 
 
 def _only(name: str, sent: Pairs) -> str | None:

@@ -11,9 +11,11 @@ from objectcache.scheduling.events import (
     WeightChanged,
     WindowsChanged,
 )
-from objectcache.scheduling.scheduler import Decision, Scheduler
+from objectcache.scheduling.scheduler import DEFAULT_POLICY, POLICIES, Decision, Scheduler
 
 __all__ = [
+    "DEFAULT_POLICY",
+    "POLICIES",
     "Admitted",
     "CapChanged",
     "Decision",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from types import TracebackType
 from typing import NamedTuple
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
-from objectcache.transports.sockets import Body
+from objectcache.transports.pacing import Pace
+from objectcache.transports.sockets import Body, send_all
 from objectcache.transports.source import Outgoing
 
 READY_BYTES = 8 << 20
@@ -38,7 +41,7 @@ class Stretch:
 
     def __init__(self, first: Outgoing) -> None:
         self.frames = [first]
-        self.data_bytes = first.frame.data_bytes
+        self.data_bytes = first.data_bytes
 
     def add(self, outgoing: Outgoing) -> bool:
         """False: its bytes are elsewhere."""
@@ -46,7 +49,7 @@ class Stretch:
         if outgoing.reader is not first.reader or outgoing.offset != first.offset + self.data_bytes:
             return False
         self.frames.append(outgoing)
-        self.data_bytes += outgoing.frame.data_bytes
+        self.data_bytes += outgoing.data_bytes
         return True
 
 
@@ -55,7 +58,11 @@ class Turn(NamedTuple):
 
     stretches: list[Stretch]
     wire_bytes: int
-    body: Body | None
+    body: AbstractContextManager[Body] | None
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(stretch.data_bytes for stretch in self.stretches)
 
     def hold(self, stack: ExitStack) -> list[Body]:
         """The bytes of each stretch, at hand until `stack` ends.
@@ -65,6 +72,53 @@ class Turn(NamedTuple):
         if self.body is not None:
             return [stack.enter_context(self.body)]
         return [stack.enter_context(stretch.frames[0].hold(stretch.data_bytes)) for stretch in self.stretches]
+
+
+Steps = Callable[[int], Iterable[int]]
+"""In which steps so many bytes go out; each is asked for when the one before it has."""
+
+
+def at_once(data_bytes: int) -> Iterable[int]:
+    return (data_bytes,)
+
+
+class HeldTurn(AbstractContextManager["HeldTurn"]):
+    """A turn whose bytes are at hand until it is closed."""
+
+    def __init__(self, turn: Turn) -> None:
+        """Raises SegmentGoneError, IntegrityError, StoreError."""
+        self._turn = turn
+        self._told_bytes = 0
+        with ExitStack() as stack:
+            self._bodies = turn.hold(stack)
+            self._stack = stack.pop_all()
+
+    @property
+    def wire_bytes(self) -> int:
+        return self._turn.wire_bytes
+
+    def announce(self, sock: socket.socket) -> None:
+        """The first frame's head on its own, as far as `sock` takes it at once."""
+        with suppress(OSError):  # whoever sends the rest meets it too
+            self._told_bytes = sock.send(self._turn.stretches[0].frames[0].head, socket.MSG_DONTWAIT)
+
+    def send(self, sock: socket.socket, steps: Steps = at_once) -> None:
+        """All that was not announced, the data of each frame in `steps`. Raises OSError, IntegrityError (a file was cut
+        short), and what `steps` raises."""
+        for stretch, body in zip(self._turn.stretches, self._bodies, strict=True):
+            for outgoing in stretch.frames:
+                send_all(sock, memoryview(outgoing.head)[self._told_bytes :], more=True)
+                self._told_bytes = 0
+                for step_bytes in steps(outgoing.data_bytes):
+                    body.send(sock, step_bytes)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class ActiveDelivery:
@@ -80,10 +134,12 @@ class ActiveDelivery:
         *,
         far: bool = False,
         turn_bytes: int = MAX_FRAME_BYTES,
+        pace: Pace | None = None,
     ) -> None:
         """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is.
 
-        `turn_bytes` is what a stream may send of it in one go while no other delivery waits.
+        `turn_bytes` is what a stream may send of it in one go while no other delivery waits. `pace`: how fast it may be
+        sent; it may get one later.
         """
         self.delivery = delivery
         self.epoch = epoch
@@ -91,6 +147,7 @@ class ActiveDelivery:
         self.on_over = on_over
         self.far = far
         self.turn_bytes = turn_bytes
+        self.pace = pace
         self.begun = False
         self.over = False
         self.preparing = far
@@ -140,24 +197,28 @@ class ActiveDelivery:
         """
         return 0 if self.far else self.state.within_credit(min(self.turn_bytes, moment_bytes))
 
-    def take_turn(self, stream: int, most_bytes: int) -> Turn:
-        """The frame that `peek` showed, and those after it up to `most_bytes`."""
-        first, body = self._take(stream)
+    def take_turn(self, stream: int, most_bytes: int, cut_bytes: int = 0) -> Turn:
+        """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes`."""
+        first, body = self._take(stream, cut_bytes)
         stretches, wire_bytes = [Stretch(first)], first.wire_bytes
         while body is None and (following := self.peek(stream)) is not None:
             if wire_bytes + following.wire_bytes > most_bytes:
                 break
-            self._take(stream)
+            self._take(stream, 0)
             wire_bytes += following.wire_bytes
             if not stretches[-1].add(following):
                 stretches.append(Stretch(following))
         return Turn(stretches, wire_bytes, body)
 
-    def _take(self, stream: int) -> tuple[Outgoing, Body | None]:
+    def _take(self, stream: int, cut_bytes: int) -> tuple[Outgoing, AbstractContextManager[Body] | None]:
         span = self._current.pop(stream, None)
         if span is None:
             span = self._ready.popleft()
             self._ready_bytes -= span.wire_bytes
+        if 0 < cut_bytes < span.frames[0].data_bytes:
+            outgoing, span.frames[0] = span.frames[0].cut(cut_bytes)
+            self._current[stream] = span
+            return outgoing, nullcontext(span.body) if span.body is not None else None
         outgoing, body, span.body = span.frames.popleft(), span.body, None
         if span.frames:
             self._current[stream] = span
@@ -166,9 +227,10 @@ class ActiveDelivery:
     def drop(self) -> None:
         """It is over: let go of what is ready."""
         self.over = True
-        for span in self._ready:
+        for span in (*self._ready, *self._current.values()):
             span.drop()
         self._ready.clear()
+        self._current.clear()
 
     def last_word(self) -> bytes:
         kind = self.state.last_word()

@@ -13,15 +13,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from objectcache.delivery import Verdict
-from objectcache.errors import DeliveryError, ObjectCacheError
+from objectcache.errors import DeliveryError, DeliveryTimeoutError, ObjectCacheError
 from objectcache.transports import supplying
-from objectcache.transports.active import ActiveDelivery, Turn
+from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn, at_once
+from objectcache.transports.pacing import Pace
 from objectcache.transports.sockets import pace, send_all
 
 TURN_S = 0.002
@@ -43,10 +46,15 @@ class _Step(NamedTuple):
     do: _Do
     active: ActiveDelivery
     turn: Turn | None = None
+    held: HeldTurn | None = None
+    """The turn, if it is at hand and begun already."""
 
 
 class SenderSession:
     """The streams of one receiver, and the deliveries that share them."""
+
+    announces = True
+    """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
 
     def __init__(self, streams: int, on_lost: Callable[[], None] = lambda: None, *, once: bool = False) -> None:
         """`on_lost()` is called when the last stream is gone. `once`: the streams are left as they are, open, after the
@@ -61,6 +69,10 @@ class SenderSession:
         self._on_lost = on_lost
         self._closed = False
         self._served = False
+        self._any_paced = self._timed = False
+        self._borrowed = False
+        """Whether another thread uses stream 0, and returns what it has taken there as `_returned`."""
+        self._returned: _Step | None = None
 
     @property
     def streams(self) -> int:
@@ -90,14 +102,60 @@ class SenderSession:
                     pace(sock, self._paced[index])
 
     def add(self, active: ActiveDelivery) -> None:
+        """Deliver it, beside what is under way."""
+        self._enter(active, announces=False)
+
+    def begin(self, active: ActiveDelivery) -> Callable[[], None] | None:
+        """As `add`. What is returned is to be called at once: it reads the store, and announces what comes first, which
+        takes less time than to wake a thread for it."""
+        return self._enter(active, announces=self.announces)
+
+    def _enter(self, active: ActiveDelivery, *, announces: bool) -> Callable[[], None] | None:
         with self._changed:
             if not self._closed:
                 self._active.append(active)
-                self._changed.notify_all()
+                self._any_paced = self._any_paced or active.pace is not None
+                sock = self._borrow(active) if announces else None
+                if sock is None:
+                    self._changed.notify_all()
                 if active.far:
                     supplying.feed(active, self._changed)
-                return
+                return None if sock is None else partial(self._announce, sock, active)
         active.on_over(DeliveryError("the data session has ended"))
+        return None
+
+    def _borrow(self, active: ActiveDelivery) -> socket.socket | None:
+        """Stream 0, if its thread has nothing to do, until `_announce` returns it. Under the lock."""
+        if active.far or active.pace is not None or len(self._active) > 1:
+            return None
+        sock = self._sockets[0]
+        if sock is not None:
+            active.preparing = self._borrowed = True
+        return sock
+
+    def _announce(self, sock: socket.socket, active: ActiveDelivery) -> None:
+        step: _Step | None = None
+        try:
+            supplying.first(active, self._changed)
+            with self._changed:
+                step = self._step(0, active, time.monotonic())
+            if step is not None and step.turn is not None:
+                held = self._hold(0, active, step.turn)
+                if held is not None:
+                    held.announce(sock)
+                step = None if held is None else step._replace(held=held)
+        finally:
+            with self._changed:
+                self._borrowed, self._returned = False, step
+                self._changed.notify_all()
+
+    def set_pace(self, delivery: int, epoch: int, make: Callable[[int], Pace]) -> None:
+        """From now on the delivery goes by `make(bytes sent so far)`, if it is still under way."""
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.pace = make(active.state.sent_bytes)
+                    self._any_paced = True
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -159,6 +217,8 @@ class SenderSession:
             while (step := self._next(stream)) is not None:
                 if step.do is _Do.PREPARE:
                     supplying.prepare(step.active, self._changed, self.streams)
+                elif step.held is not None:
+                    self._send_held(stream, sock, step.active, step.held)
                 elif step.turn is not None:
                     self._send(stream, sock, step.active, step.turn)
                 else:
@@ -178,34 +238,80 @@ class SenderSession:
     def _next(self, stream: int) -> _Step | None:
         """What to do next on `stream`; waits for it. None when the session is closed."""
         with self._changed:
-            while not self._closed and not (self.once and self._served and not self._active):
-                now_s = time.monotonic()
-                wake_s: float | None = None
+            step = self._await_step(stream)
+            if self._any_paced:
+                self._changed.notify()  # another stream may have to look at the clock now, or find nothing left
+            return step
+
+    def _await_step(self, stream: int) -> _Step | None:
+        while True:
+            now_s = time.monotonic()
+            wake_s = inf
+            if stream != 0 or not self._borrowed:
+                if stream == 0 and self._returned is not None:
+                    returned, self._returned = self._returned, None
+                    return returned
+                if self._closed or (self.once and self._served and not self._active):
+                    return None
                 for _ in range(len(self._active)):
                     active = self._active[0]
                     self._active.rotate(-1)
-                    state = active.state
-                    if not state.is_open(stream):
-                        continue
-                    ready = active.is_ready(stream)
-                    if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
-                        active.preparing = True
-                        return _Step(_Do.PREPARE, active)
-                    outgoing = active.peek(stream)
-                    verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
-                    if verdict is Verdict.CLOSE:
-                        state.begin(stream, 0)
-                        self._busy_until[stream] = max(now_s, state.deadline_s)
-                        return _Step(_Do.LAST_WORD, active)
-                    if outgoing is not None and verdict is Verdict.SEND:
-                        turn = active.take_turn(stream, self._turn_bytes(stream, active))
-                        state.claim(turn.wire_bytes)
-                        if active.far:
-                            self._changed.notify_all()  # its thread may make more ready
-                        return _Step(_Do.SEND, active, turn)
-                    wake_s = min(wake_s or state.deadline_s, state.deadline_s)
-                self._changed.wait(None if wake_s is None else max(0.0, wake_s - now_s))
-        return None
+                    step = self._step(stream, active, now_s)
+                    if step is not None:
+                        return step
+                opened = [active for active in self._active if active.state.is_open(stream)]
+                wake_s = min((active.state.deadline_s for active in opened), default=inf)
+                if self._any_paced and not self._timed:
+                    self._wait_paced(opened, now_s, wake_s)
+                    continue
+            self._changed.wait(None if wake_s == inf else max(0.0, wake_s - now_s))
+
+    def _wait_paced(self, opened: list[ActiveDelivery], now_s: float, wake_s: float) -> None:
+        """Also until one of `opened` may go on: one stream of all looks at the clock, and wakes the next as it goes."""
+        paces = [active.pace for active in opened if active.pace is not None]
+        # What each said when it was not to go on: asked again, at another rate, it might be due, and nobody would look.
+        dues_s = [pace.seen_s for pace in paces if pace.seen_s > now_s]
+        until_s = min(dues_s, default=wake_s)
+        self._timed = bool(dues_s)
+        self._changed.wait(None if until_s == inf else max(0.0, min(until_s, wake_s) - now_s))
+        self._timed = self._timed and not dues_s
+
+    def _step(self, stream: int, active: ActiveDelivery, now_s: float) -> _Step | None:
+        """What there is to do for `active` on `stream`, which is taken; None: nothing for now. Under the lock."""
+        state = active.state
+        if not state.is_open(stream):
+            return None
+        ready = active.is_ready(stream)
+        if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
+            active.preparing = True
+            return _Step(_Do.PREPARE, active)
+        outgoing = active.peek(stream)
+        verdict = state.verdict(outgoing.wire_bytes if outgoing else None if ready else 0, now_s)
+        if verdict is Verdict.CLOSE:
+            state.begin(stream, 0)
+            self._busy_until[stream] = max(now_s, state.deadline_s)
+            return _Step(_Do.LAST_WORD, active)
+        if outgoing is None or verdict is not Verdict.SEND:
+            return None
+        if active.pace is not None and active.pace.due_s(now_s) > now_s:
+            return None
+        turn = self._take_turn(stream, active, now_s)
+        state.claim(turn.wire_bytes)
+        if active.far:
+            self._changed.notify_all()  # its thread may make more ready
+        return _Step(_Do.SEND, active, turn)
+
+    def _take_turn(self, stream: int, active: ActiveDelivery, now_s: float) -> Turn:
+        at = active.pace
+        if at is None or not at.bound:
+            turn = active.take_turn(stream, self._turn_bytes(stream, active))
+        elif self.once:
+            return active.take_turn(stream, 0)  # a response's length is known, so its frames are: `_steps` paces it
+        else:
+            turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
+        if at is not None:
+            at.take(turn.data_bytes, now_s)
+        return turn
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
         """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment."""
@@ -214,23 +320,52 @@ class SenderSession:
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
-        with ExitStack() as stack:
-            try:
-                bodies = turn.hold(stack)
-            except ObjectCacheError as error:
-                with self._changed:
-                    active.state.unclaim(turn.wire_bytes)
-                supplying.fail(active, self._changed, error)
-                return
-            if not self._begin(stream, active, turn.wire_bytes):
-                return
+        held = self._hold(stream, active, turn)
+        if held is not None:
+            self._send_held(stream, sock, active, held)
+
+    def _hold(self, stream: int, active: ActiveDelivery, turn: Turn) -> HeldTurn | None:
+        """A turn that is at hand and begun; None where `_send` sends nothing."""
+        try:
+            held = HeldTurn(turn)
+        except ObjectCacheError as error:
+            with self._changed:
+                active.state.unclaim(turn.wire_bytes)
+            supplying.fail(active, self._changed, error)
+            return None
+        if not self._begin(stream, active, turn.wire_bytes):
+            held.close()
+            return None
+        return held
+
+    def _send_held(self, stream: int, sock: socket.socket, active: ActiveDelivery, held: HeldTurn) -> None:
+        with held:
             start_s = time.monotonic()
-            for stretch, body in zip(turn.stretches, bodies, strict=True):
-                for outgoing in stretch.frames:
-                    send_all(sock, outgoing.head, more=True)
-                    body.send(sock, outgoing.frame.data_bytes)
-            self._bytes_s[stream] = turn.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
+            held.send(sock, partial(self._steps, active) if self.once and active.pace is not None else at_once)
+            self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
         self._done(stream, active, last=False)
+
+    def _steps(self, active: ActiveDelivery, data_bytes: int) -> Iterator[int]:
+        """The data of a response's frame, as it may go out. Raises DeliveryError when it is given up meanwhile."""
+        while data_bytes:
+            assert active.pace is not None
+            step_bytes = self._next_step(active, active.pace, data_bytes)
+            data_bytes -= step_bytes
+            yield step_bytes
+
+    def _next_step(self, active: ActiveDelivery, at: Pace, most_bytes: int) -> int:
+        with self._changed:
+            while not (self._closed or active.state.stopping):
+                now_s = time.monotonic()
+                if now_s >= active.state.deadline_s:
+                    raise DeliveryTimeoutError("the delivery's deadline has passed within a frame")
+                due_s = at.due_s(now_s)
+                if due_s <= now_s:
+                    step_bytes = min(most_bytes, at.step_bytes)
+                    at.take(step_bytes, now_s)
+                    return step_bytes
+                self._changed.wait(due_s - now_s)
+        raise DeliveryError("the delivery was given up within a frame")
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
         with self._changed:

@@ -23,16 +23,29 @@ MAX_TURN_BYTES = 4 << 20
 
 
 class Outgoing(NamedTuple):
-    """`head` (frame header and further digests), then `frame.data_bytes` bytes of `reader` from `offset`."""
+    """`head` (frame header and further digests), then `data_bytes` of `reader` from `offset`: those of the frame, after
+    `before_bytes` of them that go ahead of its head."""
 
     frame: Frame
     head: bytes
     reader: ObjectReader
     offset: int
+    data_bytes: int
+    before_bytes: int = 0
 
     @property
     def wire_bytes(self) -> int:
-        return len(self.head) + self.frame.data_bytes
+        return len(self.head) + self.data_bytes
+
+    def cut(self, data_bytes: int) -> tuple[Outgoing, Outgoing]:
+        """As two frames, the first of `data_bytes`, which are fewer than all."""
+        frame, extra = self.frame, self.head[FRAME_HEADER_BYTES:]
+        first = frame._replace(data_bytes=data_bytes)
+        rest = frame._replace(data_bytes=frame.data_bytes - data_bytes, span_offset=frame.span_offset + data_bytes)
+        return (
+            Outgoing(first, first.encode() + extra, self.reader, self.offset, data_bytes),
+            Outgoing(rest, rest.encode() + extra, self.reader, self.offset + data_bytes, rest.data_bytes),
+        )
 
     def hold(self, data_bytes: int) -> Body:
         """`data_bytes` from its first on, at hand. Raises SegmentGoneError, IntegrityError, StoreError."""
@@ -100,7 +113,7 @@ def _run_spans(
                 unit=layer_run.unit,
                 digest=digests[:DIGEST_BYTES],
             )
-            frames.append(Outgoing(frame, frame.encode() + extra, reader, base + at))
+            frames.append(Outgoing(frame, frame.encode() + extra, reader, base + at, frame.data_bytes))
         yield frames
 
 

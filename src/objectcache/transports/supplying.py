@@ -17,14 +17,7 @@ def prepare(active: ActiveDelivery, changed: threading.Condition, streams: int) 
     """Spans for a turn of every stream, read from a store that is near; at first for one: that it sends at once."""
     try:
         for _ in range(streams if active.begun else 1):
-            spans: list[ReadySpan] = []
-            wanted_bytes, last = active.turn_bytes if active.begun else 1, False
-            while wanted_bytes > 0 and not last:
-                frames = active.next_span()
-                last = frames is None
-                if frames is not None:
-                    spans.append(ReadySpan(frames))
-                    wanted_bytes -= spans[-1].wire_bytes
+            spans, last = _read(active, active.turn_bytes if active.begun else 1)
             _offer(active, changed, spans, last=last)
             if last:
                 break
@@ -37,6 +30,34 @@ def prepare(active: ActiveDelivery, changed: threading.Condition, streams: int) 
             changed.notify_all()
 
 
+def first(active: ActiveDelivery, changed: threading.Condition) -> None:
+    """As `prepare` at first, but nobody is woken for it."""
+    try:
+        spans, last = _read(active, 1)
+    except ObjectCacheError as error:
+        with changed:
+            active.state.fail(error)
+    else:
+        with changed:
+            active.offer(spans, last=last)
+            active.begun = True
+    finally:
+        with changed:
+            active.preparing = False
+
+
+def _read(active: ActiveDelivery, wanted_bytes: int) -> tuple[list[ReadySpan], bool]:
+    """Spans of so many bytes at least, and whether they are the last."""
+    spans: list[ReadySpan] = []
+    while wanted_bytes > 0:
+        frames = active.next_span()
+        if frames is None:
+            return spans, True
+        spans.append(ReadySpan(frames))
+        wanted_bytes -= spans[-1].wire_bytes
+    return spans, False
+
+
 def feed(active: ActiveDelivery, changed: threading.Condition) -> None:
     """All spans of a delivery from far, as they are needed, from a thread of its own."""
     threading.Thread(target=_feed, args=(active, changed), name="feed", daemon=True).start()
@@ -46,7 +67,7 @@ def _feed(active: ActiveDelivery, changed: threading.Condition) -> None:
     """Each span with the bytes of its first frame."""
     try:
         while (frames := active.next_span()) is not None:
-            body = frames[0].hold(frames[0].frame.data_bytes)
+            body = frames[0].hold(frames[0].data_bytes)
             _offer(active, changed, [ReadySpan(frames, body)])
             with changed:
                 while not active.wants_more and not active.ended:

@@ -13,8 +13,9 @@ from objectcache.workers.channel import BlockingChannel, Message
 
 log = logging.getLogger(__name__)
 
-Order = Callable[[Message, list[int]], None]
-"""Carries out a message; the descriptors that came with it are its own."""
+Order = Callable[[Message, list[int]], Callable[[], None] | None]
+"""Carries out a message; the descriptors that came with it are its own. What it returns is called when another thread
+takes the next order: it may wait for a store."""
 
 
 class Answering:

@@ -18,6 +18,8 @@ import msgpack
 
 _LENGTH = Struct("<I")
 _MAX_FDS = 8
+_ANCILLARY_BYTES = socket.CMSG_LEN(_MAX_FDS * array.array("i").itemsize)
+_READ_BYTES = 1 << 16
 Message = dict[str, Any]
 
 
@@ -27,28 +29,39 @@ class BlockingChannel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        self._data = bytearray()
+        self._fds: list[int] = []
+        self._received: deque[tuple[Message, list[int]]] = deque()
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors, which the caller owns. None when the control process is gone."""
-        try:
-            head, fds, _, _ = socket.recv_fds(self._sock, _LENGTH.size, _MAX_FDS)
-            while 0 < len(head) < _LENGTH.size:
-                more = self._sock.recv(_LENGTH.size - len(head))
-                if not more:
-                    return None
-                head += more
-            if not head:
+        while not self._received:
+            try:
+                data, ancillary, _, _ = self._sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
+            except OSError:
                 return None
-            data = bytearray(_LENGTH.unpack(head)[0])
-            view, got = memoryview(data), 0
-            while got < len(data):
-                count = self._sock.recv_into(view[got:])
-                if not count:
-                    return None
-                got += count
-        except OSError:
-            return None
-        return msgpack.unpackb(data, strict_map_key=False), list(fds)
+            if not data:
+                return None
+            self._take(data, [fd for _, _, fds in ancillary for fd in array.array("i", fds)])
+        return self._received.popleft()
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        """`fds` are of the last message that `data` begins: a read does not go on behind what brings any."""
+        if self._data:
+            self._data += data
+        whole, at = self._data or data, 0
+        while len(whole) - at >= _LENGTH.size:
+            stop = at + _LENGTH.size + _LENGTH.unpack_from(whole, at)[0]
+            if stop > len(whole):
+                break
+            message = msgpack.unpackb(memoryview(whole)[at + _LENGTH.size : stop], strict_map_key=False)
+            self._received.append((message, self._fds))
+            self._fds, at = [], stop
+        self._data = bytearray(memoryview(whole)[at:])
+        if self._data or not fds:
+            self._fds += fds
+        else:
+            self._received[-1][1].extend(fds)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Lost without an error when the other side is gone: the receiving thread notices. `fds` stay the caller's."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
@@ -18,6 +19,7 @@ from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
+from objectcache.workers.board import Board
 from objectcache.workers.channel import Message
 from objectcache.workers.fetched import Fetched
 from objectcache.workers.open_objects import HeldObjects, OpenObjects
@@ -37,22 +39,36 @@ class DeliveryOrders:
         self._objects = OpenObjects()
         self._known: Recent[int, PlanPart] = Recent(KNOWN_RUNS)
         self._fetched = Fetched()
+        self._board: Board | None = None
         self.orders: Mapping[str, Order] = {
             "deliver": self._deliver,
             "respond": self._respond,
             "cancel": self._cancel,
+            "board": self._take_board,
+            "pace": self._pace,
         }
 
     def reap(self, now_s: float) -> None:
         """Close what nobody has read for a while."""
         self._objects.close_idle(now_s)
 
-    def _deliver(self, message: Message, fds: list[int]) -> None:
+    def _take_board(self, message: Message, fds: list[int]) -> None:
+        """Deliveries that name a slot go by what is written there."""
+        with open(fds[0], "rb", closefd=True) as board_file:
+            self._board = Board(board_file.fileno())
+
+    def _pace(self, message: Message, fds: list[int]) -> None:
+        """A delivery that is under way has got a slot."""
+        session, board = self._sessions.get(message["session"]), self._board
+        if session is not None and board is not None:
+            session.set_pace(message["delivery"], message["epoch"], partial(board.pace, message["slot"]))
+
+    def _deliver(self, message: Message, fds: list[int]) -> Callable[[], None] | None:
         session = self._sessions.get(message["session"])
         if session is None:
             self._answering.answer(message, DeliveryError("the data session has ended"))
-            return
-        self._start(message, session)
+            return None
+        return session.begin(self._active(message, session))
 
     def _respond(self, message: Message, fds: list[int]) -> None:
         """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
@@ -70,12 +86,12 @@ class DeliveryOrders:
                 self._sessions.pop(message["session"])
                 self._answering.answer(message, DeliveryError("the client went away"))
                 return
-            self._start(message, session)
+            session.add(self._active(message, session))
             session.attach(0, sock)
 
         self._answering.carry_out("response", message, respond)
 
-    def _start(self, message: Message, session: SenderSession) -> None:
+    def _active(self, message: Message, session: SenderSession) -> ActiveDelivery:
         plan = Plan.from_wire(message["plan"], self._known)
         delivery, epoch = message["delivery"], message["epoch"]
         state = Delivery(
@@ -83,6 +99,8 @@ class DeliveryOrders:
             credit_bytes=message["credit_bytes"],
             deadline_s=time.monotonic() + message["deadline_s"],
         )
+        slot = message.get("slot")
+        pace = self._board.pace(slot) if slot is not None and self._board is not None else None
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
@@ -106,10 +124,9 @@ class DeliveryOrders:
 
         if isinstance(session, PlacingSession):
             where = {"geometry": plan.geometry, "offset": message["offset"]}
-            session.add(PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far))
-        else:
-            turn = turn_bytes(plan, session.streams)
-            session.add(ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn))
+            return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
+        turn = turn_bytes(plan, session.streams)
+        return ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])

@@ -32,8 +32,14 @@ class WorkerOrderError(ObjectCacheError):
 class WorkerHandle:
     """One data worker process, started again when it dies."""
 
-    def __init__(self, on_session_lost: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        on_session_lost: Callable[[bytes], None],
+        on_started: Callable[[WorkerHandle], None] = lambda worker: None,
+    ) -> None:
+        """`on_started(self)` is called whenever a process of it has been started."""
         self._on_session_lost = on_session_lost
+        self._on_started = on_started
         self._tags = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._channel: AsyncChannel | None = None
@@ -69,6 +75,7 @@ class WorkerHandle:
                 stdin=asyncio.subprocess.DEVNULL,
             )
         self._channel = AsyncChannel(mine)
+        self._on_started(self)
 
     async def _keep(self) -> None:
         while True:
@@ -153,8 +160,13 @@ class WorkerHandle:
 class WorkerPool:
     """A fixed number of data workers. Not thread-safe: it lives on the event loop."""
 
-    def __init__(self, count: int, on_session_lost: Callable[[bytes], None] = lambda session: None) -> None:
-        self.workers = [WorkerHandle(on_session_lost) for _ in range(count)]
+    def __init__(
+        self,
+        count: int,
+        on_session_lost: Callable[[bytes], None] = lambda session: None,
+        on_started: Callable[[WorkerHandle], None] = lambda worker: None,
+    ) -> None:
+        self.workers = [WorkerHandle(on_session_lost, on_started) for _ in range(count)]
 
     async def start(self) -> None:
         await asyncio.gather(*(worker.start() for worker in self.workers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, match, merge, peers, retrieve, store, stores, ttft
+from objectcache.cli.bench import catalog, contention, match, merge, peers, retrieve, store, stores, ttft
 
 __all__ = ["add_to", "app"]
 
@@ -16,6 +16,7 @@ app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
 app.command("stores")(stores.command)
+app.command("contention")(contention.command)
 app.command("ttft")(ttft.command)
 
 

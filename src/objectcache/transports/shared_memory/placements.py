@@ -12,7 +12,7 @@ from objectcache.integrity import LayerBinding
 from objectcache.layout import DIGEST_BYTES, LayerRow, Span, piece_chunks
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
-from objectcache.stores import ObjectReader
+from objectcache.stores import FileRange, ObjectReader
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing, _reading
@@ -26,23 +26,38 @@ class PlacingBody(Body):
     """Bytes that are copied into memory instead of sent."""
 
     def place(self, out: memoryview, files: MappedFiles) -> None:
-        """Fill `out`. Raises IntegrityError, StoreError."""
+        """Fill `out` with what comes next. Raises IntegrityError, StoreError."""
         if self._ranges is None:
-            out[:] = self._data
+            out[:] = self._data[self._used : self._used + len(out)]
+            self._used += len(out)
             return
-        at = 0
-        for file in self._ranges:
+        while out:
+            file = self._ranges[self._at]
+            length = min(len(out), file.length - self._used)
             try:
-                files.copy(file, out[at : at + file.length])
+                files.copy(FileRange(file.descriptor, file.offset + self._used, length), out[:length])
             except IntegrityError as error:
                 raise IntegrityError(f"{self._name} is truncated: {error}", segment=self._name) from error
-            at += file.length
+            out, self._used = out[length:], self._used + length
+            if self._used == file.length:
+                self._at, self._used = self._at + 1, 0
 
 
 class Placement(Outgoing):
-    """`frame.data_bytes` bytes of `reader` from `offset`, of which `head` tells once they are in place."""
+    """`data_bytes` of `reader` from `offset`, and then `head`, which tells that all of the frame's are in place."""
 
     __slots__ = ()
+
+    def cut(self, data_bytes: int) -> tuple[Placement, Placement]:
+        """As two steps, of which only the second has a head."""
+        return (
+            self._replace(head=b"", data_bytes=data_bytes),
+            self._replace(
+                offset=self.offset + data_bytes,
+                data_bytes=self.data_bytes - data_bytes,
+                before_bytes=self.before_bytes + data_bytes,
+            ),
+        )
 
     def hold(self, data_bytes: int) -> PlacingBody:
         with _reading(self.reader.info.name):
@@ -91,7 +106,7 @@ def _run_placements(
             digest=found[:DIGEST_BYTES],
         )
         head = frame.encode() + found[DIGEST_BYTES:]
-        yield Placement(frame, head, reader, run.geometry.slice_offset(position, first))
+        yield Placement(frame, head, reader, run.geometry.slice_offset(position, first), frame.data_bytes)
 
 
 def together(row: LayerRow, spans: Iterator[Span]) -> Iterator[tuple[int, int, range]]:

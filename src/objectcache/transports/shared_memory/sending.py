@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
-from objectcache.frames import Frame
 from objectcache.layout import DeliveryGeometry
 from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, Turn
+from objectcache.transports.pacing import Pace
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.shared_memory.memory import ClientMemory
@@ -81,21 +81,25 @@ class PlacingDelivery(ActiveDelivery):
         geometry: DeliveryGeometry,
         offset: int,
         far: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         # A placement is a turn by itself.
-        super().__init__(delivery, epoch, state, spans, on_over, far=far, turn_bytes=1)
+        super().__init__(delivery, epoch, state, spans, on_over, far=far, turn_bytes=1, pace=pace)
         self._geometry = geometry
         self._offset = offset
 
-    def place_of(self, frame: Frame) -> slice:
-        """Where in the client's memory the data of a PLACED frame goes."""
+    def place_of(self, outgoing: Outgoing) -> slice:
+        """Where in the client's memory the data goes."""
+        frame = outgoing.frame
         at = self._offset + self._geometry.offset(frame.part, frame.layer)
-        at += frame.first_chunk * (frame.data_bytes // frame.num_chunks)
-        return slice(at, at + frame.data_bytes)
+        at += frame.first_chunk * (frame.data_bytes // frame.num_chunks) + outgoing.before_bytes
+        return slice(at, at + outgoing.data_bytes)
 
 
 class PlacingSession(SenderSession):
     """The streams of one client, and its memory, which is unmapped after the last stream's end."""
+
+    announces = False
 
     def __init__(self, streams: int, memory: ClientMemory, files: MappedFiles, on_lost: Callable[[], None]) -> None:
         """The session owns `memory`."""
@@ -130,7 +134,7 @@ class PlacingSession(SenderSession):
                 return
             try:
                 with sock.placing():
-                    at_hand.place(self.memory.view[active.place_of(outgoing.frame)], self._files)
+                    at_hand.place(self.memory.view[active.place_of(outgoing)], self._files)
             except ObjectCacheError as error:
                 supplying.fail(active, self._changed, error)  # nothing was said of it: the stream is in step
             else:

@@ -1,0 +1,93 @@
+"""Deliveries under way, as the scheduler is told of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from objectcache.descriptor import Descriptor, TargetKind
+from objectcache.gateway.call import Call
+from objectcache.messages import WindowsRequest
+from objectcache.plan import Plan
+from objectcache.scheduling import Admitted, WindowsChanged
+from objectcache.workers.pool import WorkerHandle
+
+GATEWAY = "gateway"
+
+Key = tuple[bytes | tuple[str, str], int, int]
+"""What a client calls a delivery: session, delivery, epoch. One in a response has its bucket and access key instead of
+a session."""
+
+
+@dataclass(eq=False, slots=True)
+class Running:
+    """`number` is never used again; `slot` is its place on the board, once it has one. `session` is the worker's name
+    for the session, whatever the target."""
+
+    number: int
+    worker: WorkerHandle
+    session: bytes
+    key: Key
+    links: tuple[str, ...]
+    tenant: str
+    descriptor: Descriptor
+    plan: Plan
+    admitted_s: float
+    slot: int | None = None
+    expected_bytes_s: float = 0.0
+    correction: WindowsChanged | None = None
+
+    @classmethod
+    def of(
+        cls, number: int, worker: WorkerHandle, session: bytes, call: Call, descriptor: Descriptor, plan: Plan
+    ) -> Running:
+        by_session = descriptor.target.kind is not TargetKind.HTTP
+        owner = session if by_session else (call.bucket, call.caller.access_key)
+        return cls(
+            number,
+            worker,
+            session,
+            (owner, descriptor.delivery, descriptor.epoch),
+            links_of(call),
+            call.caller.access_key,
+            descriptor,
+            plan,
+            time.monotonic(),
+        )
+
+    def admitted(self) -> Admitted:
+        units = list(self._units())
+        return Admitted(
+            self.admitted_s,
+            self.number,
+            self.links,
+            tuple(unit_bytes for unit_bytes, _ in units),
+            self.windows(self.descriptor.windows_s),
+            gang=f"{self.tenant}/{self.descriptor.gang}" if self.descriptor.gang else "",
+            tenant=self.tenant,
+        )
+
+    def corrected(self, asked: WindowsRequest, now_s: float) -> WindowsChanged:
+        return WindowsChanged(now_s, self.number, self.windows(asked.windows_s), now_s + asked.ready_in_s)
+
+    def windows(self, windows_s: tuple[float, ...]) -> tuple[float, ...]:
+        """Of units, from those of layers in delivery order: none, unless there is one for each layer."""
+        if len(windows_s) != len(self.plan.geometry.order):
+            return ()
+        by_layer = dict(zip(self.plan.geometry.order, windows_s, strict=True))
+        return tuple(sum(by_layer[layer] for layer in layers) for _, layers in self._units())
+
+    def _units(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Bytes and layers of what is sent at all."""
+        geometry = self.plan.geometry
+        for layers in geometry.units:
+            sent = tuple(layer for layer in layers if layer >= self.plan.from_layer)
+            unit_bytes = sum(geometry.wanted_bytes(part, layer) for layer in sent for part in geometry.parts_of(layer))
+            if unit_bytes:
+                yield unit_bytes, sent
+
+
+def links_of(call: Call) -> tuple[str, ...]:
+    """What deliveries for this client cross."""
+    return GATEWAY, f"store:{call.bucket}", f"client:{call.request.remote or ''}"

@@ -1,0 +1,244 @@
+"""Rates, seen where deliveries arrive: kept, changed, shared, and outliving the process that sets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectcache.cache import Match
+from objectcache.messages import WindowsBatch, WindowsRequest
+from tests.gateway.arrivals import Arrivals, make, off_by, set_caps, store_prefix
+from tests.gateway.process import BUCKET, GatewayProcess, children_of, eventually
+
+MIB = 1 << 20
+RATE_BYTES_S = 1e8
+PREFIX_BYTES = 32 * MIB
+TARGETS = ("http", "tcp", "shm")
+TRIES = 4
+"""The machine may be busy with something else: then a try says nothing."""
+
+
+@pytest.fixture(scope="module")
+def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    running = make(tmp_path_factory.mktemp("paced"))
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def match(paced: GatewayProcess) -> Match:
+    return store_prefix(paced, PREFIX_BYTES)
+
+
+@pytest.fixture
+def uncapped(paced: GatewayProcess) -> Iterator[GatewayProcess]:
+    yield paced
+    shown = json.loads(paced.ask("GET", "/?kv-bandwidth").body)
+    set_caps(paced, **dict.fromkeys(shown["caps"]))
+
+
+def decided(gateway: GatewayProcess) -> bool:
+    """The rates process is there."""
+    before = gateway.metric("objectcache_rates_decisions")
+    time.sleep(0.3)
+    return gateway.metric("objectcache_rates_decisions") > before
+
+
+def cap(of: GatewayProcess, **caps: Any) -> None:
+    set_caps(of, **caps)
+    eventually(lambda: decided(of), "the rates process decides")
+
+
+def within(tolerance: float, attempt: Callable[[], float]) -> None:
+    """`attempt()` is by how much something misses: in one of some tries no more than `tolerance`."""
+    misses: list[float] = []
+    while not misses or min(misses) > tolerance:
+        assert len(misses) < TRIES, f"off by {misses}"
+        misses.append(attempt())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_delivery_keeps_its_rate(uncapped: GatewayProcess, match: Match, target: str) -> None:
+    cap(uncapped, gateway=RATE_BYTES_S)
+
+    def attempt() -> float:
+        with uncapped.open(target=target, buffer_bytes=2 * PREFIX_BYTES) as cache:
+            arrivals = Arrivals(cache, match)
+            arrivals.wait()
+            arrivals.close()
+        return off_by(arrivals.rates(), RATE_BYTES_S)
+
+    within(0.05, attempt)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_delivery_pauses_and_goes_on(uncapped: GatewayProcess, match: Match, target: str) -> None:
+    cap(uncapped, gateway=2 * RATE_BYTES_S)
+    with uncapped.open(target=target, buffer_bytes=2 * PREFIX_BYTES) as cache:
+        arrivals = Arrivals(cache, match)
+        time.sleep(0.05)
+        set_caps(uncapped, gateway=0)
+        time.sleep(0.1)
+        paused_s = time.monotonic()
+        time.sleep(0.15)
+        set_caps(uncapped, gateway=None)
+        resumed_s = time.monotonic()
+        arrivals.wait()
+        arrivals.close()
+    assert arrivals.at(resumed_s - 0.02) == arrivals.at(paused_s) < PREFIX_BYTES
+    assert arrivals.at(resumed_s + 5.0) == PREFIX_BYTES
+
+
+def test_a_paused_delivery_can_be_cancelled(uncapped: GatewayProcess, match: Match) -> None:
+    for target in TARGETS:
+        with uncapped.open(target=target, buffer_bytes=PREFIX_BYTES + MIB) as cache:
+            for _ in range(2):  # the pool has room for one: its memory must come back
+                set_caps(uncapped, gateway=RATE_BYTES_S)
+                arrivals = Arrivals(cache, match)
+                time.sleep(0.03)
+                set_caps(uncapped, gateway=0)
+                time.sleep(0.03)
+                arrivals.close()
+    eventually(lambda: uncapped.metric("objectcache_deliveries_running") == 0, "all deliveries end")
+
+
+def test_a_rate_changes_within_10_ms(uncapped: GatewayProcess, match: Match) -> None:
+    cap(uncapped, gateway=RATE_BYTES_S / 2)
+
+    def attempt() -> float:
+        set_caps(uncapped, gateway=RATE_BYTES_S / 2)
+        with uncapped.open(target="tcp", buffer_bytes=2 * PREFIX_BYTES) as cache:
+            arrivals = Arrivals(cache, match)
+            time.sleep(0.2)
+            asked_s = time.monotonic()
+            set_caps(uncapped, gateway=2 * RATE_BYTES_S)
+            arrivals.wait()
+            arrivals.close()
+        # Where the line after the change meets the one before it.
+        before, after = arrivals.at(asked_s), arrivals.at(asked_s + 0.06)
+        return asked_s + 0.06 - (after - before - RATE_BYTES_S / 2 * 0.06) / (1.5 * RATE_BYTES_S) - asked_s
+
+    within(0.010, attempt)
+
+
+def test_sessions_share_a_cap(uncapped: GatewayProcess, match: Match) -> None:
+    cap(uncapped, gateway=2 * RATE_BYTES_S)
+
+    def attempt() -> float:
+        with ExitStack() as stack:
+            caches = [
+                stack.enter_context(uncapped.open(target=target, buffer_bytes=2 * PREFIX_BYTES)) for target in TARGETS
+            ]
+            running = [Arrivals(cache, match) for cache in caches]
+            for arrivals in running:
+                arrivals.wait()
+                arrivals.close()
+        began_s = max(next(when for when, count in arrivals.samples if count) for arrivals in running) + 0.02
+        rates = [arrivals.rates(began_s, began_s + 0.26) for arrivals in running]
+        in_all = [sum(some) for some in zip(*rates, strict=True)]
+        fair = 2 * RATE_BYTES_S / len(running)
+        return max(off_by(in_all, 2 * RATE_BYTES_S), *(off_by(some, fair) for some in rates))
+
+    within(0.07, attempt)
+
+
+def test_the_rates_process_may_die(uncapped: GatewayProcess, match: Match) -> None:
+    cap(uncapped, gateway=RATE_BYTES_S)
+    workers = set(uncapped.worker_pids)
+
+    def rates_pid() -> int:
+        """The one that is told of the board."""
+        found = [pid for pid in children_of(uncapped.pid) if b"workers.rates" in command_of(pid)]
+        return found[0] if found else 0
+
+    before = rates_pid()
+    assert before in workers
+    with uncapped.open(target="tcp", buffer_bytes=2 * PREFIX_BYTES) as cache:
+        arrivals = Arrivals(cache, match)
+        time.sleep(0.05)
+        os.kill(before, signal.SIGKILL)
+        arrivals.wait()
+        arrivals.close()
+        took_s = arrivals.samples[-1][0] - arrivals.samples[0][0]
+    assert took_s > 0.9 * PREFIX_BYTES / RATE_BYTES_S  # it went on, and not faster
+    eventually(lambda: rates_pid() not in (0, before), "another rates process")
+    eventually(lambda: decided(uncapped), "it decides")
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def test_nothing_runs_without_a_cap_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    gateway = make(tmp_path)
+    workers = children_of(gateway.pid)
+    assert len(workers) == 1
+    set_caps(gateway, gateway=RATE_BYTES_S)
+    assert len(children_of(gateway.pid)) == 2
+    set_caps(gateway, gateway=None)
+    eventually(lambda: children_of(gateway.pid) == workers, "the rates process has ended")
+    set_caps(gateway, gateway=RATE_BYTES_S)
+    children = children_of(gateway.pid)
+    gateway.kill()
+    eventually(lambda: not any(command_of(child) for child in children), "all of its processes have ended")
+
+
+def test_a_match_and_an_answer_tell_the_rate_to_expect(uncapped: GatewayProcess, match: Match) -> None:
+    with uncapped.open(target="tcp", buffer_bytes=4 * PREFIX_BYTES) as cache:
+        free = cache.match(match.namespace, match.parts[0].keys)
+        assert free.lease is not None
+        assert free.lease.rate_bytes_s is None
+        cap(uncapped, gateway=RATE_BYTES_S)
+        alone = cache.match(match.namespace, match.parts[0].keys)
+        assert alone.lease is not None
+        assert alone.lease.rate_bytes_s == RATE_BYTES_S
+        arrivals = Arrivals(cache, match)
+        shared = cache.match(match.namespace, match.parts[0].keys)
+        assert shared.lease is not None
+        assert shared.lease.rate_bytes_s == pytest.approx(RATE_BYTES_S / 2)
+        arrivals.close()
+
+
+def test_windows_of_what_does_not_run_are_passed_over(paced: GatewayProcess) -> None:
+    body = WindowsBatch((WindowsRequest(bytes(16), 1, 0, (0.1,), 0.0), WindowsRequest(b"", 2, 0, (), -1.0))).encode()
+    assert paced.ask("POST", f"/{BUCKET}?kv-windows", body).status == 204
+    assert paced.ask("POST", f"/{BUCKET}?kv-windows", b"\x80").error["Code"] == "InvalidRequest"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"[]",
+        b"{",
+        b'{"speed": 1}',
+        b'{"caps": {"gateway": "fast"}}',
+        b'{"caps": {"gateway": -1}}',
+        b'{"caps": {"nowhere": 1}}',
+        b'{"policy": "luck"}',
+        b'{"weights": {"a": 0}}',
+    ],
+    ids=lambda asked: asked.decode(),
+)
+def test_what_cannot_be_set_is_refused(paced: GatewayProcess, asked: bytes) -> None:
+    assert paced.ask("POST", "/?kv-bandwidth", asked).status == 400
+
+
+def test_only_who_administers_all_buckets_sees_and_sets_caps(tmp_path: Path) -> None:
+    gateway = make(tmp_path, anonymous="write")
+    try:
+        assert gateway.ask("GET", "/?kv-bandwidth").status == 403
+        assert gateway.ask("POST", "/?kv-bandwidth", b'{"caps": {"gateway": 1}}').status == 403
+        assert len(children_of(gateway.pid)) == 1
+    finally:
+        gateway.kill()

@@ -1,0 +1,91 @@
+"""Messages between processes come whole, in order, each with the descriptors that were sent with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectcache.workers.channel import BlockingChannel
+
+Sent = tuple[int, int, bool]
+"""A message: its payload's bytes, its descriptors, and whether the other side reads before the next."""
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        yield mine, theirs
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    messages=st.lists(
+        st.tuples(st.sampled_from([0, 1, 1000, 70_000, 300_000]), st.integers(0, 3), st.booleans()), max_size=8
+    )
+)
+def test_descriptors_come_with_their_message(messages: list[Sent]) -> None:
+    mine, theirs = socket.socketpair()
+    with mine, theirs, open(os.devnull, "rb") as file:
+        sender, receiver = BlockingChannel(mine), BlockingChannel(theirs)
+        may_go_on = threading.Semaphore(0)
+
+        def send() -> None:
+            for number, (size, descriptors, waits) in enumerate(messages):
+                sender.send({"number": number, "data": bytes(size)}, [file.fileno()] * descriptors)
+                if waits:
+                    may_go_on.acquire(timeout=10.0)
+            mine.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        for number, (size, descriptors, waits) in enumerate(messages):
+            received = receiver.receive()
+            assert received is not None
+            message, fds = received
+            assert (message["number"], len(message["data"]), len(fds)) == (number, size, descriptors)
+            for fd in fds:
+                assert os.path.samestat(os.fstat(fd), os.fstat(file.fileno()))
+                os.close(fd)
+            if waits:
+                may_go_on.release()
+        assert receiver.receive() is None
+        thread.join()
+
+
+@pytest.mark.parametrize("step_bytes", [1, 3, 10_000])
+def test_a_message_in_pieces(ends: tuple[socket.socket, socket.socket], step_bytes: int) -> None:
+    mine, theirs = ends
+    whole = bytearray()
+    probe, taken = socket.socketpair()
+    with probe, taken:
+        BlockingChannel(probe).send({"data": bytes(20_000), "tag": 1})
+        BlockingChannel(probe).send({"tag": 2})
+        probe.shutdown(socket.SHUT_WR)
+        while piece := taken.recv(1 << 16):
+            whole += piece
+    receiver = BlockingChannel(theirs)
+
+    def send() -> None:
+        for at in range(0, len(whole), step_bytes):
+            mine.sendall(whole[at : at + step_bytes])
+        mine.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    tags = [received[0]["tag"] for received in iter(receiver.receive, None)]
+    thread.join()
+    assert tags == [1, 2]
+
+
+def test_a_message_cut_short_is_an_end(ends: tuple[socket.socket, socket.socket]) -> None:
+    mine, theirs = ends
+    mine.sendall(b"\xff\0\0\0abc")
+    mine.shutdown(socket.SHUT_WR)
+    assert BlockingChannel(theirs).receive() is None
