@@ -153,6 +153,7 @@ class Reception:
             ]
         self._unit_of = geometry.unit_of
         self.missing_units = sum(1 for missing in self._missing_bytes if missing)
+        self.verified_bytes = 0
 
     def begin(self, stream: int, frame: Frame) -> int | None:
         """Where in the destination this DATA frame lands (byte offset); None: read it and throw it away.
@@ -237,6 +238,7 @@ class Reception:
             return None
         unit = self._unit_of[frame.layer]
         self._missing_bytes[unit] -= verified_bytes
+        self.verified_bytes += verified_bytes
         if self._missing_bytes[unit]:
             return None
         self.missing_units -= 1

@@ -174,6 +174,8 @@ class RetrieveAnswer:
     """For each part of the descriptor, in order, which segments serve it."""
     rate_bytes_s: float = 0.0
     """The rate to expect at first; 0: no link on the way has a cap."""
+    reason: str = ""
+    """Why it has so many layers per unit (`scheduling.modes.Reason`)."""
 
     def encode(self) -> bytes:
         parts = [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions]
@@ -182,6 +184,7 @@ class RetrieveAnswer:
             payload_bytes=self.payload_bytes,
             versions=parts,
             rate_bytes_s=self.rate_bytes_s,
+            reason=self.reason,
         )
 
     @classmethod
@@ -192,6 +195,7 @@ class RetrieveAnswer:
             fields.integer("payload_bytes", 0, 1 << 50),
             tuple(_versions(item) for item in fields.items("versions", MAX_PARTS)),
             fields.number("rate_bytes_s", 0, 1e18),
+            fields.text("reason", 32),
         )
 
     def to_header(self) -> str:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from objectcache.catalog import Run  # a data worker plans nothing and needs no catalog
     from objectcache.descriptor import Versions
 
-UNIT_TARGET_BYTES = 4 << 20
-"""The smallest unit worth announcing by itself; the paper's prototype aims at 4 to 16 MiB."""
-
 
 class PlanRun(NamedTuple):
     """Chunks [first, stop) of one segment; they land at chunk `at` of the part."""
@@ -143,22 +140,25 @@ class LayerRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to deliver, resolved. Ranges are made on the way: nothing here grows with layers × segments."""
+    """What to deliver, resolved. Ranges are made on the way: nothing here grows with layers × segments.
+
+    `reason` is why a unit has `layers_per_unit` layers, where that was chosen here (`scheduling.modes`).
+    """
 
     parts: tuple[PlanPart, ...]
     layers_per_unit: int
     from_layer: int
     geometry: DeliveryGeometry
+    reason: str = ""
 
     @classmethod
-    def of(cls, parts: Sequence[PlanPart], layers_per_unit: int, from_layer: int = 0) -> Plan:
-        """`layers_per_unit` 0 chooses one. Raises DescriptorError when `from_layer` leaves nothing."""
+    def of(cls, parts: Sequence[PlanPart], layers_per_unit: int, from_layer: int = 0, reason: str = "") -> Plan:
+        """Raises DescriptorError when `from_layer` leaves nothing."""
         shapes = tuple(part.shape for part in parts)
-        per_unit = layers_per_unit or choose_layers_per_unit(shapes)
-        geometry = delivery_geometry(shapes, per_unit)
+        geometry = delivery_geometry(shapes, layers_per_unit)
         if from_layer > geometry.order[-1]:
             raise DescriptorError(f"from_layer {from_layer} is beyond the last layer, {geometry.order[-1]}")
-        plan = cls(tuple(parts), per_unit, from_layer, geometry)
+        plan = cls(tuple(parts), layers_per_unit, from_layer, geometry, reason)
         if any(shape.held for shape in shapes) and not plan.payload_bytes:
             raise DescriptorError("all that is asked for is held already")
         return plan
@@ -297,11 +297,3 @@ def same_versions(held: Versions, served: Versions) -> bool:
                 rest.append((left - chunks, tag))
             chunks -= min(chunks, left)
     return True
-
-
-def choose_layers_per_unit(shapes: Sequence[PartShape]) -> int:
-    """As many layers as make up a unit worth announcing: 1 for long prefixes, all for short ones."""
-    layers = len({layer for shape in shapes for layer in shape.layers})
-    payload = sum(shape.num_chunks * sum(shape.slice_bytes) for shape in shapes)
-    per_layer = max(1, payload // layers)
-    return min(layers, max(1, -(-UNIT_TARGET_BYTES // per_layer)))

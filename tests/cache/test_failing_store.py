@@ -109,7 +109,7 @@ def test_a_stalled_read_is_late_and_its_memory_nobodys_until_it_ends(
     cache: LocalCache, match: Match, switch: FaultySwitch
 ) -> None:
     switch.go_on.clear()
-    retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=0.3))
+    retrieval = cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=0.3))
     retrieval.wait(0)
     assert switch.stalled.wait(30)
     with pytest.raises(DeliveryTimeoutError):

@@ -19,7 +19,7 @@ DEADLINE_S = 1.0
 def stopped_in_mid_delivery(worker: int, cache: GatewayCache, match: Match) -> Iterator[Retrieval]:
     """The worker stands still, with a part of a delivery placed. It may be too fast for us a few times."""
     for _ in range(50):
-        retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=DEADLINE_S))
+        retrieval = cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=DEADLINE_S))
         retrieval.wait(0)
         with stopped(worker):
             time.sleep(0.1)  # of what was placed, word has come

@@ -63,7 +63,7 @@ def test_one_that_hangs_is_ended_and_replaced(cache: GatewayCache, match: Match)
     begin_s = time.monotonic()
     with (
         pytest.raises(DeliveryTimeoutError),
-        cache.retrieve(match, options=RetrieveOptions(deadline_s=0.5)) as retrieval,
+        cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=0.5)) as retrieval,
     ):
         retrieval.wait(0)
     assert time.monotonic() - begin_s < 2.0

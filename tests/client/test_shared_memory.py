@@ -92,7 +92,7 @@ def mappings_of_memory(pid: int) -> int:
 
 def abandoned(cache: GatewayCache, match: Match) -> None:
     """A delivery whose worker is stopped is given up: its memory stays in quarantine."""
-    retrieval = cache.retrieve(match, options=RetrieveOptions(deadline_s=0.5))
+    retrieval = cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=0.5))
     with pytest.raises(DeliveryTimeoutError):
         retrieval.wait(LAYERS - 1)
     retrieval.close()

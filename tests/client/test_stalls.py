@@ -48,7 +48,7 @@ def test_a_worker_that_is_stopped_before_the_first_byte(
         begin_s = time.monotonic()
         with (
             pytest.raises(DeliveryTimeoutError),
-            cache.retrieve(match, options=RetrieveOptions(deadline_s=DEADLINE_S)) as retrieval,
+            cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=DEADLINE_S)) as retrieval,
         ):
             retrieval.wait(0)
         assert time.monotonic() - begin_s < DEADLINE_S + 2.0

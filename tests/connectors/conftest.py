@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import objectcache
-from objectcache.cache import KVCache
+from objectcache.cache import KVCache, RetrieveOptions
 from objectcache.storing import ALL, StoreOptions
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def connect(cache: KVCache) -> Iterator[Connect]:
         # By threads: a process for each connector of each test would take longer than all else.
         storing = StoreOptions(ALL, staging_bytes=staging_bytes, writer="threads", segment_chunks=segment_chunks)
         more.setdefault("storing", storing)
+        more.setdefault("load_or_recompute", False)  # models this small are computed as fast as loaded
+        more.setdefault("options", RetrieveOptions(layers_per_unit=1))
         made.append(TransformersConnector(over or cache, model, **more))
         return made[-1]
 

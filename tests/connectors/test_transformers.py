@@ -171,7 +171,7 @@ def test_the_forward_waits_for_each_layer_only(connect: Connect, cache: KVCache,
     connector = connect(model, script)
     # A layer lands only when the one before it has been computed: whoever waits for more than one never ends.
     hooks = [layer.register_forward_hook(lambda *_: step.release()) for layer in model.model.layers]
-    past = connector.load(ids, options=RetrieveOptions(deadline_s=60))
+    past = connector.load(ids, options=RetrieveOptions(layers_per_unit=1, deadline_s=60))
     outputs = model(past.tail(ids), **cache_input(model, past))
     for hook in hooks:
         hook.remove()

@@ -73,7 +73,7 @@ def test_a_late_layer_means_recomputation(connect: Connect, cache: KVCache, mode
     ids = prompt(100)
     stored(connect(model), ids)
     script = ScriptedCache(cache, step=threading.Semaphore(0))
-    connector = connect(model, script, options=RetrieveOptions(deadline_s=0.2))
+    connector = connect(model, script, options=RetrieveOptions(layers_per_unit=1, deadline_s=0.2))
     start_s = time.perf_counter()
     result = connector.prefill(ids)
     assert 0.2 <= time.perf_counter() - start_s < 10

@@ -51,7 +51,7 @@ MESSAGES = (
     MatchAnswer(160, ((0, 0, 0, 10), (1, 2, 6, 10)), ID, 60.0, 12.5e9, 2),
     SessionRequest(4),
     SessionAnswer(ID, "10.0.0.1", 9000, "10.0.0.1", 9001, "objectcache-1"),
-    RetrieveAnswer(2, 1 << 20, (((16, ID[:8]), (3, ID[8:])), ()), 1.25e9),
+    RetrieveAnswer(2, 1 << 20, (((16, ID[:8]), (3, ID[8:])), ()), 1.25e9, "size"),
     CancelRequest(ID, 7, 5, 0.5),
     CancelAnswer(True),
     StoreRequest(".kv/seg/c-1/000/000/000/001", NAMESPACE, 1, 2, LEAF, 3, 7),

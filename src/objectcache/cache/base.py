@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf, lcm
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -13,7 +14,9 @@ from objectcache.cache.retrieval import Retrieval
 from objectcache.errors import LayoutError, NotSupportedError, ObjectCacheError, RequestError
 from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
-from objectcache.layout import PartShape
+from objectcache.layout import PartShape, delivery_geometry
+from objectcache.scheduling.advice import Advice, Offer, advise, model_compute
+from objectcache.scheduling.windows import WindowModel
 from objectcache.segment import SegmentHeader
 
 
@@ -48,6 +51,11 @@ class MatchedPart:
     def leaf(self) -> bytes:
         return self.keys[-1]
 
+    def shortened(self, stop: int) -> MatchedPart:
+        """Without chunks from `stop` on."""
+        shape = PartShape(self.shape.layers, self.shape.slice_bytes, stop - self.first)
+        return replace(self, stop=stop, keys=self.keys[: stop - self.first], shape=shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -72,17 +80,69 @@ class Match:
     def payload_bytes(self) -> int:
         return sum(part.shape.num_chunks * sum(part.shape.slice_bytes) for part in self.parts)
 
+    @property
+    def boundary_tokens(self) -> int:
+        """Shorter prefixes of it end at multiples of this; 0: there are none, as with windows and states."""
+        if any(part.first for part in self.parts):
+            return 0
+        return lcm(*(self.namespace.layout.group(part.part.group).chunk_tokens for part in self.parts))
+
+    def shortened(self, tokens: int) -> Match:
+        """Its first `tokens` only, under the same lease. Raises RequestError for what is no prefix of it."""
+        boundary = self.boundary_tokens
+        if not 0 < tokens <= self.tokens or (tokens != self.tokens and (not boundary or tokens % boundary)):
+            raise RequestError(f"{tokens} tokens are no prefix of {self.tokens} that match, in steps of {boundary}")
+        if tokens == self.tokens:
+            return self
+        layout = self.namespace.layout
+        return replace(
+            self,
+            tokens=tokens,
+            parts=tuple(part.shortened(tokens // layout.group(part.part.group).chunk_tokens) for part in self.parts),
+        )
+
+    def offer(self, prompt_tokens: int, *, step_tokens: int = 0) -> Offer:
+        """What it offers to a prompt of `prompt_tokens` (`scheduling.advice.advise`). Raises RequestError without."""
+        shapes = tuple(part.shape for part in self.parts)
+        sizes = delivery_geometry(shapes, 1).unit_bytes if shapes else ()
+        return Offer(prompt_tokens, self.tokens, sizes, self.boundary_tokens, step_tokens)
+
+    def advice(
+        self,
+        prompt_tokens: int,
+        windows: WindowModel,
+        *,
+        rate_bytes_s: float | None = None,
+        step_tokens: int = 0,
+        may_hold: bool = False,
+    ) -> Advice | None:
+        """What to do with it, at the rate that the lease says, or else `rate_bytes_s`, or else any: `advice.advise`.
+
+        None while `windows` knows nothing. Raises RequestError when nothing matched.
+        """
+        compute = model_compute(windows)
+        if compute is None:
+            return None
+        promised = self.lease.rate_bytes_s if self.lease is not None else None
+        rate = promised if promised is not None else rate_bytes_s
+        return advise(
+            self.offer(prompt_tokens, step_tokens=step_tokens),
+            compute,
+            rate_bytes_s=inf if rate is None else rate,
+            may_hold=may_hold,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RetrieveOptions:
     """How to deliver.
 
-    `layers_per_unit`: 1 is layerwise, 0 leaves it to the storage side, `CHUNKWISE` is everything as one unit.
+    `layers_per_unit`: 0 leaves it to the storage side, 1 is layerwise, `CHUNKWISE` is everything as one unit.
     `windows_s`: compute seconds per layer that hide the next layer's transfer. `deadline_s`: seconds from now after
     which waits raise DeliveryTimeoutError. `gang`, `trace`: what an engine step waits for together; an id to follow.
     """
 
-    layers_per_unit: int = 1
+    layers_per_unit: int = 0
     windows_s: tuple[float, ...] = ()
     deadline_s: float = 30.0
     gang: str = ""

@@ -37,7 +37,8 @@ from objectcache.errors import (
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.names import parse_segment_name
-from objectcache.plan import Plan, choose_layers_per_unit
+from objectcache.plan import Plan
+from objectcache.scheduling.modes import usual_layers
 from objectcache.stores import Store
 from objectcache.verifying import is_damaged
 
@@ -134,7 +135,7 @@ class CacheCore:
             lease = self._leases.grant(segments, now_s)
         for part in found.parts:
             self.fragments.met(part.runs, now_s)
-        per_unit = choose_layers_per_unit([part.shape for part in matched])
+        per_unit = usual_layers([part.shape for part in matched])
         return Match(namespace, found.tokens, matched, Lease(lease, self._leases.ttl_s, None, per_unit))
 
     def release(self, lease: bytes) -> None:
@@ -142,8 +143,8 @@ class CacheCore:
         with self._lock:
             self._leases.release(lease)
 
-    def plan(self, descriptor: Descriptor) -> Plan:
-        """What to send for a descriptor.
+    def plan(self, descriptor: Descriptor, rate_bytes_s: float | None = None) -> Plan:
+        """What to send for a descriptor, at a rate of `rate_bytes_s` to expect (None: no cap).
 
         Raises NamespaceMismatchError, DescriptorError, LeaseExpiredError, KeyNotFoundError. Nothing is read.
         """
@@ -153,7 +154,7 @@ class CacheCore:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
         self.replacing.planned(descriptor.deadline_s)
-        plan = self._planner.plan(descriptor)
+        plan = self._planner.plan(descriptor, rate_bytes_s)
         self.reads.planned(plan)
         return plan
 

@@ -42,6 +42,7 @@ from objectcache.integrity import Buffer
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import delivery_geometry
 from objectcache.plan import Plan
+from objectcache.scheduling.modes import usual_layers
 from objectcache.segment import SegmentHeader, SegmentWriter
 from objectcache.stores import ObjectReader, ObjectUpload
 
@@ -111,7 +112,9 @@ class LocalCache(KVCache):
                 delivery.versions = plan.versions
                 readers = self._open(plan)
             shapes = tuple(part.shape for part in delivery.parts)
-            geometry = plan.geometry if plan else delivery_geometry(shapes, _layers_per_unit(match, wanted))
+            geometry = (
+                plan.geometry if plan else delivery_geometry(shapes, wanted.layers_per_unit or usual_layers(shapes))
+            )
             destination = Destination(self.pool, self.pool.allocate(geometry.total_bytes))
         except BaseException:
             close_all(readers)
@@ -123,6 +126,7 @@ class LocalCache(KVCache):
             deadline_s=time.perf_counter() + wanted.deadline_s,
             on_close=delivery.closer(geometry, self.pool, destination),
         )
+        retrieval.reason = plan.reason if plan else ""
         landing = Landing(retrieval, destination)
         if plan is None:
             destination.begin(cancel=delivery.cancel)
@@ -279,10 +283,6 @@ class _StoreElsewhere(ForeignUpload):
 
     def close(self, error: ObjectCacheError | None = None) -> None:
         self._room.close()
-
-
-def _layers_per_unit(match: Match, options: RetrieveOptions) -> int:
-    return options.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
 
 
 def _descriptor(match: Match, delivery: TieredDelivery, options: RetrieveOptions) -> Descriptor:

@@ -11,6 +11,7 @@ from objectcache.descriptor import Descriptor, DescriptorPart
 from objectcache.errors import HeldVersionError, KeyNotFoundError
 from objectcache.plan import Plan, PlanPart, plan_part, same_versions
 from objectcache.recent import Recent
+from objectcache.scheduling.modes import choose_mode
 
 KEPT_RUNS = 8192
 """Over all parts that are kept, 1 KB each."""
@@ -25,8 +26,8 @@ class Planner:
         self._catalog = catalog
         self._parts: Recent[tuple[bytes, DescriptorPart], tuple[tuple[Run, ...], PlanPart]] = Recent(KEPT_RUNS)
 
-    def plan(self, descriptor: Descriptor) -> Plan:
-        """What to send for a descriptor whose layout is right. Nothing is read.
+    def plan(self, descriptor: Descriptor, rate_bytes_s: float | None = None) -> Plan:
+        """What to send for a descriptor whose layout is right, at the rate to expect (None: no cap). Nothing is read.
 
         Raises NamespaceMismatchError, DescriptorError, KeyNotFoundError; HeldVersionError where what the client holds
         is of other segments.
@@ -38,7 +39,13 @@ class Planner:
                 for part in descriptor.parts
             ]
         parts = [self._part(namespace, part, runs) for part, runs in zip(descriptor.parts, resolved, strict=True)]
-        return Plan.of(parts, descriptor.layers_per_unit, descriptor.from_layer)
+        mode = choose_mode(
+            [part.shape for part in parts],
+            windows_s=descriptor.windows_s,
+            rate_bytes_s=rate_bytes_s,
+            asked=descriptor.layers_per_unit,
+        )
+        return Plan.of(parts, mode.layers_per_unit, descriptor.from_layer, mode.reason)
 
     def _part(self, namespace: bytes, part: DescriptorPart, runs: tuple[Run, ...]) -> PlanPart:
         key = (namespace, replace(part, versions=()) if part.versions else part)  # those are only compared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, delivery_geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class LayerGroup:
 
 class Retrieval(AbstractContextManager["Retrieval"]):
     """One delivery into `memory` (at least `geometry.total_bytes` bytes), laid out as `geometry` says.
+
+    `reason` is why it has so many layers per unit, `rate_bytes_s` the rate to expect (None: nobody said).
 
     The transport calls `land` and `fail`; the user waits, iterates, reads views, and closes. Views are valid until
     `close`, which gives the memory back once nothing can write it any more.
@@ -48,9 +50,15 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._deadline_s = deadline_s
         self._on_close = on_close
         self._condition = threading.Condition()
+        self.reason = ""
+        self.rate_bytes_s: float | None = None
+        self.arrived_bytes: Callable[[], int] = self._landed_bytes
+        self.on_windows: Callable[[Sequence[float], float], None] | None = None
+        self._sources = geometry  # whose units the transport counts by
         self._landed_s: list[float] = [0.0] * len(geometry.units)
         self._unit_of = geometry.unit_of
-        self._next = 0
+        self._last_s = 0.0
+        self._next = self._announced = 0
         self._arrived: set[int] = set()
         self._error: ObjectCacheError | None = None
         self._closed = False
@@ -66,12 +74,43 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         """Unit `unit` is in the memory, verified. Parallel streams may be ahead: it lands once those before it have."""
         with self._condition:
             self._arrived.add(unit)
-            now_s = time.perf_counter()
             while self._next in self._arrived:
                 self._arrived.discard(self._next)
-                self._landed_s[self._next] = now_s
                 self._next += 1
-                self._condition.notify_all()
+                self._last_s = time.perf_counter()
+            self._announce()
+
+    def regroup(self, layers_per_unit: int, reason: str = "") -> None:
+        """Announce units of so many layers, a multiple of what the transport counts by. Before anybody waits."""
+        with self._condition:
+            self.reason = reason
+            self.geometry = delivery_geometry(self._sources.parts, layers_per_unit)
+            self._landed_s = [0.0] * len(self.geometry.units)
+            self._unit_of = self.geometry.unit_of
+            self._announced = 0
+            self._announce()
+
+    def _announce(self) -> None:
+        """Units whose layers are all there have landed. Holds the lock."""
+        units, layers = self.geometry.units, self._landed_layers
+        before = self._announced
+        while self._announced < len(units) and self._unit_end(self._announced) <= layers:
+            self._landed_s[self._announced] = self._last_s
+            self._announced += 1
+        if self._announced > before:
+            self._condition.notify_all()
+
+    @property
+    def _landed_layers(self) -> int:
+        return min(self._next * self._sources.layers_per_unit, len(self._sources.order))
+
+    def _unit_end(self, unit: int) -> int:
+        """How many layers there are up to the end of `unit`."""
+        return min((unit + 1) * self.geometry.layers_per_unit, len(self.geometry.order))
+
+    def _landed_bytes(self) -> int:
+        """Of the payload, what has landed."""
+        return sum(self._sources.unit_bytes[: self._next])
 
     def fail(self, error: ObjectCacheError) -> None:
         """No further unit will land. Those that have landed stay good."""
@@ -84,11 +123,17 @@ class Retrieval(AbstractContextManager["Retrieval"]):
 
     @property
     def complete(self) -> bool:
-        return self._next == len(self._landed_s)
+        return self._next == len(self._sources.units)
 
     @property
     def error(self) -> ObjectCacheError | None:
         return self._error
+
+    def correct_windows(self, windows_s: Sequence[float], ready_in_s: float) -> None:
+        """Tell the storage side that the windows of all layers are other than was said, and when layer 0 is asked for:
+        in `ready_in_s` seconds; negative, so long ago. Returns at once; where nobody wants to know it does nothing."""
+        if self.on_windows is not None and not self._closed:
+            self.on_windows(windows_s, ready_in_s)
 
     def landed_s(self, layer: int) -> float | None:
         """When `layer` landed (time.perf_counter), or None."""
@@ -115,6 +160,16 @@ class Retrieval(AbstractContextManager["Retrieval"]):
                 self._condition.wait(left)
             if self._closed:
                 raise DeliveryCancelledError("the retrieval was closed")
+
+    def wait_until(self, layer: int, timeout_s: float) -> bool:
+        """Whether `layer` may be read within `timeout_s`. Raises like `wait` for anything but that."""
+        try:
+            self.wait(layer, timeout_s)
+        except DeliveryTimeoutError:
+            if self._error is not None or time.perf_counter() >= self._deadline_s:
+                raise
+            return False
+        return True
 
     def __iter__(self) -> Iterator[LayerGroup]:
         """Units in delivery order, each as it lands. Raises like `wait`."""

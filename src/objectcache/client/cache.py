@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import (
@@ -26,13 +27,14 @@ from objectcache.cache.destination import Destination
 from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
+from objectcache.client.corrections import WindowCorrections
 from objectcache.client.fencing import Fencer
 from objectcache.client.http import GatewayHttp
 from objectcache.client.options import ClientOptions
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.client.upload import GatewayElsewhere, GatewayUpload
-from objectcache.descriptor import Descriptor, Target, TargetKind, Versions
+from objectcache.descriptor import Descriptor, Target, TargetKind
 from objectcache.errors import (
     DataConnectionsRefusedError,
     GatewayUnavailableError,
@@ -44,7 +46,7 @@ from objectcache.errors import (
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.layout import DeliveryGeometry, delivery_geometry
+from objectcache.layout import delivery_geometry
 from objectcache.messages import CommitRequest, MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
 from objectcache.names import segment_name
 from objectcache.segment import SegmentHeader
@@ -72,6 +74,7 @@ class GatewayCache(KVCache):
         self._writer = f"c-{secrets.token_hex(12)}"
         self._segments = itertools.count()
         self._registered: set[bytes] = set()
+        self._corrections = WindowCorrections(self._path("kv-windows"))
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -100,7 +103,7 @@ class GatewayCache(KVCache):
     ) -> Retrieval:
         wanted = options or RetrieveOptions()
         delivery = TieredDelivery(self.tiering, match.namespace, select_parts(match, parts))
-        per_unit = wanted.layers_per_unit or (match.lease.layers_per_unit if match.lease else 1)
+        per_unit = wanted.layers_per_unit or 1  # until the gateway has said what it chose
         deadline_s = time.perf_counter() + wanted.deadline_s
         destination: Destination | None = None
         try:
@@ -174,7 +177,7 @@ class GatewayCache(KVCache):
     ) -> None:
         offset = destination.buffer.offset if session.kind is TargetKind.SHM else 0
         target = Target(session.kind, session.id, offset)
-        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, target)
+        descriptor = self._descriptor(match, delivery, options, target)
 
         def cancel() -> None:
             delivery.cancel()
@@ -194,7 +197,7 @@ class GatewayCache(KVCache):
             session.receivers.fail(descriptor.delivery, error)
             raise
         # After any other error nobody knows whether it was accepted: it is cancelled with its destination.
-        delivery.versions = self._kept_versions(RetrieveAnswer.decode(body))
+        self._accepted(RetrieveAnswer.decode(body), descriptor, delivery, retrieval, session.http)
 
     def _start_response(
         self,
@@ -205,7 +208,7 @@ class GatewayCache(KVCache):
         destination: Destination,
         landing: Landing,
     ) -> None:
-        descriptor = self._descriptor(match, delivery, options, retrieval.geometry, Target(TargetKind.HTTP))
+        descriptor = self._descriptor(match, delivery, options, Target(TargetKind.HTTP))
         expected = self._expected(descriptor, delivery, 1, retrieval, landing)
         reception = ResponseReception(self._http, expected, self.options.verification())
 
@@ -216,11 +219,24 @@ class GatewayCache(KVCache):
         destination.begin(cancel)
         answer = reception.start(self._path("kv-retrieve"), descriptor)
         if answer is not None:
-            delivery.versions = self._kept_versions(answer)
+            self._accepted(answer, descriptor, delivery, retrieval, self._http)
 
-    def _kept_versions(self, answer: RetrieveAnswer) -> Sequence[Versions]:
-        """The versions of what comes; none where not all of it is verified, so that none of it is kept."""
-        return answer.versions if self.options.verify == Level.ALL else ()
+    def _accepted(
+        self,
+        answer: RetrieveAnswer,
+        descriptor: Descriptor,
+        delivery: TieredDelivery,
+        retrieval: Retrieval,
+        http: GatewayHttp,
+    ) -> None:
+        """Take over what the gateway says of a delivery that it has accepted."""
+        # None where not all of it is verified, so that none of it is kept.
+        delivery.versions = answer.versions if self.options.verify == Level.ALL else ()
+        retrieval.rate_bytes_s = answer.rate_bytes_s or None
+        retrieval.regroup(answer.layers_per_unit, answer.reason)
+        retrieval.on_windows = partial(
+            self._corrections.put, http, descriptor.target.session, descriptor.delivery, descriptor.epoch
+        )
 
     def _expected(
         self,
@@ -235,7 +251,7 @@ class GatewayCache(KVCache):
             if isinstance(error, IntegrityError):
                 self._fencer.report_damage(self._http, descriptor)
 
-        return Expected(
+        expected = Expected(
             delivery=descriptor.delivery,
             epoch=descriptor.epoch,
             geometry=retrieval.geometry,
@@ -247,13 +263,15 @@ class GatewayCache(KVCache):
             on_fenced=landing.fence,
             shared=descriptor.target.kind is TargetKind.SHM,
         )
+        if self.options.receiver == "threads":  # a receiving process says what has landed, no more
+            retrieval.arrived_bytes = lambda: expected.reception.verified_bytes
+        return expected
 
     def _descriptor(
         self,
         match: Match,
         delivery: TieredDelivery,
         options: RetrieveOptions,
-        geometry: DeliveryGeometry,
         target: Target,
     ) -> Descriptor:
         return Descriptor(
@@ -261,7 +279,7 @@ class GatewayCache(KVCache):
             parts=tuple(delivery.describe(part) for part in delivery.parts),
             target=target,
             delivery=next(self._deliveries),
-            layers_per_unit=geometry.layers_per_unit,
+            layers_per_unit=options.layers_per_unit,
             windows_s=options.windows_s,
             gang=options.gang,
             deadline_s=options.deadline_s,
@@ -361,6 +379,7 @@ class GatewayCache(KVCache):
             session, self._session = self._session, None
         if session is not None:
             session.close()
+        self._corrections.close()
         self._fencer.close()
         self._http.close()
         if self.tiering is not None:

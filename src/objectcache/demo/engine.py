@@ -30,7 +30,7 @@ from objectcache.errors import ObjectCacheError
 Say = Callable[[str], None]
 CHUNK_TOKENS = 16
 _STORE_TIMEOUT_S = 60.0
-_OPTIONS = {"chunkwise": RetrieveOptions(layers_per_unit=CHUNKWISE), "layerwise": RetrieveOptions()}
+_OPTIONS = {"chunkwise": RetrieveOptions(layers_per_unit=CHUNKWISE), "layerwise": RetrieveOptions(layers_per_unit=1)}
 _MAX_RELATIVE_DIFFERENCE = 1e-4
 """Of logits against full recomputation: the same products, summed in another order, layer upon layer."""
 

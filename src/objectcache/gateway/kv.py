@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from math import inf
@@ -50,6 +51,8 @@ from objectcache.messages import (
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
+
+log = logging.getLogger(__name__)
 
 UPLOAD_TIMEOUT_S = 60.0
 CANCEL_GRACE_S = 0.2
@@ -111,7 +114,7 @@ class KVRoutes:
             return _answer(MatchAnswer(0).encode())
         matched = tuple((part.part.group, part.part.shard, part.first, part.stop) for part in found.parts)
         lease = found.lease
-        rate_bytes_s = _known(self._bandwidth.expected_bytes_s(links_of(call)))
+        rate_bytes_s = self._expected_bytes_s(call)
         answer = MatchAnswer(found.tokens, matched, lease.id, lease.ttl_s, rate_bytes_s, lease.layers_per_unit)
         return _answer(answer.encode())
 
@@ -143,17 +146,17 @@ class KVRoutes:
         descriptor = decode_descriptor(await call.body())
         if descriptor.target.kind is not TargetKind.HTTP:
             session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
-            plan = core.plan(descriptor)
+            plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
             session.check(descriptor.target, plan.geometry.total_bytes)
             running = self._bandwidth.admit(session.worker, session.id, call, descriptor, plan)
             ended = session.worker.order("deliver", **self._order(core, running))
             self._watch(ended, core, running)
-            return _answer(_accepted(running).encode())
+            return _answer(self._accepted(running).encode())
         return await self._respond(call, core, descriptor)
 
     async def _respond(self, call: Call, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
         """A delivery as the body of the response."""
-        plan, request = core.plan(descriptor), call.request
+        plan, request = core.plan(descriptor, self._expected_bytes_s(call) or None), call.request
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
             running = self._bandwidth.admit(worker, session_id, call, descriptor, plan)
@@ -178,9 +181,25 @@ class KVRoutes:
             {
                 "Content-Type": "application/octet-stream",
                 "x-kv-layers-per-unit": str(plan.layers_per_unit),
-                ANSWER_HEADER: _accepted(running).to_header(),
+                "x-kv-unit-reason": plan.reason,
+                ANSWER_HEADER: self._accepted(running).to_header(),
             },
         )
+
+    def _expected_bytes_s(self, call: Call) -> float:
+        """0: no link on the way has a cap."""
+        return _known(self._bandwidth.expected_bytes_s(links_of(call)))
+
+    def _accepted(self, running: Running) -> RetrieveAnswer:
+        """What is said of a delivery that begins."""
+        plan, descriptor = running.plan, running.descriptor
+        self._metrics.units.labels(plan.reason).inc()
+        log.debug(
+            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
+            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
+        )
+        rate_bytes_s = _known(running.expected_bytes_s)
+        return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, rate_bytes_s, plan.reason)
 
     def _order(self, core: CacheCore, running: Running) -> Message:
         descriptor = running.descriptor
@@ -253,11 +272,6 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
-
-
-def _accepted(running: Running) -> RetrieveAnswer:
-    plan = running.plan
-    return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, _known(running.expected_bytes_s))
 
 
 def _known(bytes_s: float) -> float:

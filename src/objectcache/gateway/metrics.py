@@ -73,6 +73,12 @@ class GatewayMetrics:
             ["target", "outcome"],
             registry=self.registry,
         )
+        self.units = Counter(
+            "objectcache_deliveries_by_unit_total",
+            "Deliveries by why a unit has as many layers as it has: asked, whole, layer, size, overlap, overhead.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.delivered_bytes = Counter(
             "objectcache_delivered_bytes_total", "Bytes sent in deliveries.", ["target"], registry=self.registry
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from objectcache.cache import KVCache, Match, PartId
+from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
 from objectcache.errors import LeaseExpiredError, RequestError
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.testing.synthetic import (
@@ -93,6 +93,36 @@ class MatchingContract:
             with cache.retrieve(alone) as retrieval:
                 check_delivery(retrieval, alone)
 
+    @pytest.mark.parametrize("layout", [LAYOUT, TENSOR_PARALLEL, LATENT], ids=["flat", "tensor", "latent"])
+    def test_a_shorter_prefix_of_a_match_can_be_retrieved(self, cache: KVCache, layout: KVLayout) -> None:
+        namespace = new_namespace(layout)
+        chain = prompt(namespace, 7)
+        store_parts(cache, namespace, chain, cuts=[3])
+        match = cache.match(namespace, chain)
+        step = match.boundary_tokens
+        for tokens in range(step, match.tokens + 1, step):
+            shorter = match.shortened(tokens)
+            assert (shorter.tokens, shorter.lease) == (tokens, match.lease)
+            assert shorter.payload_bytes * match.tokens == match.payload_bytes * tokens
+            with cache.retrieve(shorter) as retrieval:
+                check_delivery(retrieval, shorter)
+        for wrong in (0, step - 1, match.tokens + step):
+            with pytest.raises(RequestError):
+                match.shortened(wrong)
+
+    def test_what_needs_its_end_has_no_shorter_prefix(self, cache: KVCache) -> None:
+        namespace = new_namespace(WINDOWED)
+        chain = prompt(namespace, 24)
+        store_parts(cache, namespace, chain)
+        match = cache.match(namespace, chain)
+        assert match.boundary_tokens == 0
+        assert match.shortened(match.tokens) == match
+        with pytest.raises(RequestError):
+            match.shortened(64)
+        offer = match.offer(1000)
+        assert (offer.matched_tokens, offer.boundary_tokens) == (match.tokens, 0)
+        assert sum(offer.layer_bytes) == match.payload_bytes
+
     def test_shards_of_pipeline_stages_have_layers_of_their_own(self, cache: KVCache) -> None:
         namespace = new_namespace(LATENT)
         chain = prompt(namespace, 6)
@@ -100,9 +130,10 @@ class MatchingContract:
         store_parts(cache, namespace, chain, stages, cuts=[2])
         match = cache.match(namespace, chain)
         assert match.tokens == 6 * 16
-        with cache.retrieve(match) as retrieval:
+        options = RetrieveOptions(layers_per_unit=1)
+        with cache.retrieve(match, options=options) as retrieval:
             assert check_delivery(retrieval, match) == [(0,), (1,), (2,), (3,), (4,)]
-        with cache.retrieve(match, parts=stages[1:]) as retrieval:
+        with cache.retrieve(match, parts=stages[1:], options=options) as retrieval:
             assert check_delivery(retrieval, match, stages[1:]) == [(3,), (4,)]
 
     def test_groups_match_by_rules_and_chunks_of_their_own(self, cache: KVCache) -> None:

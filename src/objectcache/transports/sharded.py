@@ -102,6 +102,7 @@ class ShardedReception(Reception):
         self._writing.discard(stream)
         if self.stopped or not verified_bytes:
             return None
+        self.verified_bytes += verified_bytes
         unit = self._unit_of[frame.layer]
         self._board.verified(self._shard, frame, unit)
         self._board.fence()

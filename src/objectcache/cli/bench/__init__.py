@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, contention, match, merge, peers, retrieve, store, stores, ttft
+from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores, ttft
 
 __all__ = ["add_to", "app"]
 
@@ -17,6 +17,7 @@ app.command("peers")(peers.command)
 app.command("store")(store.command)
 app.command("stores")(stores.command)
 app.command("contention")(contention.command)
+app.command("modes")(modes.command)
 app.command("ttft")(ttft.command)
 
 

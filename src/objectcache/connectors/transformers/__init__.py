@@ -10,9 +10,10 @@ Needs `objectcache[transformers]`. No model is patched: a cache with lazy layers
 
 from objectcache.connectors.transformers.cache_names import cache_input, cache_output
 from objectcache.connectors.transformers.connector import TransformersConnector
+from objectcache.connectors.transformers.delivery import LayerTiming, PrefixLoadError
 from objectcache.connectors.transformers.model import weights_fingerprint
 from objectcache.connectors.transformers.prefill import Prefill, PrefillReport
-from objectcache.connectors.transformers.prefix import LayerTiming, PrefixCache, PrefixLoadError
+from objectcache.connectors.transformers.prefix import PrefixCache
 from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.stats import ConnectorStats
 

@@ -12,16 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from objectcache.cache.base import KVCache, Match, RetrieveOptions
+from objectcache.cache.base import KVCache, RetrieveOptions
 from objectcache.connectors.transformers.background import BackgroundThread
 from objectcache.connectors.transformers.cache_names import cache_input
+from objectcache.connectors.transformers.deciding import Decider
+from objectcache.connectors.transformers.delivery import PrefixLoadError
+from objectcache.connectors.transformers.loading import PrefixLoader
 from objectcache.connectors.transformers.model import kv_shape, make_namespace, weights_fingerprint, weights_version
 from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, plain_inputs
-from objectcache.connectors.transformers.prefix import Delivery, PrefixCache, PrefixLoadError
+from objectcache.connectors.transformers.prefix import PrefixCache
 from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.stats import ConnectorStats, StatsCounter
+from objectcache.connectors.transformers.steps import marks_of
 from objectcache.errors import ObjectCacheError, RequestError
 from objectcache.keys import KeyChain, Namespace, chain_keys
+from objectcache.scheduling.advisor import Advisor
+from objectcache.scheduling.windows import WindowModel
 from objectcache.storing import ALL, StoreOptions, StoreQueue
 
 if TYPE_CHECKING:
@@ -51,6 +57,8 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         chunk_tokens: int = 16,
         options: RetrieveOptions | None = None,
         storing: StoreOptions | None = None,
+        load_or_recompute: bool = True,
+        windows: WindowModel | None = None,
     ) -> None:
         """Runs `model` over two tokens to see what it caches.
 
@@ -58,6 +66,8 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         whoever gives one answers for its changing with the weights. `adapter` names active adapters and their
         weights. `options` is the default of `load`. `storing` says what is stored and how (default: every prompt); its
         `staging_bytes` must hold a layer of a prompt, and what does not fit beside what is pending is dropped.
+        With `load_or_recompute`, what matched is loaded as far as that is expected to bring the first token earlier, as
+        soon as a step has shown how fast the model computes; `windows` is what is known of that from before.
         Raises LayoutError for models that are not supported, ConfigError for what is missing.
         """
         self._cache = cache
@@ -72,6 +82,10 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         self._version: object = None
         self._namespace = self.namespace
         self._queue = StoreQueue(cache, storing or StoreOptions(ALL))
+        self._decider = Decider(Advisor(windows), self._shape.num_layers, self._background, advises=load_or_recompute)
+        self._loader = PrefixLoader(
+            cache, model, self._shape, chunk_tokens, self._decider, self._stats, self._background
+        )
 
     @property
     def namespace(self) -> Namespace:
@@ -95,6 +109,11 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
     def stats(self) -> ConnectorStats:
         return self._stats.snapshot
 
+    @property
+    def advisor(self) -> Advisor:
+        """What it knows of the model's windows (`advisor.windows.to_map()` keeps it) and of rates; how advice did."""
+        return self._decider.advisor
+
     # -- loading ----------------------------------------------------------------------------------
 
     def load(
@@ -111,62 +130,29 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         ids = self._checked(input_ids)
         namespace = self.namespace
         chain = chain_keys(namespace, ids)
-        match, delivery, error = self._retrieve(
-            namespace, chain[: (len(ids) - 1) // self._chunk_tokens], len(ids), options
+        marks = marks_of(self._model.device)
+        begin = marks.now()
+        decision, delivery, error = self._loader.load(
+            namespace, chain[: (len(ids) - 1) // self._chunk_tokens], len(ids), options or self._options
         )
         self._stats.add(
             loads=1,
             requested_tokens=len(ids),
             hits=int(delivery is not None),
-            matched_tokens=0 if delivery is None else match.tokens,
+            matched_tokens=0 if delivery is None else delivery.match.tokens,
             lookup_failures=int(error is not None),
         )
-        recording = self._record(namespace, chain, match.tokens) if store else None
+        clock = self._decider.clock(decision, marks, delivery.correct if delivery is not None else None, begin)
+        recording = self._record(namespace, chain, decision.stored_tokens) if store else None
         return PrefixCache(
-            self._shape.num_layers, delivery=delivery, recording=recording, error=error, background=self._background
+            self._shape.num_layers,
+            decision=decision,
+            delivery=delivery,
+            recording=recording,
+            error=error,
+            clock=clock,
+            background=self._background,
         )
-
-    def _retrieve(
-        self, namespace: Namespace, chain: KeyChain, num_tokens: int, options: RetrieveOptions | None
-    ) -> tuple[Match, Delivery | None, ObjectCacheError | None]:
-        match = Match(namespace, 0)
-        try:
-            if len(chain):
-                match = self._cache.match(namespace, chain)
-            if not match.tokens:
-                return match, None, None
-            delivery = Delivery(
-                match,
-                self._cache.retrieve(match, options=options or self._options),
-                self._shape,
-                self._chunk_tokens,
-                self._delivered,
-                device=self._model.device,
-                room=num_tokens - match.tokens,
-            )
-        except ObjectCacheError as error:
-            self._release(match)
-            return match, None, error
-        return match, delivery, None
-
-    def _delivered(self, delivery: Delivery) -> None:
-        whole = len(delivery.timings) == self._shape.num_layers
-        self._stats.add(
-            loaded_bytes=delivery.match.payload_bytes if whole else 0,
-            waited_s=sum(timing.waited_s for timing in delivery.timings),
-            load_failures=int(delivery.error is not None),
-        )
-        self._release(delivery.match)
-
-    def _release(self, match: Match) -> None:
-        """Give the lease back, in the background: it may take a round trip, and the forward is waiting."""
-
-        def release() -> None:
-            with suppress(ObjectCacheError):  # it expires by itself
-                self._cache.release(match)
-
-        if match.lease is not None:
-            self._background.submit(release)
 
     # -- storing ----------------------------------------------------------------------------------
 
@@ -189,7 +175,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         with suppress(ObjectCacheError):  # then the cache itself finds out what it has
             match = self._cache.match(namespace, chain)
             stored = match.tokens
-            self._release(match)
+            self._loader.release(match)
         with self._record(namespace, chain, stored) as recording:
             for index, layer in enumerate(layers):
                 recording.offer(index, layer.keys, layer.values, wait=True)
@@ -259,7 +245,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
                 result = forward(past)
         except PrefixLoadError:
             self._stats.add(recomputed=1)
-            failed, past = past, self._empty(input_ids, store=store, stored_tokens=past.matched_tokens)
+            failed, past = past, self._empty(input_ids, past, store=store)
             with past:
                 result = forward(past)
         report = PrefillReport(
@@ -269,15 +255,21 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
             recomputed=failed is not None,
             error=(failed or past).error,
             timings=(failed or past).timings,
+            stored_tokens=past.decision.stored_tokens,
+            advice=past.decision.advice,
         )
         return result, past, report
 
-    def _empty(self, input_ids: torch.Tensor, *, store: bool, stored_tokens: int) -> PrefixCache:
-        """A cache without a prefix; the first `stored_tokens` need not be stored again."""
+    def _empty(self, input_ids: torch.Tensor, failed: PrefixCache, *, store: bool) -> PrefixCache:
+        """A cache without a prefix, in place of one that failed; what matched need not be stored again."""
         namespace = self.namespace
         chain = chain_keys(namespace, self._checked(input_ids))
-        recording = self._record(namespace, chain, stored_tokens) if store else None
-        return PrefixCache(self._shape.num_layers, recording=recording, background=self._background)
+        decision = failed.decision
+        recording = self._record(namespace, chain, decision.stored_tokens) if store else None
+        clock = self._decider.clock(decision, marks_of(self._model.device), begin=failed.clock.begin)
+        return PrefixCache(
+            self._shape.num_layers, decision=decision, recording=recording, clock=clock, background=self._background
+        )
 
     def _checked(self, input_ids: torch.Tensor) -> npt.NDArray[np.int64]:
         if input_ids.dim() != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:

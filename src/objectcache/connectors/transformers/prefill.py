@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectcache.connectors.transformers.cache_names import CACHE_NAMES
-from objectcache.connectors.transformers.prefix import LayerTiming, PrefixCache
+from objectcache.connectors.transformers.delivery import LayerTiming
+from objectcache.connectors.transformers.prefix import PrefixCache
 from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.scheduling.advice import Advice
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillReport:
-    """What one request took from the cache. `error` is what made it recompute or miss, if anything did."""
+    """What one request took from the cache. `error` is what made it recompute or miss, if anything did.
+
+    `stored_tokens` matched, `matched_tokens` of them were loaded; where that is less, `advice` says why.
+    """
 
     prompt_tokens: int
     matched_tokens: int
@@ -20,6 +25,8 @@ class PrefillReport:
     recomputed: bool
     error: ObjectCacheError | None
     timings: tuple[LayerTiming, ...]
+    stored_tokens: int = 0
+    advice: Advice | None = None
 
     @property
     def computed_tokens(self) -> int:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -15,130 +10,28 @@ from typing import Any, Self
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from objectcache.cache.base import Match
-from objectcache.cache.retrieval import Retrieval
-from objectcache.connectors.transformers.accelerator import LayersAhead, loader_of
 from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.transformers.deciding import Decision
+from objectcache.connectors.transformers.delivery import Delivery, LayerTiming
 from objectcache.connectors.transformers.recording import Recording
-from objectcache.connectors.transformers.slices import KVShape, from_slices
-from objectcache.errors import DeliveryError, ObjectCacheError, RequestError
-
-
-class PrefixLoadError(DeliveryError):
-    """A layer of the prefix failed or is late, and the forward that needs it cannot go on: run it without the prefix.
-
-    `__cause__` says why.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTiming:
-    """When things happened to one layer, in seconds on time.perf_counter.
-
-    The delivery was `requested_s`, the layer `landed_s`; the forward came for it at `asked_s`, stood for `waited_s`,
-    and had copied it at `adopted_s`.
-    """
-
-    layer: int
-    requested_s: float
-    landed_s: float
-    asked_s: float
-    waited_s: float
-    adopted_s: float
-
-
-class Delivery:
-    """A retrieval and the lease under it, given back as soon as every layer has been taken."""
-
-    def __init__(
-        self,
-        match: Match,
-        retrieval: Retrieval,
-        shape: KVShape,
-        chunk_tokens: int,
-        on_end: Callable[[Delivery], None],
-        *,
-        device: torch.device,
-        room: int,
-    ) -> None:
-        """Layers will be taken on `device`, with `room` more tokens, or else later. `on_end` is called once, when all
-        are taken, or after the retrieval was closed. Raises DeliveryError; the retrieval is then closed."""
-        self.match = match
-        self.error: ObjectCacheError | None = None
-        self.timings: list[LayerTiming] = []
-        self._retrieval = retrieval
-        self._shape = shape
-        self._chunk_tokens = chunk_tokens
-        self._on_end = on_end
-        self._ending = threading.Lock()  # taken for good by whoever ends it
-        self._ahead: LayersAhead | None = None
-        loader = loader_of(device)
-        if loader is not None:
-            try:
-                self._ahead = LayersAhead(loader, retrieval, shape, chunk_tokens, room=room)
-            except ObjectCacheError:
-                retrieval.close()
-                raise
-
-    def take(self, layer: int, room: int, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wait for `layer`: its K and V, [1, kv_heads, tokens + room, head_dim] each, memory of their own, on `device`
-        (None: where they come to first).
-
-        The last `room` tokens are the caller's to fill. Raises PrefixLoadError when the layer fails or its deadline
-        passes; the delivery has then ended.
-        """
-        asked_s = time.perf_counter()
-        try:
-            keys, values, waited_s = self._take(layer, room, device)
-            landed_s = self._retrieval.landed_s(layer) or asked_s
-        except ObjectCacheError as error:
-            self.error = self.error or error
-            self.close()
-            raise PrefixLoadError(f"layer {layer} of {self.match.tokens} stored tokens: {error}") from error
-        requested_s, adopted_s = self._retrieval.requested_s, time.perf_counter()
-        self.timings.append(LayerTiming(layer, requested_s, landed_s, asked_s, waited_s, adopted_s))
-        if len(self.timings) == self._shape.num_layers:
-            self.close()
-        return keys, values
-
-    def _take(self, layer: int, room: int, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """K, V, and for how long the host stood."""
-        begin_s = time.perf_counter()
-        if self._ahead is not None:
-            keys, values = self._ahead.take(layer, room)
-            waited_s = time.perf_counter() - begin_s
-            return keys.to(device or keys.device), values.to(device or keys.device), waited_s
-        self._retrieval.wait(layer)
-        waited_s = time.perf_counter() - begin_s
-        slices = self._retrieval.view(layer)
-        keys, values = from_slices(
-            slices, self._shape, self._chunk_tokens, room=room, device=device or torch.device("cpu")
-        )
-        return keys, values, waited_s
-
-    def close(self) -> None:
-        """Give the memory and the lease back; cancels what is under way."""
-        if self._ending.acquire(blocking=False):
-            with suppress(ObjectCacheError):  # what was taken stays good
-                if self._ahead is None:
-                    self._retrieval.close()
-                elif len(self.timings) < self._shape.num_layers:
-                    self._ahead.close()  # once all have landed it closes the retrieval by itself
-            self._on_end(self)
+from objectcache.connectors.transformers.steps import StepClock
+from objectcache.errors import ObjectCacheError, RequestError
 
 
 class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A DynamicLayer that knows how long its prefix is before it is there, and waits for it in its first `update`."""
 
-    def __init__(self, index: int, delivery: Delivery | None, recording: Recording | None) -> None:
+    def __init__(self, index: int, delivery: Delivery | None, recording: Recording | None, clock: StepClock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._index = index
+        self._clock = clock
         self._delivery = delivery
         self._recording = recording
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._clock.asked(self._index, key_states.shape[2], self.get_seq_length())
         if self._delivery is None:
             keys, values = super().update(key_states, value_states, *args, **kwargs)
         else:
@@ -147,6 +40,7 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if recording is not None and keys.shape[2] >= recording.stop_token:
             recording.offer(self._index, keys, values)
             self._recording = None
+        self._clock.left(self._index)
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -211,13 +105,16 @@ class PrefixCache(Cache):
         self,
         num_layers: int,
         *,
+        decision: Decision,
+        clock: StepClock,
         delivery: Delivery | None = None,
         recording: Recording | None = None,
         error: ObjectCacheError | None = None,
         background: BackgroundThread,
     ) -> None:
-        """`error` is why a look-up was given up, when that makes this a miss."""
-        super().__init__(layers=[PrefixLayer(index, delivery, recording) for index in range(num_layers)])
+        """`error` is why a look-up was given up, when that makes this a miss; `clock` is told of its layers."""
+        super().__init__(layers=[PrefixLayer(index, delivery, recording, clock) for index in range(num_layers)])
+        self.decision, self.clock = decision, clock
         self.recording = recording
         self.matched_tokens = 0 if delivery is None else delivery.match.tokens
         self.matched_bytes = 0 if delivery is None else delivery.match.payload_bytes

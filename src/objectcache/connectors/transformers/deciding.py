@@ -1,0 +1,116 @@
+"""What is loaded of what matched, what is told of windows, and how it turned out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from objectcache.cache.base import Match, RetrieveOptions
+from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.transformers.steps import Marks, Step, StepClock
+from objectcache.scheduling.advice import Advice, Offer
+from objectcache.scheduling.advisor import Advisor
+from objectcache.scheduling.giving_up import LoadGuard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Decision:
+    """Of one request: load `match` (nothing when it has no tokens) of `stored_tokens` that matched."""
+
+    match: Match
+    stored_tokens: int
+    options: RetrieveOptions
+    window_s: float | None = None
+    advice: Advice | None = None
+    offer: Offer | None = None
+    guard: LoadGuard | None = None
+    rate_bytes_s: float | None = None
+    """At which it came, once that is known."""
+
+
+class Decider:
+    """For one model. `advises` False: all that matches is loaded, and only windows are measured and told."""
+
+    def __init__(self, advisor: Advisor, num_layers: int, background: BackgroundThread, *, advises: bool) -> None:
+        self.advisor = advisor
+        self._num_layers = num_layers
+        self._background = background
+        self._advises = advises
+
+    def decide(self, match: Match, prompt_tokens: int, options: RetrieveOptions) -> Decision:
+        """Before anything is asked for."""
+        decision = Decision(match, match.tokens, options)
+        if not match.tokens:
+            return decision
+        if self._advises:
+            promised = match.lease.rate_bytes_s if match.lease is not None else None
+            offer = match.offer(prompt_tokens)
+            advice = self.advisor.advise(offer, promised, time.perf_counter())
+            if advice is not None:
+                decision.offer, decision.advice = offer, advice
+                log.debug("trace %r: %s", options.trace, advice)
+                if not advice.load_tokens:
+                    decision.match = replace(match, tokens=0, parts=())
+                    return decision
+                decision.match = match.shortened(advice.load_tokens)
+                decision.guard = self.advisor.guard(offer, advice, promised)
+        if not options.windows_s:
+            loaded = decision.match.tokens
+            decision.window_s = self.advisor.window_s(prompt_tokens - loaded, loaded)
+            if decision.window_s is not None:
+                decision.options = replace(options, windows_s=(decision.window_s,) * self._num_layers)
+        return decision
+
+    def clock(
+        self,
+        decision: Decision,
+        marks: Marks,
+        on_window: Callable[[float, float], None] | None = None,
+        begin: object = None,
+    ) -> StepClock:
+        """For the forward that comes of `decision`. What it measures is taken in by the background thread."""
+
+        def stepped(read: Callable[[], Step]) -> None:
+            self._background.submit(lambda: self._stepped(decision, read()))
+
+        return StepClock(self._num_layers, marks, stepped, on_window or (lambda window_s, asked_s: None), begin)
+
+    def _stepped(self, decision: Decision, step: Step) -> None:
+        if not step.windows_s:
+            return
+        self.advisor.computed(step.tokens, step.context, step.windows_s)
+        if step.first and decision.advice is not None and decision.offer is not None:
+            found = self.advisor.settle(
+                decision.offer,
+                decision.advice,
+                step.ended_s,
+                window_s=step.window_s,
+                step=(step.tokens, step.context),
+                rate_bytes_s=decision.advice.rate_bytes_s if decision.rate_bytes_s is None else decision.rate_bytes_s,
+            )
+            log.debug("trace %r: %s", decision.options.trace, found)
+
+    def loaded(self, decision: Decision, requested_s: float, landed_s: Sequence[float]) -> None:
+        """All layers have landed at `landed_s`."""
+        payload = decision.match.payload_bytes
+        seconds, first_byte_s = landed_s[-1] - requested_s, 0.0
+        if landed_s[-1] > landed_s[0]:
+            # The first layers came in the same time for a byte as the others, but for the time to their first byte.
+            share = landed_s.count(landed_s[0]) / len(landed_s)
+            rest_s = landed_s[-1] - landed_s[0]
+            first_byte_s = max(0.0, landed_s[0] - requested_s - rest_s * share / (1 - share))
+        self._note(decision, payload, seconds - first_byte_s, first_byte_s)
+
+    def gave_up(self, decision: Decision, seconds: float, arrived_bytes: int) -> None:
+        """Its load was given up after `seconds`."""
+        self.advisor.gave_up()
+        self._note(decision, max(1, arrived_bytes), seconds, 0.0)
+
+    def _note(self, decision: Decision, payload_bytes: int, seconds: float, first_byte_s: float) -> None:
+        if seconds > 0:
+            decision.rate_bytes_s = payload_bytes / seconds
+            self.advisor.loaded(time.perf_counter(), payload_bytes, seconds, first_byte_s)
