@@ -186,7 +186,7 @@ class GatewayCache(KVCache):
         destination.begin(cancel)
         expected = self._expected(descriptor, delivery, session.streams, retrieval, landing)
         try:
-            session.receivers.expect(expected, destination.buffer.offset, options.deadline_s)
+            session.receivers.expect(expected, destination.buffer.offset)
             body = session.http.request(
                 "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s, resend=False
             )

@@ -16,7 +16,6 @@ from objectcache.buffers import Buffer, BufferPool
 from objectcache.client.receivers import Receivers, error_fields
 from objectcache.errors import (
     DeliveryError,
-    DeliveryTimeoutError,
     GatewayUnavailableError,
     ObjectCacheError,
     error_from_code,
@@ -27,7 +26,6 @@ from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
 MODULE = "objectcache.client.receiver_process"
-EXPECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 SEND_TIMEOUT_S = 2
 BOARDS_BYTES = 64 << 20
@@ -42,9 +40,7 @@ class _Awaited:
 
     expected: Expected
     board: Buffer
-    unanswered: set[int]
     unfenced: set[int]
-    known: threading.Event = field(default_factory=threading.Event)
     units: set[int] = field(default_factory=set)
     stopped: bool = False
 
@@ -86,27 +82,20 @@ class ProcessReceivers(Receivers):
             channel = self._channels[stream % len(self._channels)]
             channel.send({"op": "attach", "stream": stream}, [sock.fileno()])
 
-    def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
-        everyone = range(len(self._channels))
-        board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(everyone)))
+    def expect(self, expected: Expected, offset: int) -> None:
+        """Waits for no answer: a process that does not know a delivery yet holds its frames for a while."""
+        board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(self._channels)))
         board.view[:] = bytes(len(board.view))
-        awaited = _Awaited(expected, board, set(everyone), set(everyone))
         with self._lock:
             lost = self._lost
             if not lost:
+                awaited = _Awaited(expected, board, set(range(len(self._channels))))
                 self._awaited[expected.delivery, expected.epoch] = awaited
         if lost:
             self._boards.release(board)
             expected.on_fenced()
             raise GatewayUnavailableError("a receiving process or its streams are gone")
         self._send_all(_order(expected, offset, board.offset))
-        # Frames of a delivery that a process does not know yet would be thrown away.
-        if not awaited.known.wait(min(timeout_s, EXPECT_TIMEOUT_S)):
-            if timeout_s < EXPECT_TIMEOUT_S:
-                raise DeliveryTimeoutError(f"a receiving process did not answer within {timeout_s:g} s")
-            raise GatewayUnavailableError("a receiving process does not answer")
-        if self._lost:  # whoever noticed has told `expected`
-            raise GatewayUnavailableError("a receiving process or its streams ended")
 
     def cancel(self, delivery: int, epoch: int) -> None:
         with self._lock:
@@ -164,8 +153,6 @@ class ProcessReceivers(Receivers):
             self._lost = True
             orphans = list(self._awaited.values())
             self._awaited.clear()
-        for awaited in orphans:
-            awaited.known.set()
         self._on_lost()  # before anybody hears of a failure, and asks again
         self._shut_down()
         for process in self._processes:
@@ -189,11 +176,7 @@ class ProcessReceivers(Receivers):
         awaited = self._awaited.get(key)
         if awaited is None:
             return
-        if event == "expecting":
-            awaited.unanswered.discard(index)
-            if not awaited.unanswered:
-                awaited.known.set()
-        elif event == "unit":
+        if event == "unit":
             if not awaited.stopped and message["unit"] not in awaited.units:
                 awaited.units.add(message["unit"])
                 awaited.expected.on_unit(message["unit"])

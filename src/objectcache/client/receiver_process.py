@@ -21,6 +21,9 @@ from objectcache.transports.receiver import Expected, ExpectedPart, Shard
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
+HOLD_S = 1.0
+"""How long frames of a delivery that is not known yet wait: its order may be on its way."""
+
 
 class _Process:
     """The process itself."""
@@ -37,7 +40,7 @@ class _Process:
         self._memory = memory
         self._boards = boards
         self._index, self._count = shard
-        self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify)
+        self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify, hold_s=HOLD_S)
 
     def serve(self) -> None:
         while (received := self._channel.receive()) is not None:
@@ -81,7 +84,6 @@ class _Process:
         )
         with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
             self._receivers.expect(expected, offset)
-        self._channel.send({"event": "expecting", **about})
 
 
 def main() -> None:

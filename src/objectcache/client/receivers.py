@@ -25,11 +25,8 @@ class Receivers(ABC):
         """Receive from `sock`, which is the receivers' from here."""
 
     @abstractmethod
-    def expect(self, expected: Expected, offset: int, timeout_s: float) -> None:
-        """Await a delivery; `offset` is where its memory begins in the buffer pool.
-
-        Raises GatewayUnavailableError, DeliveryTimeoutError when that takes longer than `timeout_s`.
-        """
+    def expect(self, expected: Expected, offset: int) -> None:
+        """Await a delivery; `offset` is where its memory begins in the buffer pool. Raises GatewayUnavailableError."""
 
     @abstractmethod
     def cancel(self, delivery: int, epoch: int) -> None:
@@ -54,8 +51,9 @@ class Receivers(ABC):
 class ThreadReceivers(Receivers):
     """A thread per stream."""
 
-    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL) -> None:
-        self._receiver = Receiver(verify)
+    def __init__(self, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL, *, hold_s: float = 0.0) -> None:
+        """`hold_s` as for Receiver."""
+        self._receiver = Receiver(verify, hold_s)
         self._on_lost = on_lost
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -80,7 +78,7 @@ class ThreadReceivers(Receivers):
                 self._sockets.remove(sock)
             sock.close()
 
-    def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
+    def expect(self, expected: Expected, offset: int) -> None:
         self._receiver.expect(expected)
         if self._lost:
             error = GatewayUnavailableError("the data connections are gone")

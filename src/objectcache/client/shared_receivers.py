@@ -44,7 +44,7 @@ class SharedReceivers(Receivers):
             self._sockets.remove(sock)
         sock.close()
 
-    def expect(self, expected: Expected, offset: int, timeout_s: float = 0.0) -> None:
+    def expect(self, expected: Expected, offset: int) -> None:
         self._receiver.expect(expected)
         if self._lost:
             error = GatewayUnavailableError("the connections to the gateway are gone")

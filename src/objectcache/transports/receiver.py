@@ -25,11 +25,14 @@ from objectcache.frames import (
 from objectcache.integrity import LayerBinding, span_matches
 from objectcache.keys import KeyChain
 from objectcache.layout import DIGEST_BYTES, DeliveryGeometry, Span
+from objectcache.recent import Recent
 from objectcache.transports.sharded import ArrivalBoard, ShardedReception
 from objectcache.transports.verification import Verification
 
 RecvExact = Callable[[memoryview], None]
 VERIFY_ALL = Verification()
+_REMEMBERED = 4096
+"""Deliveries that are over, and of which frames may still come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +97,30 @@ class Expected:
 class Receiver:
     """The deliveries that the streams of one session carry. Thread-safe."""
 
-    def __init__(self, verify: Verification = VERIFY_ALL) -> None:
+    def __init__(self, verify: Verification = VERIFY_ALL, hold_s: float = 0.0) -> None:
+        """`hold_s`: how long frames of a delivery wait that was never heard of, since `expect` may be on its way."""
         self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
         self._expected: dict[int, Expected] = {}
+        self._over: Recent[int, bool] = Recent(_REMEMBERED)
         self._verify = verify
+        self._hold_s = hold_s
 
     def expect(self, expected: Expected) -> None:
         """Before the descriptor is sent: its frames may come at once."""
         with self._lock:
             self._expected[expected.delivery] = expected
+            self._came.notify_all()
+
+    def _find(self, delivery: int) -> Expected | None:
+        """Holds the lock, but while it waits."""
+        expected = self._expected.get(delivery)
+        if expected is not None or not self._hold_s or self._over.get(delivery):
+            return expected
+        self._came.wait_for(lambda: delivery in self._expected, self._hold_s)
+        if delivery not in self._expected:
+            self._over.put(delivery, True, 1)
+        return self._expected.get(delivery)
 
     def cancel(self, delivery: int, epoch: int) -> frozenset[int]:
         """Stop writing a delivery's memory. The streams that are in the middle of a frame of it."""
@@ -138,6 +156,7 @@ class Receiver:
         if not over or self._expected.get(expected.delivery) is not expected:
             return False
         del self._expected[expected.delivery]
+        self._over.put(expected.delivery, True, 1)
         return True
 
     # -- a stream's thread ------------------------------------------------------------------------
@@ -178,7 +197,7 @@ class Receiver:
 
     def _data(self, stream: int, frame: Frame, recv_exact: RecvExact, scratch: memoryview) -> None:
         with self._lock:
-            expected = self._expected.get(frame.delivery)
+            expected = self._find(frame.delivery)
             offset = expected.reception.begin(stream, frame) if expected else None
         digests = frame.digest
         if frame.extra:
@@ -221,7 +240,7 @@ class Receiver:
 
     def _last_word(self, stream: int, frame: Frame, error: ObjectCacheError | None) -> None:
         with self._lock:
-            expected = self._expected.get(frame.delivery)
+            expected = self._find(frame.delivery)
             if expected is not None:
                 expected.reception.end(stream, frame, error)
                 missed = expected.reception.missed()
