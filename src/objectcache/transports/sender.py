@@ -70,6 +70,8 @@ class SenderSession:
         self._closed = False
         self._served = False
         self._any_paced = self._timed = False
+        self._relying = 0
+        """Streams that wait for a delivery's rate without looking at the clock, since another does."""
         self._borrowed = False
         """Whether another thread uses stream 0, and returns what it has taken there as `_returned`."""
         self._returned: _Step | None = None
@@ -264,6 +266,11 @@ class SenderSession:
                 if self._any_paced and not self._timed:
                     self._wait_paced(opened, now_s, wake_s)
                     continue
+                if self._any_paced and opened:
+                    self._relying += 1
+                    self._changed.wait(max(0.0, wake_s - now_s))
+                    self._relying -= 1
+                    continue
             self._changed.wait(None if wake_s == inf else max(0.0, wake_s - now_s))
 
     def _wait_paced(self, opened: list[ActiveDelivery], now_s: float, wake_s: float) -> None:
@@ -273,6 +280,8 @@ class SenderSession:
         dues_s = [pace.seen_s for pace in paces if pace.seen_s > now_s]
         until_s = min(dues_s, default=wake_s)
         self._timed = bool(dues_s)
+        if not dues_s and self._relying:
+            self._changed.notify()  # it was another's to be woken: waiters are woken in turn, so it will be
         self._changed.wait(None if until_s == inf else max(0.0, min(until_s, wake_s) - now_s))
         self._timed = self._timed and not dues_s
 
