@@ -70,7 +70,7 @@ class PrefillModel:
         states = functional.embedding(tokens, self._embedding)
         for layer in range(kv.num_layers):
             heads = functional.linear(_norm(states), self._qkv[layer]).view(len(tokens), -1, kv.head_dim)
-            query, key, value = torch.split(heads, split, dim=1)
+            query, key, value = torch.split(heads, list(split), dim=1)
             keys, values = self.keys_values(layer)
             keys[first:stop] = _rotate(key, cos, sin)
             values[first:stop] = value

@@ -15,9 +15,9 @@ from objectcache.bench.machine import drop_page_cache
 from objectcache.bench.ttft.settings import Cell
 from objectcache.bench.ttft.timeline import Recorder, Timeline
 from objectcache.bench.ttft.world import World
-from objectcache.cache.base import CHUNKWISE, RetrieveOptions
+from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions
 from objectcache.client import GatewayCache
-from objectcache.device import DeviceLoader
+from objectcache.device import BlockTable, DeviceLoader
 
 _CUDA: Any = torch.cuda  # untyped
 
@@ -28,6 +28,7 @@ CHUNKWISE_PATH = "chunkwise"
 SERVER_MODE = "server's mode"
 LOCAL_FIRST = "first layers local"
 SPLIT = "split"
+SPLIT_AT = "split at"
 RECOMPUTE = "recompute"
 _TIER_SETTLE_S = 2.0
 
@@ -93,12 +94,16 @@ class Path(ABC):
 
 
 class Resident(Path):
-    """The prefix is in the device's cache."""
+    """The prefix is in the device's cache: all of it, or its tokens before `first`."""
 
     loads = False
 
+    def __init__(self, world: World, cell: Cell, first: int | None = None) -> None:
+        super().__init__(world, cell)
+        self._first = first
+
     def prefill(self, recorder: Recorder) -> torch.Tensor:
-        return self.compute(recorder, lambda layer: None)
+        return self.compute(recorder, lambda layer: None, first=self._first)
 
 
 class Recompute(Path):
@@ -158,14 +163,18 @@ class Through(Path):
         layers_per_unit: int = 1,
         windows_s: Sequence[float] = (),
         tiering: Any = None,
+        load: Callable[[Match], int] | None = None,
     ) -> None:
-        """`tiering`: the client's tier for this path; None for none."""
+        """`tiering`: the client's tier for this path; None for none. `load` says how many tokens of what matched are
+        loaded (None: all); the rest is computed."""
         super().__init__(world, cell)
         self._cache = cache
         self._loader = loader
         self._options = RetrieveOptions(layers_per_unit=layers_per_unit, windows_s=tuple(windows_s))
         self._tiering = tiering
-        self._table = world.table(cell)
+        self._load = load
+        self._chunks = cell.prefix_tokens(world.shape.chunk_tokens) // world.shape.chunk_tokens
+        self._tables: dict[int, BlockTable] = {}
         self._open: list[Any] = []
 
     def prepare(self) -> None:
@@ -175,21 +184,33 @@ class Through(Path):
 
     def prefill(self, recorder: Recorder) -> torch.Tensor:
         world, cache = self.world, self._cache
-        match = cache.match(world.namespace, world.chain[: self._table.num_chunks])
+        match = cache.match(world.namespace, world.chain[: self._chunks])
         recorder.timeline.matched_ms = recorder.now_ms()
-        retrieval = cache.retrieve(match, options=self._options)
+        tokens = match.tokens if self._load is None else self._load(match)
+        if not tokens:
+            self._open = [match, None, None]
+            return self.compute(recorder, lambda layer: None, first=0)
+        retrieval = cache.retrieve(match.shortened(tokens), options=self._options)
         recorder.timeline.answered_ms = recorder.now_ms()
-        places = {(0, layer): recorder.placed(layer, paged.at(self._table)) for layer, paged in enumerate(world.layers)}
+        table = self._table(tokens)
+        places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}
         loading = self._loader.load(retrieval, places, idle=True)
         self._open = [match, retrieval, loading]
-        return self.compute(recorder, loading.wait)
+        return self.compute(recorder, loading.wait, first=tokens)
+
+    def _table(self, tokens: int) -> BlockTable:
+        if tokens not in self._tables:
+            self._tables[tokens] = self.world.table(tokens)
+        return self._tables[tokens]
 
     def finish(self, recorder: Recorder) -> None:
         match, retrieval, loading = self._open
+        self._cache.release(match)
+        if retrieval is None:
+            return
         landed = [retrieval.landed_s(layer) for layer in range(len(self.world.layers))]
         recorder.timeline.landed_ms = [recorder.since_start_ms(at_s) for at_s in landed]
         loading.close()
-        self._cache.release(match)
 
     def fill_tier(self) -> None:
         """Have the tier keep its first layers, as a first request for the prefix would."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path as FilePath
 
 import torch
@@ -22,6 +24,8 @@ from objectcache.bench.ttft.paths import (
     RECOMPUTE,
     RESIDENT,
     SERVER_MODE,
+    SPLIT,
+    SPLIT_AT,
     LocalDram,
     Path,
     Recompute,
@@ -35,10 +39,14 @@ from objectcache.bench.ttft.paths import (
 from objectcache.bench.ttft.rows import cell_rows, summary_of
 from objectcache.bench.ttft.settings import Cell, TtftSettings
 from objectcache.bench.ttft.world import World
+from objectcache.cache.base import Match
 from objectcache.cache.tiering import TierOptions
 from objectcache.device import DeviceLoader
 
 PACKAGES = ("objectcache", "torch", "aiohttp", "lmdb", "msgpack", "numpy", "xxhash")
+_SHARES = (60.0, 70.0, 80.0, 90.0)
+"""Of a match, in percent: what the advised split is compared to."""
+_FEWER = (RECOMPUTE, SPLIT_AT)
 _GATEWAY_PATHS = (LAYERWISE, CHUNKWISE_PATH, SERVER_MODE, LOCAL_FIRST)
 _COPY_ROUNDS = 5
 _POOL_SLACK_BYTES = 16 << 20
@@ -88,11 +96,12 @@ def merge_results(results: Sequence[BenchmarkResult]) -> BenchmarkResult:
 
 def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: BenchmarkProgress) -> list[dict[str, object]]:
     settings = world.settings
-    wanted = settings.paths or (RESIDENT, LOCAL, *_GATEWAY_PATHS, RECOMPUTE)
+    wanted = settings.paths or (RESIDENT, LOCAL, *_GATEWAY_PATHS, SPLIT, RECOMPUTE)
     resident = Resident(world, cell)
     resident.run()
     right = resident.run()
     windows_s = _windows_s(right)
+    _learn(world, cell)
     with ExitStack() as stack:
         gateway = world.gateway(cell.stored)
         gateway.set_bandwidth(cell.gbps)
@@ -113,23 +122,50 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
                 paths[name] = through
                 if held is not None:
                     through.fill_tier()
+        if SPLIT in wanted and not cell.step_tokens:
+            loads = {SPLIT: partial(_advised, world, cell)}
+            if cell.gbps and cell.context < world.settings.longest_context:
+                prefix = cell.prefix_tokens(world.shape.chunk_tokens)
+                loads |= {f"{SPLIT_AT} {share:g} %": partial(_part_of, world, prefix, share) for share in _SHARES}
+            for name, load in loads.items():
+                paths[name] = Through(world, cell, cache, loader, windows_s=windows_s, layers_per_unit=1, load=load)
         if RECOMPUTE in wanted:
             paths[RECOMPUTE] = Recompute(world, cell)
         for name, path in paths.items():
-            if name != RECOMPUTE:
+            if not name.startswith(_FEWER):
                 path.run()  # connections, memory and kernels are warm
         runs: dict[str, list[Run]] = {name: [] for name in paths}
         for index in range(settings.runs):
             for name, path in paths.items():
-                if name != RECOMPUTE or index < settings.recompute_runs:
+                if not name.startswith(_FEWER) or index < settings.recompute_runs:
                     runs[name].append(path.run())
-                progress.step()
+            progress.step()
         cache.tiering = tiering  # closed with the cache
     equal = {
-        name: None if name == RECOMPUTE else all(torch.equal(run.logits, right.logits) for run in found)
+        name: None
+        if name == RECOMPUTE or name.startswith(SPLIT)
+        else all(torch.equal(run.logits, right.logits) for run in found)
         for name, found in runs.items()
     }
     return cell_rows(cell, runs, world.layer_bytes(cell), equal)
+
+
+def _learn(world: World, cell: Cell) -> None:
+    """Windows of steps behind the whole prefix and half of it, for the advice: an engine has seen such steps before."""
+    prefix = cell.prefix_tokens(world.shape.chunk_tokens)
+    for first in (prefix, prefix // 2 // world.shape.chunk_tokens * world.shape.chunk_tokens):
+        step = Resident(world, cell, first=first)
+        step.run()
+        world.windows.observe(cell.context - first, first, statistics.median(_windows_s(step.run())))
+
+
+def _advised(world: World, cell: Cell, match: Match) -> int:
+    advice = match.advice(cell.context, world.windows)
+    return match.tokens if advice is None else advice.load_tokens
+
+
+def _part_of(world: World, prefix: int, share: float, match: Match) -> int:
+    return int(prefix * share / 100) // world.shape.chunk_tokens * world.shape.chunk_tokens
 
 
 def _windows_s(run: Run) -> list[float]:
@@ -154,5 +190,4 @@ def _copy_row(world: World, cell: Cell) -> dict[str, object]:
 
 
 def _steps(settings: TtftSettings) -> int:
-    paths = settings.paths or (RESIDENT, LOCAL, *_GATEWAY_PATHS, RECOMPUTE)
-    return 1 + len(settings.cells) * settings.runs * len(paths)
+    return 1 + len(settings.cells) * settings.runs

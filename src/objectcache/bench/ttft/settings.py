@@ -95,8 +95,8 @@ def rest_cells(contexts: tuple[int, ...] = CORE_CONTEXTS) -> tuple[Cell, ...]:
 class TtftSettings:
     """`cells` are measured `runs` times each, `recompute_runs` where a path computes the whole prompt.
 
-    `receiver`, `receiver_processes` and `streams` as in ClientOptions. `memory` and `disk` are directories to store in meanwhile (None: a
-    tmpfs, and the system's temporary directory). Raises ConfigError.
+    `receiver`, `receiver_processes` and `streams` are as in ClientOptions. `memory` and `disk` are directories to store
+    in meanwhile (None: a tmpfs, and the system's temporary directory). Raises ConfigError.
     """
 
     architecture: Architecture = LLAMA_8B

@@ -21,6 +21,7 @@ from objectcache.client import ClientOptions, GatewayCache
 from objectcache.device import BlockTable, PagedLayer, cuda_registrar, paged_kv
 from objectcache.errors import ConfigError
 from objectcache.keys import KeyChain, Namespace, chain_keys
+from objectcache.scheduling.windows import WindowModel
 
 _CUDA: Any = torch.cuda  # untyped
 _STORING_BYTES = 64 << 20
@@ -52,6 +53,7 @@ class World(AbstractContextManager["World"]):
             paged_kv(cache, chunk_tokens=self.shape.chunk_tokens) for cache in self.model.caches
         ]
         self._reference: list[torch.Tensor] = []
+        self.windows = WindowModel()
         self.local: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     # -- KV -----------------------------------------------------------------------------------------------
@@ -83,9 +85,10 @@ class World(AbstractContextManager["World"]):
                 cache[:, :blocks].zero_()
         self.sync()
 
-    def table(self, cell: Cell) -> BlockTable:
-        chunks = cell.prefix_tokens(self.shape.chunk_tokens) // self.shape.chunk_tokens
+    def table(self, tokens: int) -> BlockTable:
+        """Of the first `tokens`."""
         size = self.shape.chunk_tokens
+        chunks = tokens // size
         return BlockTable(np.arange(chunks), block_tokens=size, chunk_tokens=size, num_chunks=chunks)
 
     def layer_bytes(self, cell: Cell) -> int:
@@ -116,7 +119,7 @@ class World(AbstractContextManager["World"]):
         cache = self.open_client(gateway, buffer_bytes=_STORING_BYTES)
         size = self.shape.chunk_tokens
         total = self.settings.longest_prefix // size
-        table = BlockTable(np.arange(total), block_tokens=size, chunk_tokens=size, num_chunks=total)
+        table = self.table(self.settings.longest_prefix)
         try:
             for first in range(0, total, self.settings.segment_chunks):
                 stop = min(total, first + self.settings.segment_chunks)
