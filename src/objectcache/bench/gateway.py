@@ -12,11 +12,13 @@ from objectcache.bench.children import JsonChild
 from objectcache.bench.machine import anonymous_bytes, cpu_s
 from objectcache.cache.directory import OBJECTS
 from objectcache.client.endpoint import Endpoint
+from objectcache.client.http import GatewayHttp
 from objectcache.config import DEFAULT_KEYS_FILE
 from objectcache.s3 import AccessKeys
 from objectcache.stores import FileStore
 
 BUCKET = "bench"
+_ADMIN_TIMEOUT_S = 10.0
 
 
 class BenchGateway(AbstractContextManager["BenchGateway"]):
@@ -63,6 +65,15 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
         """By process: "control", "worker 0", …"""
         workers = {f"worker {index}": anonymous_bytes(pid) for index, pid in enumerate(self.worker_pids)}
         return {"control": anonymous_bytes(self.control_pid)} | workers
+
+    def set_bandwidth(self, gbps: float) -> None:
+        """Cap what it delivers from now on; 0: no cap. Raises ObjectCacheError."""
+        cap = gbps * 1e9 / 8 if gbps else None
+        http = GatewayHttp(self.endpoint, timeout_s=_ADMIN_TIMEOUT_S)
+        try:
+            http.request("POST", "/?kv-bandwidth", json.dumps({"caps": {"gateway": cap}}).encode())
+        finally:
+            http.close()
 
     def open_store(self) -> FileStore:
         """The bucket's objects as they lie on disk."""

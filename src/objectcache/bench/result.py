@@ -88,6 +88,15 @@ class BenchmarkResult:
                 return row
         raise KeyError(name)
 
+    @classmethod
+    def read(cls, path: Path) -> BenchmarkResult:
+        """What `write` wrote. Raises ConfigError."""
+        try:
+            fields = json.loads(path.read_text())
+            return cls(**fields)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path} is no result of a benchmark: {error}") from error
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores
+from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores, ttft
 
 __all__ = ["add_to", "app"]
 
 app = typer.Typer(help="Measure this machine. Every benchmark writes raw samples as JSON.", no_args_is_help=True)
 app.command("catalog")(catalog.command)
-app.command("contention")(contention.command)
 app.command("match")(match.command)
 app.command("merge")(merge.command)
-app.command("modes")(modes.command)
 app.command("retrieve")(retrieve.command)
 app.command("peers")(peers.command)
 app.command("store")(store.command)
 app.command("stores")(stores.command)
+app.command("contention")(contention.command)
+app.command("modes")(modes.command)
+app.command("ttft")(ttft.command)
 
 
 def add_to(main: typer.Typer) -> None:

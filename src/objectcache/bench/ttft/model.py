@@ -1,0 +1,118 @@
+"""A Llama-shaped decoder with seeded random weights, as far as a prefill goes: prefix KV in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+
+from objectcache.bench.ttft.settings import Architecture
+
+_ROPE_BASE = 500_000.0
+_FLASH: Any = torch.ops.aten._flash_attention_forward
+
+
+class PrefillModel:
+    """Weights and a paged KV cache of `max_tokens` for one sequence, whose blocks are in order.
+
+    `caches[layer]` is [2, blocks, chunk_tokens, kv_heads, head_dim], a block as large as a chunk.
+    """
+
+    def __init__(self, shape: Architecture, max_tokens: int, device: torch.device, seed: int) -> None:
+        self.shape = shape
+        self.device = device
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # a pool of threads beside a busy gateway measures the scheduler
+        kv = shape.kv
+        self.dtype = torch.bfloat16 if kv.dtype_bytes == 2 else torch.float32
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def weights(*sizes: int) -> torch.Tensor:
+            made = torch.empty(*sizes, dtype=self.dtype, device=device)
+            return made.normal_(0.0, 0.02, generator=generator)
+
+        queries, pairs = shape.num_heads * kv.head_dim, 2 * kv.num_kv_heads * kv.head_dim
+        self._qkv = [weights(queries + pairs, shape.hidden) for _ in range(kv.num_layers)]
+        self._out = [weights(shape.hidden, queries) for _ in range(kv.num_layers)]
+        self._gate_up = [weights(2 * shape.intermediate, shape.hidden) for _ in range(kv.num_layers)]
+        self._down = [weights(shape.hidden, shape.intermediate) for _ in range(kv.num_layers)]
+        self._embedding = weights(shape.vocabulary, shape.hidden)
+        self._head = weights(shape.vocabulary, shape.hidden)
+        self._cos, self._sin = _rotations(max_tokens, kv.head_dim, device, self.dtype)
+        blocks = -(-max_tokens // kv.chunk_tokens)
+        sizes = (2, blocks, kv.chunk_tokens, kv.num_kv_heads, kv.head_dim)
+        self.caches = [torch.zeros(sizes, dtype=self.dtype, device=device) for _ in range(kv.num_layers)]
+
+    def keys_values(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of all positions, [tokens, kv_heads, head_dim] each: views of the cache."""
+        cache = self.caches[layer]
+        return cache[0].flatten(0, 1), cache[1].flatten(0, 1)
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        tokens: torch.Tensor,
+        first: int,
+        *,
+        before_attention: Callable[[int], None] = lambda layer: None,
+        after_layer: Callable[[int], None] = lambda layer: None,
+    ) -> torch.Tensor:
+        """Compute positions [first, first + len(tokens)); their KV goes into the cache. Logits of the last one.
+
+        `before_attention(layer)` is called when the layer's KV of earlier positions is needed next, where engines wait.
+        """
+        kv = self.shape.kv
+        stop = first + len(tokens)
+        cos, sin = self._cos[first:stop], self._sin[first:stop]
+        split = (self.shape.num_heads, kv.num_kv_heads, kv.num_kv_heads)
+        states = functional.embedding(tokens, self._embedding)
+        for layer in range(kv.num_layers):
+            heads = functional.linear(_norm(states), self._qkv[layer]).view(len(tokens), -1, kv.head_dim)
+            query, key, value = torch.split(heads, list(split), dim=1)
+            keys, values = self.keys_values(layer)
+            keys[first:stop] = _rotate(key, cos, sin)
+            values[first:stop] = value
+            query = _rotate(query, cos, sin)
+            before_attention(layer)
+            attended = _attend(query, keys[:stop], values[:stop])
+            states = states + functional.linear(attended.flatten(1), self._out[layer])
+            gate, up = functional.linear(_norm(states), self._gate_up[layer]).chunk(2, dim=-1)
+            states = states + functional.linear(functional.silu(gate) * up, self._down[layer])
+            after_layer(layer)
+        return functional.linear(_norm(states[-1]), self._head)
+
+
+def _norm(states: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(states, states.shape[-1:])
+
+
+def _rotations(
+    tokens: int, head_dim: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    inverse = _ROPE_BASE ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(tokens, device=device, dtype=torch.float32), inverse).repeat(1, 2)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """[tokens, heads, head_dim], each at its position."""
+    first, second = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Causal attention of the last positions to all: [tokens, heads, head_dim]. On CUDA the flash kernel, whose causal
+    mask is aligned at the end and which reads fewer KV heads as they are."""
+    if query.is_cuda:
+        attended: torch.Tensor = _FLASH(
+            query[None], keys[None], values[None], None, None, len(query), len(keys), 0.0, True, False
+        )[0]
+        return attended[0]
+    ahead = len(keys) - len(query)
+    mask = torch.ones(len(query), len(keys), dtype=torch.bool).tril(ahead)
+    repeats = query.shape[1] // keys.shape[1]
+    wide_keys, wide_values = (each.repeat_interleave(repeats, dim=1).transpose(0, 1) for each in (keys, values))
+    attended = functional.scaled_dot_product_attention(query.transpose(0, 1), wide_keys, wide_values, attn_mask=mask)
+    return attended.transpose(0, 1)

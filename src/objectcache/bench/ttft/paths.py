@@ -1,0 +1,224 @@
+"""The ways from a request to its first token, each timed the same."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from objectcache.bench.machine import drop_page_cache
+from objectcache.bench.ttft.settings import Cell
+from objectcache.bench.ttft.timeline import Recorder, Timeline
+from objectcache.bench.ttft.world import World
+from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions
+from objectcache.client import GatewayCache
+from objectcache.device import BlockTable, DeviceLoader
+
+_CUDA: Any = torch.cuda  # untyped
+
+RESIDENT = "resident"
+LOCAL = "local DRAM"
+LAYERWISE = "layerwise"
+CHUNKWISE_PATH = "chunkwise"
+SERVER_MODE = "server's mode"
+LOCAL_FIRST = "first layers local"
+SPLIT = "split"
+SPLIT_AT = "split at"
+RECOMPUTE = "recompute"
+_TIER_SETTLE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """`ttft_ms` from the request to the first token's number on the host; `logits` that it was taken from."""
+
+    ttft_ms: float
+    logits: torch.Tensor
+    timeline: Timeline
+
+
+class Path(ABC):
+    """A way, in one cell. `loads`: the prefix is not in place before it runs."""
+
+    loads = True
+
+    def __init__(self, world: World, cell: Cell) -> None:
+        self.world = world
+        self.cell = cell
+
+    def run(self) -> Run:
+        world = self.world
+        world.put_prefix(self.cell, there=not self.loads)
+        self.prepare()
+        world.sync()
+        recorder = Recorder(world.device)
+        logits = self.prefill(recorder)
+        int(logits.argmax())  # the first token is on the host
+        ttft_ms = recorder.now_ms()
+        world.sync()
+        timeline = recorder.finish()
+        self.finish(recorder)
+        return Run(ttft_ms, logits, timeline)
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """Before the clock starts."""
+
+    @abstractmethod
+    def prefill(self, recorder: Recorder) -> torch.Tensor:
+        """Load what is to be loaded and compute the rest."""
+
+    def finish(self, recorder: Recorder) -> None:  # noqa: B027 - most have nothing to do
+        """After the clock has stopped."""
+
+    def compute(self, recorder: Recorder, wait: Callable[[int], None], first: int | None = None) -> torch.Tensor:
+        """The steps of the prefill from token `first` on (default: the stored prefix's end); the first step waits."""
+        world, cell = self.world, self.cell
+        steps = cell.steps(world.shape.chunk_tokens)
+        if first is not None:
+            steps = [(first, steps[0][1]), *steps[1:]]
+        logits = torch.empty(0)
+        for index, (start, stop) in enumerate(steps):
+            tokens = world.tokens[start:stop]
+            if index:
+                logits = world.model.prefill(tokens, start)
+            else:
+                logits = world.model.prefill(
+                    tokens, start, before_attention=recorder.waiting(wait), after_layer=recorder.computed
+                )
+        return logits
+
+
+class Resident(Path):
+    """The prefix is in the device's cache: all of it, or its tokens before `first`."""
+
+    loads = False
+
+    def __init__(self, world: World, cell: Cell, first: int | None = None) -> None:
+        super().__init__(world, cell)
+        self._first = first
+
+    def prefill(self, recorder: Recorder) -> torch.Tensor:
+        return self.compute(recorder, lambda layer: None, first=self._first)
+
+
+class Recompute(Path):
+    """There is no prefix."""
+
+    def prefill(self, recorder: Recorder) -> torch.Tensor:
+        return self.compute(recorder, lambda layer: None, first=0)
+
+
+class LocalDram(Path):
+    """The prefix is in pinned memory, as the device wants it: two copies a layer, no scatter. The baseline."""
+
+    def __init__(self, world: World, cell: Cell) -> None:
+        super().__init__(world, cell)
+        self._stream = new_stream(world.device)
+
+    def prefill(self, recorder: Recorder) -> torch.Tensor:
+        copied = copy_all(self.world, self.cell, self._stream)
+
+        def wait(layer: int) -> None:
+            if self._stream is not None:
+                _CUDA.current_stream().wait_event(copied[layer])
+
+        return self.compute(recorder, wait)
+
+
+def new_stream(device: torch.device) -> Any:
+    """None where there are none."""
+    return _CUDA.Stream() if device.type == "cuda" else None
+
+
+@torch.inference_mode()
+def copy_all(world: World, cell: Cell, stream: Any) -> list[Any]:
+    """Queue the copies of all layers from pinned memory; the moments when each is there."""
+    prefix = cell.prefix_tokens(world.shape.chunk_tokens)
+    copied: list[Any] = []
+    with ExitStack() as stack:
+        if stream is not None:
+            stack.enter_context(_CUDA.stream(stream))
+        for layer, held in enumerate(world.local):
+            for states, host in zip(world.model.keys_values(layer), held, strict=True):
+                states[:prefix].copy_(host[:prefix], non_blocking=True)
+            copied.append(stream.record_event() if stream is not None else None)
+    return copied
+
+
+class Through(Path):
+    """Through the gateway: match, retrieve, and layers to the device as they land."""
+
+    def __init__(
+        self,
+        world: World,
+        cell: Cell,
+        cache: GatewayCache,
+        loader: DeviceLoader,
+        *,
+        layers_per_unit: int = 1,
+        windows_s: Sequence[float] = (),
+        tiering: Any = None,
+        load: Callable[[Match], int] | None = None,
+    ) -> None:
+        """`tiering`: the client's tier for this path; None for none. `load` says how many tokens of what matched are
+        loaded (None: all); the rest is computed."""
+        super().__init__(world, cell)
+        self._cache = cache
+        self._loader = loader
+        self._options = RetrieveOptions(layers_per_unit=layers_per_unit, windows_s=tuple(windows_s))
+        self._tiering = tiering
+        self._load = load
+        self._chunks = cell.prefix_tokens(world.shape.chunk_tokens) // world.shape.chunk_tokens
+        self._tables: dict[int, BlockTable] = {}
+        self._open: list[Any] = []
+
+    def prepare(self) -> None:
+        self._cache.tiering = self._tiering
+        if self.cell.stored == "disk":
+            drop_page_cache(self.world.gateway("disk").data)
+
+    def prefill(self, recorder: Recorder) -> torch.Tensor:
+        world, cache = self.world, self._cache
+        match = cache.match(world.namespace, world.chain[: self._chunks])
+        recorder.timeline.matched_ms = recorder.now_ms()
+        tokens = match.tokens if self._load is None else self._load(match)
+        if not tokens:
+            self._open = [match, None, None]
+            return self.compute(recorder, lambda layer: None, first=0)
+        retrieval = cache.retrieve(match.shortened(tokens), options=self._options)
+        recorder.timeline.answered_ms = recorder.now_ms()
+        table = self._table(tokens)
+        places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}
+        loading = self._loader.load(retrieval, places, idle=True)
+        self._open = [match, retrieval, loading]
+        return self.compute(recorder, loading.wait, first=tokens)
+
+    def _table(self, tokens: int) -> BlockTable:
+        if tokens not in self._tables:
+            self._tables[tokens] = self.world.table(tokens)
+        return self._tables[tokens]
+
+    def finish(self, recorder: Recorder) -> None:
+        match, retrieval, loading = self._open
+        self._cache.release(match)
+        if retrieval is None:
+            return
+        landed = [retrieval.landed_s(layer) for layer in range(len(self.world.layers))]
+        recorder.timeline.landed_ms = [recorder.since_start_ms(at_s) for at_s in landed]
+        loading.close()
+
+    def fill_tier(self) -> None:
+        """Have the tier keep its first layers, as a first request for the prefix would."""
+        self.run()
+        time.sleep(_TIER_SETTLE_S)
+
+
+def path_of(name: str) -> dict[str, Any]:
+    """What a path through the gateway is made with."""
+    per_unit = {CHUNKWISE_PATH: CHUNKWISE, SERVER_MODE: 0}
+    return {"layers_per_unit": per_unit.get(name, 1)}
