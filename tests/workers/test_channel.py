@@ -89,3 +89,17 @@ def test_a_message_cut_short_is_an_end(ends: tuple[socket.socket, socket.socket]
     mine.sendall(b"\xff\0\0\0abc")
     mine.shutdown(socket.SHUT_WR)
     assert BlockingChannel(theirs).receive() is None
+
+
+def test_who_selects_sees_messages_that_were_read_together(ends: tuple[socket.socket, socket.socket]) -> None:
+    """The socket is silent then, and the next message would be waited for."""
+    sender, receiver = map(BlockingChannel, ends)
+    for number in range(3):
+        sender.send({"number": number})
+    got = []
+    assert not receiver.at_hand
+    while not got or receiver.at_hand:
+        received = receiver.receive()
+        assert received is not None
+        got.append(received[0]["number"])
+    assert got == [0, 1, 2]

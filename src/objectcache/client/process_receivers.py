@@ -141,10 +141,13 @@ class ProcessReceivers(Receivers):
             ended = False
             while not ended:
                 for ready, _ in selector.select():
-                    received = self._channels[ready.data].receive()
-                    ended = ended or received is None
-                    if received is not None:
-                        self._take(ready.data, received[0])
+                    channel, more = self._channels[ready.data], True
+                    while more:
+                        received = channel.receive()
+                        ended = ended or received is None
+                        if received is not None:
+                            self._take(ready.data, received[0])
+                        more = channel.at_hand
         self._end()
 
     def _end(self) -> None:

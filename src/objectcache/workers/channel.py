@@ -45,6 +45,11 @@ class BlockingChannel:
             self._take(data, [fd for _, _, fds in ancillary for fd in array.array("i", fds)])
         return self._received.popleft()
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `receive` has a message already: several may be read at once, and then the socket shows nothing."""
+        return bool(self._received)
+
     def _take(self, data: bytes, fds: list[int]) -> None:
         """`fds` are of the last message that `data` begins: a read does not go on behind what brings any."""
         if self._data:

@@ -114,7 +114,7 @@ def run(channel: BlockingChannel, sock: socket.socket, board: Board) -> None:
     until_s = 0.0
     while True:
         wait_s = IDLE_S if rates.idle else max(0.0, until_s - time.monotonic())
-        if select.select([sock], [], [], wait_s)[0]:  # poll counts in milliseconds
+        if channel.at_hand or select.select([sock], [], [], wait_s)[0]:  # poll counts in milliseconds
             received = channel.receive()
             if received is None:
                 return
