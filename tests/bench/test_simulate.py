@@ -139,9 +139,9 @@ def test_what_is_checked_are_20_requests_that_meet() -> None:
     layouts = [
         KVLayout.attention(num_layers=32, num_kv_heads=8, head_dim=head_dim, dtype_bytes=2) for head_dim in (128, 2)
     ]
-    whole = simulated(requests, "equal", layouts[0], 12.5e9, 0.001)
-    scaled = simulated(requests, "equal", layouts[1], 12.5e9 / 64, 0.001)
+    whole = simulated(requests, "equal", layouts[0], 12.5e9)
+    scaled = simulated(requests, "equal", layouts[1], 12.5e9 / 64)
     assert scaled == pytest.approx(whole)
-    alone = simulated(requests, "equal", layouts[0], 1e15, 0.0)
-    assert max(alone) < 1e-3
+    alone = simulated(requests, "equal", layouts[0], 1e15)
+    assert max(alone) < 2e-3
     assert sum(whole) / REQUESTS > 0.05

@@ -28,9 +28,6 @@ BARS = (Bar("within_tolerance", 1.0),)
 REQUESTS = 20
 SHARE, LEAST_MS = 0.10, 3.0
 """An error may be so much of the added TTFT, or so many ms, or the real system's own spread: the most of these."""
-_SMALL = MixRequest(0.0, 4096, 0.5, LAYERS, 2048 * BYTES_PER_TOKEN // LAYERS, window_s=2e-3)
-_LARGE = MixRequest(0.0, 65536, 0.875, LAYERS, 57344 * BYTES_PER_TOKEN // LAYERS, window_s=0.0)
-_LONE_RUNS = 5
 _PACKAGES = ("objectcache", "simpy", "aiohttp", "msgpack")
 
 
@@ -77,13 +74,11 @@ def run_check(settings: CheckSettings, console: Console) -> BenchmarkResult:
     }
     machine = describe_machine(settings.data or Path(), _PACKAGES)
     result = BenchmarkResult("simulate --check", options, machine, quick=False)
-    steps = REQUESTS + _LONE_RUNS + settings.repeats * len(settings.policies)
+    steps = REQUESTS + settings.repeats * len(settings.policies)
     with (
         BenchmarkProgress(console, steps) as progress,
         _system(requests, settings, progress) as system,
     ):
-        progress.begin("a request alone")
-        alone = _calibrate(system, settings.cap_bytes_s, progress)
         real: dict[str, list[list[RealOutcome]]] = {policy: [] for policy in settings.policies}
         for _ in range(settings.repeats):
             for policy, runs in real.items():
@@ -92,53 +87,29 @@ def run_check(settings: CheckSettings, console: Console) -> BenchmarkResult:
                 progress.step()
         layout = system.shape.layout
     for policy, runs in real.items():
-        cap_bytes_s = settings.cap_bytes_s / settings.scale * alone.goodput
-        simulated_s = simulated(requests, policy, layout, cap_bytes_s, alone.request_s)
+        simulated_s = simulated(requests, policy, layout, settings.cap_bytes_s / settings.scale)
         for number, request in enumerate(requests):
             added_ms = [run[number].added_s * 1e3 for run in runs]
             result.rows.append(compared(f"request {number}, {policy}", request, added_ms, simulated_s[number] * 1e3))
-    result.summary |= summary(result.rows) | {"request_ms": alone.request_s * 1e3, "goodput": alone.goodput}
+    result.summary |= summary(result.rows)
     return result
 
 
 def _system(requests: Sequence[MixRequest], settings: CheckSettings, progress: BenchmarkProgress) -> RealSystem:
     progress.begin("storing, starting clients")
-    prefixes = set(map(prefix_tokens, (*requests, _SMALL, _LARGE)))
+    prefixes = set(map(prefix_tokens, requests))
     return RealSystem(
         clients=len(requests), prefixes=prefixes, scale=settings.scale, data=settings.data, step=progress.step
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Of requests that are alone: what one costs beside its bytes, and how much of the cap carries payload."""
-
-    request_s: float
-    goodput: float
-
-
-def _calibrate(system: RealSystem, cap_bytes_s: float, progress: BenchmarkProgress) -> Calibration:
-    costs_s, shares = [], []
-    for _ in range(_LONE_RUNS):
-        large = system.run([_LARGE], policy="equal", cap_bytes_s=cap_bytes_s)[0].landed_s
-        shares.append((len(large) - 1) * _LARGE.layer_bytes / (large[-1] - large[0]) / cap_bytes_s)
-        small = system.run([_SMALL], policy="equal", cap_bytes_s=cap_bytes_s)[0].landed_s
-        costs_s.append(small[0] - _SMALL.layer_bytes / cap_bytes_s)
-        progress.step()
-    return Calibration(max(0.0, statistics.median(costs_s)), min(1.0, statistics.median(shares)))
-
-
-def simulated(
-    requests: Sequence[MixRequest], policy: str, layout: KVLayout, cap_bytes_s: float, request_s: float
-) -> list[float]:
+def simulated(requests: Sequence[MixRequest], policy: str, layout: KVLayout, cap_bytes_s: float) -> list[float]:
     """Added TTFT of each, on a node of its own; `layout` and `cap_bytes_s` are scaled alike."""
     fabric = Fabric(
         layout=layout,
         nodes=len(requests),
         nic_bytes_s=cap_bytes_s,
         client_bytes_s=inf,
-        request_s=request_s,
-        landing_s=0.0,
         layers_per_unit=1,
     )
     arrivals = [
