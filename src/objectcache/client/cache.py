@@ -179,16 +179,32 @@ class GatewayCache(KVCache):
 
         destination.begin(cancel)
         expected = self._expected(descriptor, delivery, session.streams, retrieval, landing)
-        try:
+        holds = session.receivers.holds
+        expecting = False
+
+        def expect() -> None:
+            nonlocal expecting
+            expecting = True
             session.receivers.expect(expected, destination.buffer.offset)
+
+        try:
+            if not holds:
+                expect()
             body = session.http.request(
-                "POST", self._path("kv-retrieve"), descriptor.encode(), timeout_s=options.deadline_s, resend=False
+                "POST",
+                self._path("kv-retrieve"),
+                descriptor.encode(),
+                timeout_s=options.deadline_s,
+                resend=False,
+                meanwhile=expect if holds else None,
             )
-        except (SessionNotFoundError, GatewayUnavailableError):
-            self._drop_session(session)
-            raise
-        except RequestError as error:
-            session.receivers.fail(descriptor.delivery, error)
+        except BaseException as error:
+            if not expecting:
+                expected.on_fenced()  # it was not sent
+            if isinstance(error, SessionNotFoundError | GatewayUnavailableError):
+                self._drop_session(session)
+            elif isinstance(error, RequestError) and expecting:
+                session.receivers.fail(descriptor.delivery, error)
             raise
         # After any other error nobody knows whether it was accepted: it is cancelled with its destination.
         self._accepted(RetrieveAnswer.decode(body), descriptor, delivery, retrieval, session.http)

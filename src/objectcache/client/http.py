@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from objectcache.client.breaker import Breaker
@@ -34,13 +35,21 @@ class GatewayHttp:
         self._closed = False
 
     def request(
-        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None, resend: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        resend: bool = True,
+        meanwhile: Callable[[], None] | None = None,
     ) -> bytes:
         """The body of a 2xx answer. Raises the error that the gateway answered, or GatewayUnavailableError.
 
-        `resend` False: it is sent once. Otherwise again, by a new connection, when a kept one broke.
+        `resend` False: it is sent once. Otherwise again, by a new connection, when a kept one broke. `meanwhile()` is
+        called once it has been sent for the first time; what that raises is raised.
         """
-        connection, response = self.start(method, path, body, timeout_s=timeout_s, resend=resend)
+        connection, response = self.start(method, path, body, timeout_s=timeout_s, resend=resend, meanwhile=meanwhile)
         try:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -50,7 +59,14 @@ class GatewayHttp:
         return data
 
     def start(
-        self, method: str, path: str, body: bytes = b"", *, timeout_s: float | None = None, resend: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        resend: bool = True,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes.
 
@@ -62,7 +78,7 @@ class GatewayHttp:
             connection.close()
             reused, connection = False, self.connect(bound_s)
         try:
-            response = self._send(connection, method, path, body, bound_s)
+            response = self._send(connection, method, path, body, bound_s, meanwhile)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not reused or not resend or isinstance(error, TimeoutError):
@@ -133,9 +149,16 @@ class GatewayHttp:
         path: str,
         body: bytes,
         timeout_s: float,
+        meanwhile: Callable[[], None] | None = None,
     ) -> http.client.HTTPResponse:
         connection.sock.settimeout(timeout_s)
         self.endpoint.send(connection, method, path, body)
+        if meanwhile is not None:
+            try:
+                meanwhile()
+            except BaseException:
+                connection.close()
+                raise
         return answer(connection, method)
 
     def _no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:

@@ -48,6 +48,8 @@ class _Awaited:
 class ProcessReceivers(Receivers):
     """Processes that receive into the shared memory of the pool; streams are dealt out to them in turn."""
 
+    holds = True
+
     def __init__(
         self, pool: BufferPool, on_lost: Callable[[], None], verify: Verification = VERIFY_ALL, processes: int = 1
     ) -> None:

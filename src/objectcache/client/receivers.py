@@ -24,6 +24,9 @@ class Receivers(ABC):
     `on_lost()` is called once, when the first stream ends: the session is then of no use any more.
     """
 
+    holds = False
+    """Whether frames that come before `expect` wait for it."""
+
     @abstractmethod
     def attach(self, stream: int, sock: socket.socket) -> None:
         """Receive from `sock`, which is the receivers' from here."""

@@ -105,7 +105,8 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
     with ExitStack() as stack:
         gateway = world.gateway(cell.stored)
         gateway.set_bandwidth(cell.gbps)
-        pool_bytes = world.layer_bytes(cell) * len(world.layers) + _POOL_SLACK_BYTES
+        # What was delivered is kept in the local tier only where it takes less than half of the pool.
+        pool_bytes = 2 * world.layer_bytes(cell) * len(world.layers) + _POOL_SLACK_BYTES
         tier = TierOptions(
             limit_bytes=int(settings.first_layers * world.layer_bytes(cell) * 1.2) + _POOL_SLACK_BYTES,
             directory=str(world.directory("memory")),
