@@ -83,7 +83,7 @@ class Match:
     @property
     def boundary_tokens(self) -> int:
         """Shorter prefixes of it end at multiples of this; 0: there are none, as with windows and states."""
-        if any(part.first for part in self.parts):
+        if not self.parts or any(part.first for part in self.parts):
             return 0
         return lcm(*(self.namespace.layout.group(part.part.group).chunk_tokens for part in self.parts))
 

@@ -8,6 +8,7 @@ from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
 from objectcache.errors import LeaseExpiredError, RequestError
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.testing.synthetic import (
+    LAYERWISE,
     check_delivery,
     flat_layout,
     new_namespace,
@@ -112,10 +113,15 @@ class MatchingContract:
 
     def test_what_needs_its_end_has_no_shorter_prefix(self, cache: KVCache) -> None:
         namespace = new_namespace(WINDOWED)
-        chain = prompt(namespace, 24)
-        store_parts(cache, namespace, chain)
+        chain = prompt(namespace, 20)
+        store_parts(cache, namespace, chain, FULL)
+        ends = [
+            upload_part(cache, namespace, chain, SLIDING, first=6, stop=10),
+            upload_part(cache, namespace, chain, STATE, first=4, stop=5),
+        ]
+        cache.commit(ends)
         match = cache.match(namespace, chain)
-        assert match.boundary_tokens == 0
+        assert (match.tokens, match.boundary_tokens) == (5 * 64, 0)
         assert match.shortened(match.tokens) == match
         with pytest.raises(RequestError):
             match.shortened(64)
@@ -152,7 +158,7 @@ class MatchingContract:
         assert ranges == {(0, 0): (0, 20), (0, 1): (0, 20), (1, 0): (8, 10), (2, 0): (4, 5)}
         cache.commit([upload_part(cache, namespace, chain, SLIDING, first=12, stop=14)])
         assert retrieve_and_check(cache, namespace, chain).tokens == 7 * 64
-        with cache.retrieve(match, parts=[SLIDING]) as retrieval:
+        with cache.retrieve(match, parts=[SLIDING], options=LAYERWISE) as retrieval:
             assert check_delivery(retrieval, match, [SLIDING]) == [(1,), (2,)]
 
     def test_tenants_do_not_see_each_other(self, cache: KVCache) -> None:
