@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
+from objectcache.cache.base import all_parts
 from objectcache.errors import LeaseExpiredError, RequestError
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.testing.synthetic import (
@@ -98,8 +99,9 @@ class MatchingContract:
     def test_a_shorter_prefix_of_a_match_can_be_retrieved(self, cache: KVCache, layout: KVLayout) -> None:
         namespace = new_namespace(layout)
         chain = prompt(namespace, 7)
-        store_parts(cache, namespace, chain, cuts=[3])
+        store_parts(cache, namespace, chain, all_parts(namespace), cuts=[3])
         match = cache.match(namespace, chain)
+        assert match.tokens == 7 * 16
         step = match.boundary_tokens
         for tokens in range(step, match.tokens + 1, step):
             shorter = match.shortened(tokens)
