@@ -24,7 +24,7 @@ from objectcache.delivery import Verdict
 from objectcache.errors import DeliveryError, ObjectCacheError
 from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, HeldTurn, Turn, at_once
-from objectcache.transports.pacing import LEAST_STEP_BYTES, Pace
+from objectcache.transports.pacing import Pace
 from objectcache.transports.sockets import send_all
 from objectcache.transports.stepping import paced_steps
 
@@ -312,10 +312,7 @@ class SenderSession:
         elif self.once:  # a response's length is known, so its frames are: they are paced as they are sent
             return active.take_turn(stream, active.most_bytes(at.step_bytes))
         else:
-            # Streams send at once. What one takes should not last much longer than a step: a layer's last bytes would
-            # come late on it, while the others send the next layer.
-            share = max(LEAST_STEP_BYTES, at.step_bytes * 2 // max(2, self.streams))
-            turn = active.take_turn(stream, active.most_bytes(share), share)
+            turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
         if at is not None:
             at.take(turn.data_bytes, now_s)
         return turn
