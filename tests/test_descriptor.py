@@ -223,3 +223,21 @@ def test_versions_of_what_is_not_held_are_refused() -> None:
     part = replace(DESCRIPTOR.parts[1], held=(), versions=((1, b"8 bytes "),))
     with pytest.raises(DescriptorError, match="version_chunks"):
         decode_descriptor(replace(DESCRIPTOR, parts=(part,)).encode())
+
+
+def test_a_part_that_differs_in_a_type_only_is_not_the_one_decoded_before() -> None:
+    """Parts are kept decoded, and True and 1.0 are equal to 1."""
+    part = VALID["parts"][0] | {"layers": [0, 1], "slice_bytes": [1, 1], "held_layers": [], "held_chunks": []}
+    part |= {"version_chunks": [], "version_tags": b""}
+    fields = VALID | {"parts": [part]}
+    assert decode_descriptor(msgpack.packb(fields)).parts[0].slice_bytes == (1, 1)
+    for sizes in ([True, 1], [1.0, 1]):
+        assert "slice_bytes" in refusal(VALID | {"parts": [part | {"slice_bytes": sizes}]})
+    assert "layers" in refusal(VALID | {"parts": [part | {"layers": [0, True]}]})
+
+
+def test_a_part_too_large_to_be_kept_is_decoded_all_the_same() -> None:
+    layers = list(range(4096))
+    part = VALID["parts"][0] | {"layers": layers, "slice_bytes": [1 << 20] * len(layers)}
+    part |= {"held_layers": [], "held_chunks": [], "version_chunks": [], "version_tags": b""}
+    assert decode_descriptor(msgpack.packb(VALID | {"parts": [part]})).parts[0].layers == tuple(layers)

@@ -26,7 +26,9 @@ RATE_BYTES_S = 1e8
 PREFIX_BYTES = 32 * MIB
 TARGETS = ("http", "tcp", "shm")
 TRIES = 4
-"""The machine may be busy with something else: then a try says nothing."""
+LOOSELY = 10.0
+"""How much more a rate may be off by on a machine so busy that threads wake late: unpaced it would be far more."""
+WAKES_LATE_S = 0.001
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,21 @@ def within(tolerance: float, attempt: Callable[[], float]) -> None:
     """`attempt()` is by how much something misses: in one of some tries no more than `tolerance`."""
     misses: list[float] = []
     while not misses or min(misses) > tolerance:
-        assert len(misses) < TRIES, f"off by {misses}"
+        if len(misses) == TRIES:
+            assert late_s() > WAKES_LATE_S, f"off by {misses} on a machine that is not busy"
+            assert min(misses) < LOOSELY * tolerance, f"off by {misses}"
+            return
         misses.append(attempt())
+
+
+def late_s() -> float:
+    """How late a thread wakes here now: of a hundred times, the tenth latest."""
+    overslept = []
+    for _ in range(100):
+        began_s = time.monotonic()
+        time.sleep(0.001)
+        overslept.append(time.monotonic() - began_s - 0.001)
+    return sorted(overslept)[-10]
 
 
 @pytest.mark.parametrize("target", TARGETS)

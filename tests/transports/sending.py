@@ -118,7 +118,10 @@ class Session:
 
         active = ActiveDelivery(number, 0, state, spans, over, far=store.far, turn_bytes=turn, pace=pace)
         self.actives.append(active)
-        self.sender.add(self.actives[-1])
+        rest = self.sender.begin(active)
+        if rest is not None:  # as in a worker: meanwhile another thread takes orders
+            self._threads.append(threading.Thread(target=rest))
+            self._threads[-1].start()
         return number
 
     def wait(self, number: int) -> ObjectCacheError | None:

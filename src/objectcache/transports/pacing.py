@@ -8,7 +8,7 @@ from math import inf
 STEP_S = 0.001
 """How long what goes out in one go may take at the delivery's rate: what was begun cannot be recalled."""
 LEAST_STEP_BYTES = 64 << 10
-MOST_STEP_BYTES = 4 << 20
+MOST_STEP_BYTES = 8 << 20
 PAGE_BYTES = 4096
 LATENESS_S = 0.0025
 """How much of what it could have sent a delivery makes up for: a thread that is woken late must not cost rate, nor add

@@ -47,8 +47,6 @@ class _Step(NamedTuple):
     do: _Do
     active: ActiveDelivery
     turn: Turn | None = None
-    held: HeldTurn | None = None
-    """The turn, if it is at hand and begun already."""
 
 
 class SenderSession:
@@ -71,8 +69,8 @@ class SenderSession:
         self._served = False
         self._any_paced = self._timed = False
         self._borrowed = False
-        """Whether another thread uses stream 0, and returns what it has taken there as `_returned`."""
-        self._returned: _Step | None = None
+        """Whether another thread uses stream 0; what is left to do there, or went wrong, it returns as `_returned`."""
+        self._returned: _Step | Exception | None = None
 
     @property
     def streams(self) -> int:
@@ -93,8 +91,8 @@ class SenderSession:
         self._enter(active, announces=False)
 
     def begin(self, active: ActiveDelivery) -> Callable[[], None] | None:
-        """As `add`. What is returned is to be called at once: it reads the store, and announces what comes first, which
-        takes less time than to wake a thread for it."""
+        """As `add`. What is returned is to be called at once: it reads the store and sends what comes first, sooner
+        than a thread that has to be woken. It may wait, for the store and the receiver."""
         return self._enter(active, announces=self.announces)
 
     def _enter(self, active: ActiveDelivery, *, announces: bool) -> Callable[[], None] | None:
@@ -107,12 +105,12 @@ class SenderSession:
                     self._changed.notify_all()
                 if active.far:
                     supplying.feed(active, self._changed)
-                return None if sock is None else partial(self._announce, sock, active)
+                return None if sock is None else partial(self._begin_borrowed, sock, active)
         active.on_over(DeliveryError("the data session has ended"))
         return None
 
     def _borrow(self, active: ActiveDelivery) -> socket.socket | None:
-        """Stream 0, if its thread has nothing to do, until `_announce` returns it. Under the lock."""
+        """Stream 0, if its thread has nothing to do, until `_begin_borrowed` returns it. Under the lock."""
         if active.far or active.pace is not None or len(self._active) > 1:
             return None
         sock = self._sockets[0]
@@ -120,20 +118,28 @@ class SenderSession:
             active.preparing = self._borrowed = True
         return sock
 
-    def _announce(self, sock: socket.socket, active: ActiveDelivery) -> None:
-        step: _Step | None = None
+    def _begin_borrowed(self, sock: socket.socket, active: ActiveDelivery) -> None:
+        """The first turn of a delivery, on the stream that `_borrow` gave, which is returned then."""
+        returned: _Step | Exception | None = None
         try:
             supplying.first(active, self._changed)
             with self._changed:
                 step = self._step(0, active, time.monotonic())
-            if step is not None and step.turn is not None:
+            held = None
+            if step is None or step.turn is None:
+                returned = step
+            else:
                 held = self._hold(0, active, step.turn)
-                if held is not None:
-                    held.announce(sock)
-                step = None if held is None else step._replace(held=held)
+            if held is not None:
+                held.announce(sock)
+            supplying.second(active, self._changed, self.streams)
+            if held is not None:
+                self._send_held(0, sock, active, held)
+        except (OSError, ObjectCacheError) as error:
+            returned = error
         finally:
             with self._changed:
-                self._borrowed, self._returned = False, step
+                self._borrowed, self._returned = False, returned
                 self._changed.notify_all()
 
     def set_pace(self, delivery: int, epoch: int, make: Callable[[int], Pace]) -> None:
@@ -206,8 +212,6 @@ class SenderSession:
             while (step := self._next(stream)) is not None:
                 if step.do is _Do.PREPARE:
                     supplying.prepare(step.active, self._changed, self.streams)
-                elif step.held is not None:
-                    self._send_held(stream, sock, step.active, step.held)
                 elif step.turn is not None:
                     self._send(stream, sock, step.active, step.turn)
                 else:
@@ -239,6 +243,8 @@ class SenderSession:
             if stream != 0 or not self._borrowed:
                 if stream == 0 and self._returned is not None:
                     returned, self._returned = self._returned, None
+                    if isinstance(returned, Exception):
+                        raise returned
                     return returned
                 if self._closed or (self.once and self._served and not self._active):
                     return None
@@ -294,8 +300,8 @@ class SenderSession:
         at = active.pace
         if at is None or not at.bound:
             turn = active.take_turn(stream, self._turn_bytes(stream, active))
-        elif self.once:
-            return active.take_turn(stream, 0)  # a response's length is known, so its frames are: `_steps` paces it
+        elif self.once:  # a response's length is known, so its frames are: they are paced as they are sent
+            return active.take_turn(stream, active.most_bytes(at.step_bytes))
         else:
             turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
         if at is not None:
@@ -303,9 +309,14 @@ class SenderSession:
         return turn
 
     def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
-        """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment."""
-        alone = len(self._active) == 1
-        return active.most_bytes(int(self._bytes_s.get(stream, 0.0) * TURN_S)) if alone else 0
+        """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment.
+
+        In the beginning a frame too, so that streams share the first layer evenly.
+        """
+        beginning = active.state.sent_bytes < active.turn_bytes * self.streams
+        if beginning or len(self._active) > 1:
+            return 0
+        return active.most_bytes(int(self._bytes_s.get(stream, 0.0) * TURN_S))
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""

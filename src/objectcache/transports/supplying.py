@@ -31,7 +31,7 @@ def prepare(active: ActiveDelivery, changed: threading.Condition, streams: int) 
 
 
 def first(active: ActiveDelivery, changed: threading.Condition) -> None:
-    """As `prepare` at first, but nobody is woken for it."""
+    """As `prepare` at first, but `active.preparing` stays: other streams are not woken to make more."""
     try:
         spans, last = _read(active, 1)
     except ObjectCacheError as error:
@@ -41,9 +41,20 @@ def first(active: ActiveDelivery, changed: threading.Condition) -> None:
         with changed:
             active.offer(spans, last=last)
             active.begun = True
+
+
+def second(active: ActiveDelivery, changed: threading.Condition, streams: int) -> None:
+    """A span for each of the other streams, which are woken for it, and from then on make more themselves."""
+    try:
+        for _ in range(0 if active.ended else streams - 1):
+            spans, last = _read(active, 1)
+            _offer(active, changed, spans, last=last)
+    except ObjectCacheError as error:
+        fail(active, changed, error)
     finally:
         with changed:
             active.preparing = False
+            changed.notify_all()
 
 
 def _read(active: ActiveDelivery, wanted_bytes: int) -> tuple[list[ReadySpan], bool]:
