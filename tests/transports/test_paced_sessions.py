@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +136,12 @@ def test_a_delivery_gets_a_rate_while_it_runs(tmp_path: Path) -> None:
         assert session.wait(number) is None
         assert session.received[number].whole(prefix)
     assert 0 < begun[0] <= then.sent_bytes
+
+
+def test_a_rate_that_is_another_at_every_look(tmp_path: Path) -> None:
+    store, prefix = opened("files", tmp_path)
+    rates = itertools.cycle((0.0, 10 * RATE_BYTES_S))
+    with open_session(1) as session:
+        number = session.deliver(store, prefix, pace=Pace(lambda: next(rates), lambda total_bytes: None))
+        assert session.wait(number) is None
+        assert session.received[number].whole(prefix)

@@ -63,7 +63,7 @@ def run_contention(settings: ContentionSettings, console: Console) -> BenchmarkR
                 measured.append(Measured(number, mix, policy, SIMULATED, [simulated_s(mix, policy)]))
             progress.step()
         result.rows += [row(one) for one in measured]
-        result.summary |= summary(measured, settings.default_policy) | _wrong_summary(measured, settings.default_policy)
+        result.summary |= summary(measured, settings.default_policy) | wrong_summary(measured, settings.default_policy)
         return result
 
 
@@ -151,7 +151,7 @@ def _about(
     }
 
 
-def _wrong_summary(measured: Sequence[Measured], default_policy: str) -> dict[str, Any]:
+def wrong_summary(measured: Sequence[Measured], default_policy: str) -> dict[str, Any]:
     """With all windows wrong: the gain over `equal`. With one that lies: what the others' mean is over the truth's."""
     found = {(one.number, one.policy, one.windows): one for one in measured}
     figures: dict[str, dict[str, float]] = {"gain_wrong_windows": {}, "others_beside_a_liar": {}, "liar_itself": {}}
