@@ -96,9 +96,9 @@ class _Process:
     def serve(self, probe_address: int, probe: bytes) -> None:
         self._tell(0, "ready", reads=self._engine.may_read(probe_address, probe))
         while True:
-            ready, _, _ = select.select([self._socket], [], [], LOOK_S if self._stores else None)
+            wait_s = LOOK_S if self._stores else None
             message: Message = {}
-            if ready:
+            if self._channel.at_hand or select.select([self._socket], [], [], wait_s)[0]:
                 received = self._channel.receive()
                 if received is None:
                     return
