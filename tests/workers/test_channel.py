@@ -96,7 +96,7 @@ def test_who_selects_sees_messages_that_were_read_together(ends: tuple[socket.so
     sender, receiver = map(BlockingChannel, ends)
     for number in range(3):
         sender.send({"number": number})
-    got = []
+    got: list[int] = []
     assert not receiver.at_hand
     while not got or receiver.at_hand:
         received = receiver.receive()
