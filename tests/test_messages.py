@@ -33,7 +33,7 @@ from tests.golden.wire import MESSAGES
 KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
 VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
 FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
-TEXTS = {"http_host", "data_host", "shm_socket", "segment"}
+TEXTS = {"http_host", "data_host", "shm_socket", "segment", "reason"}
 NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s", "ready_in_s"}
 LISTS = {"parts", "commit", "discard", "corrections", "windows_s"}
 

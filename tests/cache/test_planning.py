@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -54,7 +55,7 @@ def test_a_worker_decodes_a_part_once_and_what_has_no_name_always(tmp_path: Path
     known: Recent[int, PlanPart] = Recent(100)
     wire = msgpack.packb(plan.to_wire())
     first, second = (Plan.from_wire(msgpack.unpackb(wire), known) for _ in range(2))
-    assert first == second == plan
+    assert first == second == replace(plan, reason="")  # which is for the client, not for a worker
     assert first.parts[0] is second.parts[0]
     unnamed = plan.to_wire() | {"parts": [(0, part.packed) for part in plan.parts]}
     assert Plan.from_wire(unnamed, known).parts[0] is not Plan.from_wire(unnamed, known).parts[0]

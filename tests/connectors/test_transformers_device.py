@@ -34,7 +34,7 @@ ACCELERATOR = "objectcache.connectors.transformers.accelerator"
 def _device(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = DeviceLoader("cpu", staged=True, staging_bytes=5000)
     saver = DeviceSaver("cpu", staged=True, staging_bytes=5000)
-    monkeypatch.setattr("objectcache.connectors.transformers.prefix.loader_of", lambda device: loader)
+    monkeypatch.setattr("objectcache.connectors.transformers.delivery.loader_of", lambda device: loader)
     monkeypatch.setattr(f"{ACCELERATOR}.saver_of", lambda device: saver)
 
 

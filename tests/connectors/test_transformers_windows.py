@@ -193,9 +193,9 @@ def test_a_gateway_that_stalls_costs_next_to_nothing(connect: Connect, model: An
     try:
         with gateway.open(target="tcp", streams=2, buffer_bytes=64 << 20, fence_s=0.3) as cache, ExitStack() as stalled:
             stored(connect(model, cache), ids)
+            assert connect(model, cache, load_or_recompute=False).prefill(ids).report.matched_tokens == 96
             connector = connect(model, cache, windows=a_millisecond_a_token(), load_or_recompute=True)
             with slow_layers(model, 0.1):
-                assert connector.prefill(ids).report.matched_tokens == 96
                 start_s = time.perf_counter()
                 connector.prefill(prompt(100, seed=9), store=False)
                 without_s = time.perf_counter() - start_s
