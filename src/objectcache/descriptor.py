@@ -195,6 +195,11 @@ class FieldReader:
     def number(self, name: str, low: float, high: float) -> float:
         return self._number(self._get(name), name, low, high)
 
+    def optional_number(self, name: str, low: float, high: float) -> float | None:
+        """None where nil says that there is none."""
+        value = self._get(name)
+        return None if value is None else self._number(value, name, low, high)
+
     def _number(self, value: object, name: str, low: float, high: float) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high:
             return float(value)

@@ -74,13 +74,14 @@ class MatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class MatchAnswer:
-    """`parts` are (group, shard, first, stop). `lease` is empty when nothing matched."""
+    """`parts` are (group, shard, first, stop). `lease` is empty when nothing matched. `rate_bytes_s` is to be expected:
+    0 where nothing would come now, None where no link on the way has a cap."""
 
     tokens: int
     parts: tuple[tuple[int, int, int, int], ...] = ()
     lease: bytes = b""
     ttl_s: float = 0.0
-    rate_bytes_s: float = 0.0
+    rate_bytes_s: float | None = None
     layers_per_unit: int = 1
 
     def encode(self) -> bytes:
@@ -109,7 +110,7 @@ class MatchAnswer:
             ),
             lease=fields.binary("lease", 0, ID_BYTES),
             ttl_s=fields.number("ttl_s", 0, 1e9),
-            rate_bytes_s=fields.number("rate_bytes_s", 0, 1e18),
+            rate_bytes_s=fields.optional_number("rate_bytes_s", 0, 1e18),
             layers_per_unit=fields.integer("layers_per_unit", 0, 1 << 20),
         )
 
@@ -172,8 +173,8 @@ class RetrieveAnswer:
     payload_bytes: int
     versions: tuple[Versions, ...] = ()
     """For each part of the descriptor, in order, which segments serve it."""
-    rate_bytes_s: float = 0.0
-    """The rate to expect at first; 0: no link on the way has a cap."""
+    rate_bytes_s: float | None = None
+    """The rate to expect at first, as a MatchAnswer's."""
     reason: str = ""
     """Why it has so many layers per unit (`scheduling.modes.Reason`)."""
 
@@ -194,7 +195,7 @@ class RetrieveAnswer:
             fields.integer("layers_per_unit", 1, 1 << 20),
             fields.integer("payload_bytes", 0, 1 << 50),
             tuple(_versions(item) for item in fields.items("versions", MAX_PARTS)),
-            fields.number("rate_bytes_s", 0, 1e18),
+            fields.optional_number("rate_bytes_s", 0, 1e18),
             fields.text("reason", 32),
         )
 

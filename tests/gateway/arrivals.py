@@ -67,6 +67,15 @@ class Arrivals:
         self._thread.join()
         assert self.retrieval.error is None, self.retrieval.error
 
+    def settle(self) -> None:
+        """Until nothing has arrived for a while, of what was under way."""
+        until_s, stable = time.monotonic() + 10.0, 0
+        while stable < 3:
+            assert time.monotonic() < until_s, "it does not stop arriving"
+            before, seen = self.samples[-1][1], len(self.samples)
+            time.sleep(0.05)
+            stable = stable + 1 if len(self.samples) > seen and self.samples[-1][1] == before else 0
+
     def close(self) -> None:
         self._closing = True
         self._thread.join()

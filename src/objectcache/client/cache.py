@@ -83,7 +83,7 @@ class GatewayCache(KVCache):
             matched_part(namespace, chain, PartId(group, shard), first, stop)
             for group, shard, first, stop in answer.parts
         )
-        lease = Lease(answer.lease, answer.ttl_s, answer.rate_bytes_s or None, answer.layers_per_unit)
+        lease = Lease(answer.lease, answer.ttl_s, answer.rate_bytes_s, answer.layers_per_unit)
         return Match(namespace, answer.tokens, matched, lease)
 
     def release(self, match: Match) -> None:
@@ -242,7 +242,7 @@ class GatewayCache(KVCache):
         """Take over what the gateway says of a delivery that it has accepted."""
         # None where not all of it is verified, so that none of it is kept.
         delivery.versions = answer.versions if self.options.verify == Level.ALL else ()
-        retrieval.rate_bytes_s = answer.rate_bytes_s or None
+        retrieval.rate_bytes_s = answer.rate_bytes_s
         retrieval.regroup(answer.layers_per_unit, answer.reason)
         retrieval.on_windows = partial(
             self._corrections.put, http, descriptor.target.session, descriptor.delivery, descriptor.epoch

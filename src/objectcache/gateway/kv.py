@@ -186,8 +186,8 @@ class KVRoutes:
             },
         )
 
-    def _expected_bytes_s(self, call: Call) -> float:
-        """0: no link on the way has a cap."""
+    def _expected_bytes_s(self, call: Call) -> float | None:
+        """None: no link on the way has a cap."""
         return _known(self._bandwidth.expected_bytes_s(links_of(call)))
 
     def _accepted(self, running: Running) -> RetrieveAnswer:
@@ -274,9 +274,9 @@ def _outcome(problem: BaseException | None) -> str:
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
 
 
-def _known(bytes_s: float) -> float:
-    """A rate on the wire: 0 where nothing bounds it."""
-    return bytes_s if bytes_s < inf else 0.0
+def _known(bytes_s: float) -> float | None:
+    """A rate on the wire: none where nothing bounds it."""
+    return bytes_s if bytes_s < inf else None
 
 
 def _answer(body: bytes) -> web.Response:
