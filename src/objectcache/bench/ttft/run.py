@@ -109,7 +109,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
         pool_bytes = 2 * world.layer_bytes(cell) * len(world.layers) + _POOL_SLACK_BYTES
         tier = TierOptions(
             limit_bytes=int(settings.first_layers * world.layer_bytes(cell) * 1.2) + _POOL_SLACK_BYTES,
-            directory=str(world.directory("memory")),
+            directory=str(world.directory("tier")),
             first_layers=settings.first_layers,
         )
         cache = world.open_client(gateway, buffer_bytes=pool_bytes, target=cell.target, tier=tier, pin=True)

@@ -110,8 +110,9 @@ class World(AbstractContextManager["World"]):
         return self._gateways[stored]
 
     def directory(self, stored: str) -> Path:
-        """A new temporary directory."""
-        parent = self.settings.disk if stored == "disk" else self.settings.memory or (_SHM if _SHM.is_dir() else None)
+        """A new temporary directory, for a store in "memory" or on "disk", or for a "tier"."""
+        shm = _SHM if _SHM.is_dir() else None
+        parent = {"disk": self.settings.disk, "memory": self.settings.memory or shm, "tier": shm}[stored]
         made = tempfile.TemporaryDirectory(prefix="objectcache-ttft-", dir=parent)
         return Path(self._stack.enter_context(made))
 

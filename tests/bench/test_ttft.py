@@ -1,0 +1,99 @@
+"""`bench ttft` on a CPU: whether it works, not how fast anything is."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from objectcache.bench.errors import BenchmarkError
+from objectcache.bench.result import BenchmarkResult
+from objectcache.bench.ttft import TINY, Cell, TtftSettings, core_cells, merge_results, rest_cells, run_ttft
+from objectcache.bench.ttft.floor import floor_ms
+from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT
+from objectcache.bench.ttft.rows import interval
+from objectcache.errors import ConfigError
+
+CELLS = (Cell(128, 0.5, gbps=1.0), Cell(128, 0.5, gbps=0.0, target="shm", step_tokens=32))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
+    settings = TtftSettings(
+        architecture=TINY,
+        cells=CELLS,
+        runs=1,
+        device="cpu",
+        streams=2,
+        paths=(LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST, SPLIT),
+        memory=tmp_path_factory.mktemp("memory"),
+        quick=True,
+    )
+    return run_ttft(settings, Console(file=io.StringIO()))
+
+
+def test_what_was_loaded_computes_what_the_prefix_in_place_does(result: BenchmarkResult) -> None:
+    assert result.summary["logits_equal"] == 1.0
+    judged = {row["path"] for row in result.rows if row.get("logits_equal")}
+    assert judged == {RESIDENT, LOCAL, LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST}
+
+
+def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) -> None:
+    rows = [row for row in result.rows if row.get("path") == LAYERWISE]
+    assert [(row["cap_gbps"], row["target"], row["step_tokens"]) for row in rows] == [(1.0, "tcp", 0), (0.0, "shm", 32)]
+    for row in rows:
+        timeline = row["timeline"]
+        assert 0 < timeline["matched_ms"] < timeline["answered_ms"]
+        layers = [timeline[name] for name in ("landed_ms", "copied_ms", "waited_until_ms", "computed_ms")]
+        assert [len(each) for each in layers] == [TINY.num_layers] * 4
+        for landed, copied, waited, computed in zip(*layers, strict=True):
+            assert landed <= copied <= waited <= computed <= row["samples"][0]
+        assert row["added_ms"] == pytest.approx(row["samples"][0] - _local(result, row)["samples"][0], abs=0.01)
+        assert row["floor_ms"] >= _local(result, row)["samples"][0]
+
+
+def _local(result: BenchmarkResult, row: dict[str, object]) -> dict[str, list[float]]:
+    return result.row(str(row["name"]).rpartition(":")[0] + f": {LOCAL}")
+
+
+def test_parts_of_one_machine_are_put_together(result: BenchmarkResult, tmp_path: Path) -> None:
+    part = tmp_path / "part.json"
+    result.write(part)
+    merged = merge_results([BenchmarkResult.read(part), result])
+    assert len(merged.rows) == 2 * len(result.rows)
+    other = replace(result, machine={**result.machine, "device": "another"})
+    with pytest.raises(BenchmarkError):
+        merge_results([result, other])
+    part.write_text("{}")
+    with pytest.raises(ConfigError):
+        BenchmarkResult.read(part)
+
+
+def test_the_floor_is_what_the_latest_layer_adds() -> None:
+    # Layers of 10 ms each; needed at 0, 20 and 30 ms: the first is 10 ms late, the second is there, as is the third.
+    assert floor_ms(40.0, (0.0, 20.0, 30.0), 1_000_000, 1e8) == pytest.approx(50.0)
+    # All needed at once: the last one comes at 30 ms.
+    assert floor_ms(40.0, (0.0, 1.0, 2.0), 1_000_000, 1e8) == pytest.approx(68.0)
+    assert floor_ms(40.0, (0.0, 1.0, 2.0), 1_000_000, 0.0) == 40.0
+    assert floor_ms(40.0, (50.0,), 1_000_000, 1e8) == 40.0
+
+
+def test_an_interval_holds_the_median_and_narrows_with_runs() -> None:
+    few, many = interval([1.0, 2.0, 9.0]), interval([1.0, 2.0, 9.0] * 30)
+    assert few[0] <= 2.0 <= few[1]
+    assert many[1] - many[0] < few[1] - few[0]
+
+
+def test_cells() -> None:
+    assert [(cell.context, cell.hit) for cell in core_cells()] == [
+        (context, hit) for context in (4096, 16384, 65536) for hit in (0.5, 0.875)
+    ]
+    assert len(rest_cells()) == len(set(rest_cells())) == 19
+    assert Cell(100, 0.5).prefix_tokens(16) == 48
+    assert Cell(128, 0.5, step_tokens=24).steps(16) == [(64, 88), (88, 112), (112, 128)]
+    for wrong in ((), (Cell(16, 0.5),)):
+        with pytest.raises(ConfigError):
+            TtftSettings(cells=wrong)
