@@ -109,6 +109,10 @@ class GatewayConfig:
             check_bucket(bucket)
         if not 0 < self.merge_interval_s <= threading.TIMEOUT_MAX:
             raise ConfigError(f"merge_interval_s must be positive, got {self.merge_interval_s}")
+        if any(not 0 < weight < inf for weight in self.tenant_weights.values()):
+            raise ConfigError(f"the weight of a tenant must be positive, got {dict(self.tenant_weights)}")
+        if self.bandwidth is None and self.share != 1.0:
+            raise ConfigError("share is a part of bandwidth, which is not given")
         if not 0 < self.share <= 1:
             raise ConfigError(f"share must lie in 0..1, got {self.share}")
         if (self.bandwidth_from or self.lend) and self.bandwidth is None:
@@ -168,8 +172,10 @@ def parse_rate(text: str | float) -> float:
         if found is None:
             raise ConfigError(f"{text!r} is not a rate: a number with Mbps, Gbps, Gbit/s, MB/s, GB/s, MiB/s or GiB/s")
         number, power, binary, unit = found.groups()
+        if unit is None:
+            raise ConfigError(f"the rate {text!r} has no unit: say {number}Gbps or {number}GB/s")
         factor = (1024 if binary else 1000) ** " kmgt".index((power or " ").lower())
-        found_bytes_s = float(number) * factor / (1 if unit is None or unit.startswith("B") else 8)
+        found_bytes_s = float(number) * factor / (1 if unit.startswith("B") else 8)
     if not 0 < found_bytes_s < inf:
         raise ConfigError(f"a rate must be positive, got {text!r}")
     return found_bytes_s

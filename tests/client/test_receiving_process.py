@@ -13,6 +13,7 @@ import pytest
 
 from objectcache.cache import Match, RetrieveOptions
 from objectcache.client import GatewayCache
+from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.errors import BufferPoolExhaustedError, DeliveryTimeoutError
 from objectcache.testing.synthetic import (
     check_delivery,
@@ -122,3 +123,17 @@ def test_an_interrupt_is_for_the_engine(cache: GatewayCache, match: Match) -> No
         with cache.retrieve(match) as retrieval:
             check_delivery(retrieval, match)
     assert receiving_processes() == [pid]
+
+
+def test_without_room_to_keep_track_the_destination_is_free(cache: GatewayCache, match: Match) -> None:
+    session = cache._session
+    assert session is not None
+    assert isinstance(session.receivers, ProcessReceivers)
+    boards = session.receivers._boards
+    held = boards.allocate(boards.size_bytes)
+    with pytest.raises(BufferPoolExhaustedError, match="keep track"):
+        cache.retrieve(match)
+    eventually(lambda: not cache.pool.usage().quarantined_bytes, "nothing will write it")
+    boards.release(held)
+    with cache.retrieve(match) as retrieval:
+        check_delivery(retrieval, match)

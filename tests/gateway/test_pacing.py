@@ -269,6 +269,9 @@ def test_windows_of_what_does_not_run_are_passed_over(paced: GatewayProcess) -> 
         b'{"caps": {"nowhere": 1}}',
         b'{"policy": "luck"}',
         b'{"weights": {"a": 0}}',
+        b'{"weights": {"a": 1e999}}',
+        b'{"weights": {"\\ud800": 1}}',
+        b'{"caps": {"client:\\ud800": 1}}',
     ],
     ids=lambda asked: asked.decode(),
 )

@@ -31,7 +31,7 @@ def bandwidth_command(
         typer.Argument(metavar="URL", envvar="OBJECTCACHE_URL", show_default=False, help="http://gateway:9000"),
     ] = "",
     set_to: Annotated[
-        str, typer.Option("--set", help='The cap from now on, e.g. "50Gbps", "6GB/s"; none: no cap.')
+        str, typer.Option("--set", help='The cap from now on, e.g. "50Gbps", "6GB/s"; 0: pause; none: no cap.')
     ] = "",
     link: Annotated[
         str, typer.Option(help="Of which link: gateway, store:BUCKET, client:ADDRESS, or a pattern as client:10.0.*.")
@@ -56,7 +56,7 @@ def bandwidth_command(
     """
     asked: dict[str, Any] = {}
     if set_to:
-        asked["caps"] = {link: None if set_to in NO_CAP else parse_rate(set_to)}
+        asked["caps"] = {link: None if set_to in NO_CAP else 0.0 if set_to == "0" else parse_rate(set_to)}
     if policy:
         asked["policy"] = policy
     if weight:

@@ -15,21 +15,22 @@ from struct import Struct
 from objectcache.buffers import Buffer, BufferPool
 from objectcache.client.receivers import Receivers, error_fields
 from objectcache.errors import (
+    BufferPoolExhaustedError,
     DeliveryError,
     GatewayUnavailableError,
     ObjectCacheError,
     error_from_code,
 )
+from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import VERIFY_ALL, Expected
-from objectcache.transports.sharded import ArrivalBoard
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
 MODULE = "objectcache.client.receiver_process"
 CLOSE_TIMEOUT_S = 2.0
 SEND_TIMEOUT_S = 2
-BOARDS_BYTES = 64 << 20
-"""Takes memory only as it is written: some 100 KB for a delivery of 64K tokens."""
+BOARDS_BYTES = 256 << 20
+"""Takes memory only as it is written: 128 KB for each process and delivery of 64K tokens of 32 layers."""
 
 Key = tuple[int, int]
 
@@ -86,17 +87,25 @@ class ProcessReceivers(Receivers):
 
     def expect(self, expected: Expected, offset: int) -> None:
         """Waits for no answer: a process that does not know a delivery yet holds its frames for a while."""
-        board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(self._channels)))
-        board.view[:] = bytes(len(board.view))
+        board: Buffer | None = None
         with self._lock:
-            lost = self._lost
-            if not lost:
-                awaited = _Awaited(expected, board, set(range(len(self._channels))))
-                self._awaited[expected.delivery, expected.epoch] = awaited
-        if lost:
-            self._boards.release(board)
+            if not self._lost:
+                try:
+                    board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(self._channels)))
+                except BufferPoolExhaustedError as error:
+                    problem: ObjectCacheError = BufferPoolExhaustedError(
+                        f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
+                        "close retrievals sooner, or have fewer receiver_processes"
+                    )
+                else:
+                    board.view[:] = bytes(len(board.view))
+                    awaited = _Awaited(expected, board, set(range(len(self._channels))))
+                    self._awaited[expected.delivery, expected.epoch] = awaited
+            else:
+                problem = GatewayUnavailableError("a receiving process or its streams are gone")
+        if board is None:
             expected.on_fenced()
-            raise GatewayUnavailableError("a receiving process or its streams are gone")
+            raise problem
         self._send_all(_order(expected, offset, board.offset))
 
     def cancel(self, delivery: int, epoch: int) -> None:

@@ -17,7 +17,7 @@ from objectcache.client.receivers import ThreadReceivers, error_fields
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.transports.receiver import Expected, ExpectedPart, Shard
+from objectcache.transports.receiver import Expected, ExpectedPart, Member
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message
 
@@ -33,13 +33,13 @@ class _Process:
         channel: BlockingChannel,
         memory: memoryview,
         boards: memoryview,
-        shard: tuple[int, int],
+        member: tuple[int, int],
         verify: Verification,
     ) -> None:
         self._channel = channel
         self._memory = memory
         self._boards = boards
-        self._index, self._count = shard
+        self._index, self._count = member
         self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify, hold_s=HOLD_S)
 
     def serve(self) -> None:
@@ -80,7 +80,7 @@ class _Process:
             on_failed=lambda error: self._channel.send({"event": "failed", **error_fields(error), **about}),
             on_fenced=lambda: self._channel.send({"event": "fenced", **about}),
             from_layer=message["from_layer"],
-            shard=Shard(self._index, self._count, self._boards[message["board"] :]),
+            member=Member(self._index, self._count, self._boards[message["board"] :]),
         )
         with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
             self._receivers.expect(expected, offset)

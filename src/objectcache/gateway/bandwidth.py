@@ -7,6 +7,7 @@ from here.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import time
@@ -33,6 +34,9 @@ from objectcache.workers.board import SLOTS, Board, make_board
 from objectcache.workers.pool import WorkerHandle, WorkerPool
 from objectcache.workers.rates_process import RatesProcess
 
+MOST_OF_ONE = SLOTS // 4
+"""Deliveries of one access key that may be under way: there are to be slots for others."""
+
 
 class Bandwidth:
     """Lives on the event loop. `caps` are bytes a second by link, or by pattern of links."""
@@ -47,6 +51,8 @@ class Bandwidth:
         self.corrections = 0
         self._pool = pool
         self._running: dict[int, Running] = {}
+        self._by_tenant: Counter[str] = Counter()
+        self._changing = asyncio.Lock()
         self._by_key: dict[Key, Running] = {}
         self._crossing: Counter[str] = Counter()
         self._told: dict[str, float] = {}
@@ -95,7 +101,11 @@ class Bandwidth:
                 _, number, epoch = running.key
                 running.worker.tell("pace", session=running.session, delivery=number, epoch=epoch, slot=running.slot)
         self._share_equally()
-        await self._process.start()
+        try:
+            await self._process.start()
+        except OSError:
+            self._process = None  # whoever sets a cap again tries again
+            raise
 
     async def change(
         self,
@@ -103,20 +113,25 @@ class Bandwidth:
         policy: str | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """`caps` by link or pattern, None: no cap any more; what is not named stays as it is."""
+        """`caps` by link or pattern, None: no cap any more; what is not named stays as it is. Raises OSError where the
+        rates process cannot be started."""
+        async with self._changing:
+            await self._change(caps, policy, weights or {})
+
+    async def _change(self, caps: Mapping[str, float | None], policy: str | None, weights: Mapping[str, float]) -> None:
         for link, bytes_s in caps.items():
             if bytes_s is None:
                 self.caps.pop(link, None)
             else:
                 self.caps[link] = bytes_s
         self.policy = policy or self.policy
-        self.weights |= weights or {}
+        self.weights |= weights
         if not self.caps:
-            await self.stop()
             self._told.clear()
             for running in self._running.values():
                 if running.slot is not None and self.board is not None:
                     self.board.rates[running.slot] = inf
+            await self.stop()
         elif self._process is None:
             await self._begin()
         else:
@@ -129,10 +144,13 @@ class Bandwidth:
     def admit(self, worker: WorkerHandle, session: bytes, call: Call, descriptor: Descriptor, plan: Plan) -> Running:
         """A delivery begins; its `slot` is for the worker. Raises DrainingError when there is no room for its rate."""
         running = Running.of(next(self._numbers), worker, session, call, descriptor, plan)
+        if self._by_tenant[running.tenant] >= MOST_OF_ONE:
+            raise DrainingError(f"{MOST_OF_ONE} deliveries of this access key are under way; come back later")
         if self._process is not None:
             running.expected_bytes_s = self.expected_bytes_s(running.links)
             self._place(running, running.expected_bytes_s)
         self._running[running.number] = running
+        self._by_tenant[running.tenant] += 1
         self._by_key[running.key] = running
         self._crossing.update(running.links)
         if self._process is not None and running.slot is not None:
@@ -151,6 +169,9 @@ class Bandwidth:
     def ended(self, running: Running, sent_bytes: int) -> None:
         self.tenant_bytes[running.tenant] += sent_bytes
         self._running.pop(running.number, None)
+        self._by_tenant[running.tenant] -= 1
+        if not self._by_tenant[running.tenant]:
+            del self._by_tenant[running.tenant]
         if self._by_key.get(running.key) is running:
             del self._by_key[running.key]
         self._crossing.subtract(running.links)
@@ -169,8 +190,11 @@ class Bandwidth:
         """What clients know better now. The access key's own deliveries only."""
         now_s = time.monotonic()
         events: list[Event] = []
-        for asked in batch.corrections:
-            running = self._by_key.get((asked.session or (bucket, access_key), asked.delivery, asked.epoch))
+        latest = {
+            (asked.session or (bucket, access_key), asked.delivery, asked.epoch): asked for asked in batch.corrections
+        }
+        for key, asked in latest.items():
+            running = self._by_key.get(key)
             if running is not None and running.tenant == access_key:
                 running.correction = running.corrected(asked, now_s)
                 events.append(running.correction)
@@ -254,7 +278,8 @@ class Bandwidth:
         """While nobody else decides."""
         if self.board is None or (self._process is not None and self._process.decides):
             return
-        shares = {link: (self.cap_of(link) or inf) / count for link, count in self._crossing.items() if count > 0}
+        caps = {link: self.cap_of(link) for link in self._crossing}
+        shares = {link: (inf if cap is None else cap) / max(1, self._crossing[link]) for link, cap in caps.items()}
         for running in self._running.values():
             if running.slot is not None:
                 self.board.rates[running.slot] = min(shares[link] for link in running.links)

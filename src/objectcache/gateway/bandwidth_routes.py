@@ -72,7 +72,9 @@ def _asked(body: bytes) -> tuple[dict[str, float | None], str | None, dict[str, 
         if policy is not None and policy not in POLICIES:
             raise RequestError(f"there is no policy {policy!r}: there are {', '.join(POLICIES)}")
         found = {str(tenant): float(weight) for tenant, weight in weights.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        for name in (*caps, *found):
+            name.encode()  # a lone surrogate can be told to nobody
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise RequestError(f"what is to be set cannot be read: {error}") from error
     if len(caps) > MAX_NAMES or len(found) > MAX_NAMES:
         raise RequestError(f"at most {MAX_NAMES} caps and weights can be set at once")

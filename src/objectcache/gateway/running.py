@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from objectcache.descriptor import Descriptor, TargetKind
@@ -37,6 +36,8 @@ class Running:
     slot: int | None = None
     expected_bytes_s: float = 0.0
     correction: WindowsChanged | None = None
+    units: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Bytes and layers of what is sent at all; reckoned when they are first asked for."""
 
     @classmethod
     def of(
@@ -57,7 +58,7 @@ class Running:
         )
 
     def admitted(self) -> Admitted:
-        units = list(self._units())
+        units = self._units()
         return Admitted(
             self.admitted_s,
             self.number,
@@ -78,14 +79,17 @@ class Running:
         by_layer = dict(zip(self.plan.geometry.order, windows_s, strict=True))
         return tuple(sum(by_layer[layer] for layer in layers) for _, layers in self._units())
 
-    def _units(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Bytes and layers of what is sent at all."""
-        geometry = self.plan.geometry
-        for layers in geometry.units:
-            sent = tuple(layer for layer in layers if layer >= self.plan.from_layer)
-            unit_bytes = sum(geometry.wanted_bytes(part, layer) for layer in sent for part in geometry.parts_of(layer))
-            if unit_bytes:
-                yield unit_bytes, sent
+    def _units(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        if not self.units:
+            geometry, found = self.plan.geometry, []
+            for layers in geometry.units:
+                sent = tuple(layer for layer in layers if layer >= self.plan.from_layer)
+                parts = ((part, layer) for layer in sent for part in geometry.parts_of(layer))
+                unit_bytes = sum(geometry.wanted_bytes(part, layer) for part, layer in parts)
+                if unit_bytes:
+                    found.append((unit_bytes, sent))
+            self.units = tuple(found)
+        return self.units
 
 
 def links_of(call: Call) -> tuple[str, ...]:

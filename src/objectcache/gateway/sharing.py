@@ -25,6 +25,7 @@ from objectcache.scheduling.shares import BorrowedShare, Share, ShareLender
 
 log = logging.getLogger(__name__)
 
+LONGEST_TTL_S = 60.0
 ASK_S = 0.2
 ANSWER_S = 0.5
 """How long an answer is waited for."""
@@ -112,14 +113,20 @@ class Sharing:
 
     async def _use(self, bytes_s: float) -> None:
         if abs(self._bandwidth.caps.get(GATEWAY, 0.0) - bytes_s) > NOTICED * bytes_s:
-            await self._bandwidth.change({GATEWAY: bytes_s})
+            try:
+                await self._bandwidth.change({GATEWAY: bytes_s})
+            except OSError:
+                log.exception("the share of bandwidth cannot be changed")
 
     async def _ask(self, demand: float, held: float) -> None:
         asked_s = time.monotonic()
         body = {"name": self._name, "floor_bytes_s": self._floor, "demand_bytes_s": demand, "held_bytes_s": held}
         try:
             found = await asyncio.to_thread(_post, self._config.bandwidth_from, json.dumps(body).encode())
-            self._borrowed.got(Share(float(found["bytes_s"]), float(found["ttl_s"])), asked_s)
+            share = Share(float(found["bytes_s"]), float(found["ttl_s"]))
+            if not (0 <= share.bytes_s <= self._cap and 0 <= share.ttl_s <= LONGEST_TTL_S):
+                raise ValueError(f"{share} is no share of {self._cap:g} bytes/s")
+            self._borrowed.got(share, asked_s)
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             log.warning("no share of bandwidth from %s: %s", self._config.bandwidth_from, error)
 

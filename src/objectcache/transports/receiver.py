@@ -26,7 +26,7 @@ from objectcache.integrity import LayerBinding, span_matches
 from objectcache.keys import KeyChain
 from objectcache.layout import DIGEST_BYTES, DeliveryGeometry, Span
 from objectcache.recent import Recent
-from objectcache.transports.sharded import ArrivalBoard, ShardedReception
+from objectcache.transports.joint import ArrivalBoard, JointReception
 from objectcache.transports.verification import Verification
 
 RecvExact = Callable[[memoryview], None]
@@ -45,7 +45,7 @@ class ExpectedPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class Member:
     """Number `index` of `count` processes that receive a delivery: it has every `count`-th stream. `board` is the
     memory of their `ArrivalBoard`."""
 
@@ -74,7 +74,7 @@ class Expected:
     from_layer: int = 0
     shared: bool = False
     """Whether it is the sender that writes `memory`."""
-    shard: Shard | None = None
+    member: Member | None = None
     """Which of its streams come here, where others receive the rest."""
     first_layer: int = field(init=False)
     reception: Reception = field(init=False)
@@ -84,13 +84,13 @@ class Expected:
 
     def __post_init__(self) -> None:
         self.first_layer = next(layer for layer in self.geometry.order if layer >= self.from_layer)
-        if self.shard is None:
+        if self.member is None:
             self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
         else:
-            board = ArrivalBoard(self.geometry, self.shard.board, self.shard.count, self.from_layer)
-            streams = range(self.shard.index, self.streams, self.shard.count)
-            self.reception = ShardedReception(
-                self.geometry, self.epoch, streams, board, self.shard.index, self.from_layer
+            board = ArrivalBoard(self.geometry, self.member.board, self.member.count, self.from_layer)
+            streams = range(self.member.index, self.streams, self.member.count)
+            self.reception = JointReception(
+                self.geometry, self.epoch, streams, board, self.member.index, self.from_layer
             )
 
 
@@ -102,7 +102,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
         self._expected: dict[int, Expected] = {}
-        self._over: Recent[int, bool] = Recent(_REMEMBERED)
+        self._over: Recent[tuple[int, int], bool] = Recent(_REMEMBERED)
         self._verify = verify
         self._hold_s = hold_s
 
@@ -110,16 +110,21 @@ class Receiver:
         """Before the descriptor is sent: its frames may come at once."""
         with self._lock:
             self._expected[expected.delivery] = expected
+            late = self._hold_s and self._over.get((expected.delivery, expected.epoch))
+            if late:
+                expected.reception.fail(DeliveryError("its frames came long before it was expected"))
             self._came.notify_all()
+        if late:
+            self._settle(expected, None)
 
-    def _find(self, delivery: int) -> Expected | None:
+    def _find(self, delivery: int, epoch: int) -> Expected | None:
         """Holds the lock, but while it waits."""
         expected = self._expected.get(delivery)
-        if expected is not None or not self._hold_s or self._over.get(delivery):
+        if expected is not None or not self._hold_s or self._over.get((delivery, epoch)):
             return expected
         self._came.wait_for(lambda: delivery in self._expected, self._hold_s)
         if delivery not in self._expected:
-            self._over.put(delivery, True, 1)
+            self._over.put((delivery, epoch), True, 1)
         return self._expected.get(delivery)
 
     def cancel(self, delivery: int, epoch: int) -> frozenset[int]:
@@ -156,7 +161,7 @@ class Receiver:
         if not over or self._expected.get(expected.delivery) is not expected:
             return False
         del self._expected[expected.delivery]
-        self._over.put(expected.delivery, True, 1)
+        self._over.put((expected.delivery, expected.epoch), True, 1)
         return True
 
     # -- a stream's thread ------------------------------------------------------------------------
@@ -197,7 +202,7 @@ class Receiver:
 
     def _data(self, stream: int, frame: Frame, recv_exact: RecvExact, scratch: memoryview) -> None:
         with self._lock:
-            expected = self._find(frame.delivery)
+            expected = self._find(frame.delivery, frame.epoch)
             offset = expected.reception.begin(stream, frame) if expected else None
         digests = frame.digest
         if frame.extra:
@@ -240,7 +245,7 @@ class Receiver:
 
     def _last_word(self, stream: int, frame: Frame, error: ObjectCacheError | None) -> None:
         with self._lock:
-            expected = self._find(frame.delivery)
+            expected = self._find(frame.delivery, frame.epoch)
             if expected is not None:
                 expected.reception.end(stream, frame, error)
                 missed = expected.reception.missed()

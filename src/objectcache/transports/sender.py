@@ -68,6 +68,7 @@ class SenderSession:
         self._closed = False
         self._served = False
         self._any_paced = self._timed = False
+        self._early_pace: Callable[[int], Pace] | None = None
         self._relying = 0
         """Streams that wait for a delivery's rate without looking at the clock, since another does."""
         self._borrowed = False
@@ -101,6 +102,8 @@ class SenderSession:
         with self._changed:
             if not self._closed:
                 self._active.append(active)
+                if self._early_pace is not None and active.pace is None:
+                    active.pace = self._early_pace(0)
                 self._any_paced = self._any_paced or active.pace is not None
                 sock = self._borrow(active) if announces else None
                 if sock is None:
@@ -151,6 +154,9 @@ class SenderSession:
                 if (active.delivery, active.epoch) == (delivery, epoch):
                     active.pace = make(active.state.sent_bytes)
                     self._any_paced = True
+                    return
+            if self.once:
+                self._early_pace = make  # its head is still on its way
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -313,7 +319,7 @@ class SenderSession:
             return active.take_turn(stream, active.most_bytes(at.step_bytes))
         else:
             turn = active.take_turn(stream, active.most_bytes(at.step_bytes), at.step_bytes)
-        if at is not None:
+        if at is not None and not self.once:
             at.take(turn.data_bytes, now_s)
         return turn
 

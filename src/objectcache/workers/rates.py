@@ -34,6 +34,7 @@ TICK_S = 0.002
 """How often it is looked what was sent while deliveries run."""
 IDLE_S = 0.25
 """As often, without any: to show that this process lives."""
+MOST_MESSAGES = 1000
 MOST_SHARE = 0.2
 """Of a core that deciding may take; with very many deliveries it is looked less often."""
 
@@ -115,10 +116,13 @@ def run(channel: BlockingChannel, sock: socket.socket, board: Board) -> None:
     while True:
         wait_s = IDLE_S if rates.idle else max(0.0, until_s - time.monotonic())
         if channel.at_hand or select.select([sock], [], [], wait_s)[0]:  # poll counts in milliseconds
-            received = channel.receive()
-            if received is None:
-                return
-            rates.take(received[0])
+            for _ in range(MOST_MESSAGES):  # before one decision: deciding takes longer than being told
+                received = channel.receive()
+                if received is None:
+                    return
+                rates.take(received[0])
+                if not (channel.at_hand or select.select([sock], [], [], 0)[0]):
+                    break
         board.head[BEAT_NS] = time.monotonic_ns()
         board.head[WAKES] += 1
         until_s = rates.decide(time.monotonic())

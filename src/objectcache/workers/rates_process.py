@@ -76,7 +76,13 @@ class RatesProcess:
             self._forget()
             await process.wait()
             await asyncio.sleep(RESTART_DELAY_S)
-            await self._spawn()
+            while True:
+                try:
+                    await self._spawn()
+                    break
+                except OSError:
+                    log.exception("the rates process cannot be started")
+                    await asyncio.sleep(WATCH_S)
 
     async def _watch(self, channel: AsyncChannel, process: asyncio.subprocess.Process) -> None:
         """Until it has ended."""

@@ -40,7 +40,10 @@ class ContentionSettings:
         if not {EQUAL, self.default_policy} <= set(self.policies):
             raise ConfigError(f"policies must have {EQUAL!r} and the default, {self.default_policy!r}, among them")
         if not 0 <= self.wrong_mixes <= self.real_mixes <= self.mixes or not self.mixes:
-            raise ConfigError("some of the mixes are real, and windows are wrong in some of those")
+            raise ConfigError(
+                f"real mixes must lie in 0..{self.mixes} (mixes), got {self.real_mixes}; those with wrong windows in "
+                f"0..{self.real_mixes} (real mixes), got {self.wrong_mixes}"
+            )
         if not self.quick and (self.mixes < MIN_MIXES or self.real_mixes < MIN_REAL_MIXES):
             raise ConfigError(
                 f"at least {MIN_MIXES} mixes, {MIN_REAL_MIXES} of them real, got {self.mixes} and {self.real_mixes} "

@@ -59,7 +59,7 @@ class ModesSettings:
 
     def __post_init__(self) -> None:
         if not set(self.shapes) <= FACTORS.keys() <= SHAPES.keys():
-            raise ConfigError(f"shapes are {', '.join(FACTORS)}")
+            raise ConfigError(f"a shape is one of {', '.join(FACTORS)}, got {', '.join(self.shapes)}")
         if self.rounds < 1 or (self.rounds < MIN_PAIRS and not self.quick):
             raise ConfigError(
                 f"a ratio needs at least {MIN_PAIRS} rounds, got {self.rounds} (fewer only in a quick run)"

@@ -19,16 +19,16 @@ _COUNT_BYTES = 8
 
 
 class ArrivalBoard:
-    """For each shard (a process): which chunks of which layer it has begun to receive, a byte each, and how many of
+    """For each member (a process): which chunks of which layer it has begun to receive, a byte each, and how many of
     each unit's it has verified. Only that process writes them."""
 
-    def __init__(self, geometry: DeliveryGeometry, memory: memoryview, shards: int, from_layer: int = 0) -> None:
+    def __init__(self, geometry: DeliveryGeometry, memory: memoryview, members: int, from_layer: int = 0) -> None:
         """`memory`: `size_bytes` bytes, which the processes share; zeros at first."""
         units, chunks = len(geometry.units), _chunks(geometry)
-        counts_bytes = shards * units * _COUNT_BYTES
-        self._counts = np.frombuffer(memory[:counts_bytes], dtype=np.int64).reshape(shards, units)
-        begun = np.frombuffer(memory[counts_bytes : counts_bytes + shards * chunks], dtype=np.uint8)
-        self._begun = begun.reshape(shards, chunks)
+        counts_bytes = members * units * _COUNT_BYTES
+        self._counts = np.frombuffer(memory[:counts_bytes], dtype=np.int64).reshape(members, units)
+        begun = np.frombuffer(memory[counts_bytes : counts_bytes + members * chunks], dtype=np.uint8)
+        self._begun = begun.reshape(members, chunks)
         self._wanted = np.zeros(units, dtype=np.int64)
         self._at: dict[tuple[int, int], int] = {}
         self._fence = threading.Lock()
@@ -43,20 +43,20 @@ class ArrivalBoard:
                         self._wanted[unit] += shape.num_chunks - shape.held_chunks(layer)
 
     @staticmethod
-    def size_bytes(geometry: DeliveryGeometry, shards: int) -> int:
-        return align_up(shards * (len(geometry.units) * _COUNT_BYTES + _chunks(geometry)))
+    def size_bytes(geometry: DeliveryGeometry, members: int) -> int:
+        return align_up(members * (len(geometry.units) * _COUNT_BYTES + _chunks(geometry)))
 
-    def begin(self, shard: int, frame: Frame) -> None:
-        """Before the first byte of a span is written. Raises DeliveryError where another shard has begun any of it."""
+    def begin(self, member: int, frame: Frame) -> None:
+        """Before the first byte of a span is written. Raises DeliveryError where another member has begun any of it."""
         first = self._at[frame.part, frame.layer] + frame.first_chunk
         span = self._begun[:, first : first + frame.num_chunks]
-        span[shard] = 1
+        span[member] = 1
         self.fence()
         if np.count_nonzero(span) > frame.num_chunks:
             raise DeliveryError(f"chunks from {frame.first_chunk} on of layer {frame.layer} were sent twice")
 
-    def verified(self, shard: int, frame: Frame, unit: int) -> None:
-        self._counts[shard, unit] += frame.num_chunks
+    def verified(self, member: int, frame: Frame, unit: int) -> None:
+        self._counts[member, unit] += frame.num_chunks
 
     def fence(self) -> None:
         """What was written before is seen by the other processes before what follows is read: of two that mark the last
@@ -72,7 +72,7 @@ class ArrivalBoard:
         return bool((self._counts.sum(axis=0) >= self._wanted).all())
 
 
-class ShardedReception(Reception):
+class JointReception(Reception):
     """What the process with some of a delivery's streams knows of it.
 
     It is fenced here when its own streams have ended. That the delivery ended before all had arrived is for whoever
@@ -85,18 +85,18 @@ class ShardedReception(Reception):
         epoch: int,
         streams: Iterable[int],
         board: ArrivalBoard,
-        shard: int,
+        member: int,
         from_layer: int = 0,
     ) -> None:
         super().__init__(geometry, epoch, 0, from_layer)
         self._open = set(streams)
         self._board = board
-        self._shard = shard
+        self._member = member
         self._untold = {unit for unit in range(len(geometry.units)) if not board.is_whole(unit)}
 
     def _mark(self, seen: bytearray, frame: Frame) -> None:
         super()._mark(seen, frame)
-        self._board.begin(self._shard, frame)
+        self._board.begin(self._member, frame)
 
     def finish(self, stream: int, frame: Frame, verified_bytes: int) -> int | None:
         self._writing.discard(stream)
@@ -104,7 +104,7 @@ class ShardedReception(Reception):
             return None
         self.verified_bytes += verified_bytes
         unit = self._unit_of[frame.layer]
-        self._board.verified(self._shard, frame, unit)
+        self._board.verified(self._member, frame, unit)
         self._board.fence()
         return self._tell(unit)
 
