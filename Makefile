@@ -40,7 +40,7 @@ lint: setup ## ruff and mypy.
 	$(BIN)/mypy
 
 test: lint ## lint, then all tests but those with other programs.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
