@@ -150,7 +150,7 @@ def test_what_is_asked_for_goes_before_what_is_announced(world: World) -> None:
         assert read.result() == DATA[: 3 * EXTENT_BYTES]
         last = [at for at, (name, _, _) in enumerate(world.counting.reads) if name == segment_name("w", 29)]
     assert len(last) == 3
-    assert last[-1] < 100, "of 300"
+    assert last[-1] < 250, "of 311: waiting in line it would be among the last three, whatever else the machine does"
     for reader in readers:
         reader.close()
 
