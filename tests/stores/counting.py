@@ -13,7 +13,8 @@ from objectcache.stores import ObjectInfo, ObjectReader, ObjectUpload, Store, St
 class CountingStore(Store):
     """Of `store`: `reads` are (name, offset, length) in order; `opens` the names. Lazy, as a store far away is.
 
-    Each read takes `latency_s`, waits for `gate`, and raises what `fault(name, offset)` returns.
+    Each read takes `latency_s`, waits for `gate` unless its name is in `free`, and raises what `fault(name, offset)`
+    returns.
     """
 
     far = True
@@ -24,6 +25,7 @@ class CountingStore(Store):
         self.latency_s = latency_s
         self.gate = threading.Event()
         self.gate.set()
+        self.free: set[str] = set()
         self.fault: Callable[[str, int], StoreError | None] = lambda name, offset: None
         self.opens: list[str] = []
         self.reads: list[tuple[str, int, int]] = []
@@ -79,7 +81,7 @@ class _CountingReader(ObjectReader):
             counting.at_once += 1
             counting.most_at_once = max(counting.most_at_once, counting.at_once)
         try:
-            assert counting.gate.wait(30)
+            assert self.info.name in counting.free or counting.gate.wait(30)
             time.sleep(counting.latency_s)
             error = counting.fault(self.info.name, offset)
             if error is not None:
