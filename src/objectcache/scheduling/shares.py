@@ -7,7 +7,6 @@ to ask twice, and has less, or has died and its lease has ended. In sum never mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -49,11 +48,6 @@ class ShareLender:
         self._reserve = reserve_bytes_s
         self._opens_s = now_s + LEASE_S
         self._leases: dict[str, _Lease] = {LENDER: _Lease(floor_bytes_s, 0.0, 0.0, -inf)}
-
-    @property
-    def lent(self) -> Mapping[str, float]:
-        """Beyond floors, by who has it; "" is the lender."""
-        return {name: lease.lent_bytes_s for name, lease in self._leases.items()}
 
     def ask(
         self, borrower: str, floor_bytes_s: float, demand_bytes_s: float, held_bytes_s: float, now_s: float

@@ -7,15 +7,23 @@ from random import Random
 
 BYTES_PER_TOKEN = 128 * 1024  # Llama 3.1 8B in bf16
 LAYERS = 32
-# Seconds that one layer computes beside a load of (context tokens, hit rate), as measured on an H100.
-WINDOWS_S = {
+H100_WINDOWS_S = {
     (4096, 0.5): 2.0e-3,
+    (4096, 0.75): 1.2e-3,
     (4096, 0.875): 0.70e-3,
+    (4096, 0.9375): 0.62e-3,
     (16384, 0.5): 11.1e-3,
+    (16384, 0.75): 6.3e-3,
     (16384, 0.875): 3.4e-3,
+    (16384, 0.9375): 1.9e-3,
     (65536, 0.5): 105.9e-3,
+    (65536, 0.75): 60.1e-3,
     (65536, 0.875): 30.8e-3,
+    (65536, 0.9375): 15.9e-3,
 }
+"""Seconds that a layer of Llama 3.1 8B computes beside a load of (context tokens, hit rate), as measured on an H100."""
+WINDOWS_S = {shape: window_s for shape, window_s in H100_WINDOWS_S.items() if shape[1] in (0.5, 0.875)}
+"""Those that mixes are drawn from."""
 CAPS_BYTES_S = (12.5e9, 6.25e9, 3.125e9)
 FEWEST_REQUESTS, MOST_REQUESTS = 4, 16
 NEXT_TO_NOTHING_S = 5e-3

@@ -215,21 +215,3 @@ class RealSystem(AbstractContextManager["RealSystem"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-
-def run_real(
-    requests: Sequence[MixRequest],
-    *,
-    cap_bytes_s: float,
-    policy: str,
-    scale: int = 32,
-    repeats: int = 1,
-    data: Path | None = None,
-) -> list[list[RealOutcome]]:
-    """The same requests `repeats` times: of each time, an outcome for each request, in their order.
-
-    `cap_bytes_s` is for the unscaled bytes. Raises ObjectCacheError.
-    """
-    prefixes = set(map(prefix_tokens, requests))
-    with RealSystem(clients=len(requests), prefixes=prefixes, scale=scale, data=data) as system:
-        return [system.run(requests, policy=policy, cap_bytes_s=cap_bytes_s) for _ in range(repeats)]

@@ -10,35 +10,20 @@ from objectcache.bench.shapes import SHAPES
 from objectcache.cache.base import CHUNKWISE
 from objectcache.errors import ConfigError
 from objectcache.scheduling.windows import WindowModel
+from objectcache.simulation.mixes import H100_WINDOWS_S
 
 CHOSEN = "chosen"
 NO_CAP = "none"
-
-WINDOWS_S = {
-    (4096, 50.0): 2.0e-3,
-    (4096, 75.0): 1.2e-3,
-    (4096, 87.5): 0.70e-3,
-    (4096, 93.75): 0.62e-3,
-    (16384, 50.0): 11.1e-3,
-    (16384, 75.0): 6.3e-3,
-    (16384, 87.5): 3.4e-3,
-    (16384, 93.75): 1.9e-3,
-    (65536, 50.0): 105.9e-3,
-    (65536, 75.0): 60.1e-3,
-    (65536, 87.5): 30.8e-3,
-    (65536, 93.75): 15.9e-3,
-}
-"""Of one layer of Llama 3.1 8B on an H100, as measured: by context (tokens) and hit (percent)."""
 
 FACTORS = {"llama-8b": 1.0, "mla-61": 1.5, "llama-70b-tp8": 0.5}
 """Windows of other models beside those: a guess by their sizes."""
 
 
 def h100_windows() -> WindowModel:
-    """Taught by WINDOWS_S."""
+    """Taught by H100_WINDOWS_S."""
     model = WindowModel()
-    for (context, hit), window_s in WINDOWS_S.items():
-        tokens = round(context * (1 - hit / 100))
+    for (context, hit), window_s in H100_WINDOWS_S.items():
+        tokens = round(context * (1 - hit))
         model.observe(tokens, context - tokens, window_s)
     return model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,6 @@ class TtftSettings:
     @property
     def longest_context(self) -> int:
         return max(cell.context for cell in self.cells)
-
-    def with_cells(self, cells: tuple[Cell, ...], runs: int) -> TtftSettings:
-        return replace(self, cells=cells, runs=runs)
 
     def to_dict(self) -> dict[str, Any]:
         """What a reader needs to repeat it; no paths of this machine."""
