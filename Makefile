@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-stores test-clients demo bench clean
+.PHONY: help setup constraints lint test test-timing test-stores test-clients demo bench clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -39,8 +39,11 @@ lint: setup ## ruff and mypy.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint ## lint, then all tests but those with other programs.
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
+test: lint ## lint, then all tests but those of time, and those with other programs.
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
+
+test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
+	$(BIN)/pytest -m timing tests/gateway
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
