@@ -1,6 +1,6 @@
 """Whole blocks of a paged cache, whose inside is nobody's business: moved as opaque bytes, whatever an engine packs.
 
-A slice is one block, in the order in which its bytes lie: where K and V are apart, first all of the one, then the other.
+A slice is one block, in the order in which its bytes lie: where K and V are apart, first all of K, then all of V.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _pieces(cache: torch.Tensor, num_blocks: int) -> torch.Tensor:
     if dim is None:
         raise LayoutError(f"no dimension of {list(cache.shape)} counts {num_blocks} blocks")
     blocks: torch.Tensor = cache.detach().unflatten(dim, (num_blocks, -1)).movedim(dim, 0)  # type: ignore[no-untyped-call]
-    inner = sorted(range(1, blocks.dim()), key=lambda at: (-blocks.stride(at), blocks.shape[at] == 1))
+    inner = sorted(range(1, blocks.dim()), key=blocks.stride, reverse=True)
     blocks = blocks.permute(0, *inner)
     # What lies together, from the end on, is one piece; what is left before it counts pieces.
     sizes, strides = list(blocks.shape[1:]), list(blocks.stride()[1:])

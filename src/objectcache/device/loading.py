@@ -111,9 +111,7 @@ class DeviceLoader:
 class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
     """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`."""
 
-    def __init__(
-        self, loader: DeviceLoader, retrieval: Retrieval, places: Places, spans: Spans, after: Event
-    ) -> None:
+    def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, spans: Spans, after: Event) -> None:
         self.retrieval = retrieval
         self._loader = loader
         self._places = places

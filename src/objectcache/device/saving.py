@@ -56,7 +56,7 @@ class DeviceSaver:
         after: Event = None,
         on_copied: Callable[[], None] = lambda: None,
     ) -> DeviceLayerSource:
-        """`place` as it is when what `stream` (default: the current one) holds by now is done, or at the moment `after`.
+        """`place` as it is when what `stream` (default: the current one) holds by now is done, or `after` has come.
 
         Must not be written until `on_copied` was called, which happens once, in whatever thread: when it was copied,
         dropped, or forgotten. Raises LayoutError for a place on another device.
