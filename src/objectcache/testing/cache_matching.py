@@ -154,7 +154,7 @@ class MatchingContract:
         rest = match.after(2 * 64)
         assert rest.boundary_tokens == 0
         firsts = {part.part: part.first for part in rest.parts}
-        assert (firsts[SLIDING], firsts[STATE]) == (6, 4)
+        assert (firsts[SLIDING], firsts[STATE]) == (8, 4)
         with cache.retrieve(rest) as retrieval:
             check_delivery(retrieval, rest)
 
