@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from objectcache.connectors.vllm.attempts import Fetch, Watch
 from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.messages import Load
 from objectcache.connectors.vllm.paged_caches import PagedCaches
+from objectcache.connectors.vllm.staging import Fetch, Watch
 from objectcache.device import DeviceLoader, DeviceRetrieval, Place, block_table
 from objectcache.errors import DeliveryTimeoutError, LayoutError, ObjectCacheError
 
@@ -59,6 +59,15 @@ class Loading:
                     raise
             else:
                 return
+
+    def look(self, deadline_s: float) -> None:
+        """Of one that nobody waits for: whether it has failed, or nothing has come for `deadline_s`."""
+        if self.moving.error is not None:
+            self.fail(self.moving.error)
+        elif not self.fetch.retrieval.complete:
+            arrived_bytes = self.fetch.retrieval.arrived_bytes()
+            if self._watch.stalled_s(arrived_bytes, perf_counter()) >= deadline_s:
+                self.fail(DeliveryTimeoutError(f"nothing came for {deadline_s:g} s"))
 
     def fail(self, error: ObjectCacheError) -> None:
         """It will not be complete, and writes nothing from here on."""
