@@ -93,6 +93,8 @@ class Fetcher:
             chain = self._keys.chain(namespace, order.prompt, limit)
         except ObjectCacheError as error:
             raise NothingToLoad(Outcome.UNNAMED, error) from error
+        if len(chain) * namespace.layout.key_tokens <= order.have_tokens:
+            raise NothingToLoad(Outcome.HELD if order.have_tokens else Outcome.NOT_STORED)
         try:
             match = self._access.get().match(namespace, chain, parts=self._identity.parts)
         except ObjectCacheError as error:
