@@ -11,5 +11,10 @@ each other. Needs vLLM, which only `connector` and `facts` import.
 
 from objectcache.connectors.vllm.messages import Orders, Report
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
+from objectcache.lazily import exports
 
-__all__ = ["AdmissionMode", "Orders", "Report", "VllmOptions"]
+__all__ = ["AdmissionMode", "ObjectCacheConnector", "Orders", "Report", "VllmOptions"]
+
+__getattr__ = exports(
+    "objectcache.connectors.vllm", {"ObjectCacheConnector": "objectcache.connectors.vllm.connector"}
+)
