@@ -77,7 +77,7 @@ class Saves:
         self._requests[request] = saving
 
     def lost(self, request: str, tokens: int) -> None:
-        """What was to come from the store beyond its first `tokens` did not: it is computed, and saved like the rest."""
+        """What was to come from the store beyond its first `tokens` did not: vLLM computes it."""
         saving = self._requests.get(request)
         if saving is not None:
             saving.saved = min(saving.saved, tokens)

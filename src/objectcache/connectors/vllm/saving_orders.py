@@ -44,6 +44,7 @@ class SavingOrders:
         self._jobs = itertools.count(1)
         self._holds: Holds | None = None
         self._allowed = True
+        self._poisoned = False
         self._tainted: set[str] = set()
         self._pending: list[_Pending] = []
         self._ready: list[Save] = []
@@ -92,13 +93,14 @@ class SavingOrders:
 
     def poisoned(self) -> None:
         """A load failed where vLLM does not recover: what is computed from here on may follow from it."""
-        self._allowed = False
+        self._poisoned = True
         self._counters["saving_stopped"] += 1
         self._drop("poisoned")
 
     def reset(self, requests: Iterable[str]) -> None:
         """What these requests, and those that find their blocks, compute is of the past."""
         self._tainted.update(requests)
+        self._poisoned = False
         self._drop("reset")
         self._stored_at.clear()
 
@@ -112,7 +114,7 @@ class SavingOrders:
 
     def save(self, request: Any, prompt: Prompt, due: Due, table: Table, now: float) -> None:
         """Order it, now or once the step that it waits for is known to be clean."""
-        if not self._allowed or self._holds is None or due.request in self._tainted or not table:
+        if self._poisoned or not self._allowed or self._holds is None or due.request in self._tainted:
             self._counters["not_saved"] += 1
             return
         parts: list[SavePart] = []

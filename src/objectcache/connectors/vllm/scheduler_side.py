@@ -1,6 +1,6 @@
 """The scheduler's side of the connector: vLLM's own objects in, orders to the workers out.
 
-Pure: no I/O, no threads, no keys, no cache; the clock is passed in. Imports no vLLM: what it is given are vLLM's Request,
+Pure: no I/O, no threads, no keys, no cache; the clock is passed in. It imports no vLLM, and is given vLLM's Request,
 KVCacheBlocks, SchedulerOutput, KVConnectorOutput, KVCacheManager and BlockPool.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from objectcache.connectors.vllm.holding import BlockPool, evict
-from objectcache.connectors.vllm.messages import Adapter, Load, Orders, Prompt, Report
+from objectcache.connectors.vllm.messages import Load, Orders, Report
 from objectcache.connectors.vllm.options import VllmOptions
+from objectcache.connectors.vllm.requests import KnownRequest
 from objectcache.connectors.vllm.saves import Due, Known, Saves
 from objectcache.connectors.vllm.saving_orders import Group, SavingOrders
 from objectcache.connectors.vllm.steps import FullGraphs, Uniform, batches
@@ -24,9 +25,6 @@ from objectcache.connectors.vllm.waiting import Admitted, Waiting, WaitingOption
 
 PATIENCE_S = 0.1
 """vLLM waits for blocks that are held for as long, rather than preempting a request for want of them."""
-
-_BY_A_STEP = frozenset(("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"))
-"""How requests end by what a step has sampled. Otherwise they end between steps, or are not worth saving."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +49,6 @@ class SchedulerFacts:
     events: bool = False
 
 
-@dataclass(slots=True)
-class _Request:
-    request: Any
-    load: bool
-    store: bool
-    adapter: Adapter | None
-    have_tokens: int = 0
-    parked: bool = False
-    hashes: bytearray = field(default_factory=bytearray)
-    """Those of its blocks that were needed, joined."""
-
-    def prompt(self, blocks: int | None = None) -> Prompt:
-        """Its first `blocks` hashes, as many as there are unless said otherwise."""
-        found = self.request.block_hashes
-        stop = len(found) if blocks is None else blocks
-        joined = len(self.hashes) // 32
-        if stop > joined:
-            self.hashes += b"".join(found[joined:stop])
-        return Prompt(bytes(self.hashes[: stop * 32]), self.adapter)
-
-
 class SchedulerSide:
     def __init__(
         self,
@@ -88,7 +65,7 @@ class SchedulerSide:
         self._new_epoch = new_epoch
         self._epoch = options.epoch
         self._step = 0
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, KnownRequest] = {}
         self._active: set[str] = set()
         self._loads: list[Load] = []
         self._open: list[tuple[int, bytes]] = []  # loads of this step that may fail: where they begin, and that hash
@@ -170,12 +147,12 @@ class SchedulerSide:
     def request_finished(self, request: Any) -> tuple[bool, None]:
         """vLLM may free its blocks: what is to be saved of them is held."""
         id = request.request_id
-        known = self._requests.pop(id, None)
+        known = self._known(request)
+        del self._requests[id]
         self._waiting.finished(id)
         self._active.discard(id)
-        status = request.status.name
-        due = self._saves.finished(id, _known_now(request), request.num_computed_tokens, in_step=status in _BY_A_STEP)
-        if due is not None and known is not None and (status in _BY_A_STEP or status == "FINISHED_ABORTED"):
+        due = self._saves.finished(id, known.now, request.num_computed_tokens, in_step=known.ended_by_a_step)
+        if due is not None and known.worth_saving:
             self._save(known, due)
         self._orders.ended(id)
         if self._tables is not None:
@@ -232,7 +209,7 @@ class SchedulerSide:
         """Weights may have changed: nothing that was computed or stored before is used, or saved, from here on."""
         self._epoch = self._new_epoch()
         self._waiting.reset()
-        self._orders.reset(self._requests)
+        self._orders.reset(id for id, known in self._requests.items() if known.request.num_computed_tokens)
         if self._pool is not None:
             evict(self._pool.blocks, self._pool)
         return True
@@ -250,22 +227,18 @@ class SchedulerSide:
         """vLLM's BlockStored for chunks that became visible on all ranks."""
         return self._orders.take_events()
 
-    def _known(self, request: Any) -> _Request:
+    def _known(self, request: Any) -> KnownRequest:
         known = self._requests.get(request.request_id)
         if known is None:
-            wishes: Mapping[str, Any] = (request.kv_transfer_params or {}).get("objectcache") or {}
-            load = self._options.load and wishes.get("load", True) is not False
-            store = self._options.store and wishes.get("store", True) is not False
-            lora = request.lora_request
-            adapter = None if lora is None else Adapter(lora.lora_name, lora.lora_path)
-            known = self._requests[request.request_id] = _Request(request, load, store, adapter)
-            if wishes and not (load and store):
+            known = KnownRequest.of(request, load=self._options.load, store=self._options.store)
+            self._requests[request.request_id] = known
+            if (known.load, known.store) != (self._options.load, self._options.store):
                 self.counters["opted_out"] += 1
         return known
 
     def _now(self, request: str) -> Known | None:
         known = self._requests.get(request)
-        return None if known is None else _known_now(known.request)
+        return None if known is None else known.now
 
     def _would_share(self, request: Any, have_tokens: int) -> bool:
         """vLLM found blocks for it that are being loaded in this very step, and may turn out to be bad."""
@@ -276,7 +249,7 @@ class SchedulerSide:
                 return True
         return False
 
-    def _load(self, known: _Request, table: Table, admitted: Admitted) -> None:
+    def _load(self, known: KnownRequest, table: Table, admitted: Admitted) -> None:
         ids = tuple(
             tuple(block.block_id for block in blocks[: -(-admitted.stop // group.block_tokens)])
             for group, blocks in zip(self._facts.groups, table, strict=True)
@@ -305,12 +278,8 @@ class SchedulerSide:
         if not self._facts.layerwise_safe and not load.parked:
             self._orders.poisoned()
 
-    def _save(self, known: _Request, due: Due) -> None:
+    def _save(self, known: KnownRequest, due: Due) -> None:
         if not known.store or self._tables is None:
             return
         blocks = due.stop // self._facts.hash_tokens
         self._orders.save(known.request, known.prompt(blocks), due, self._tables.of(due.request), self._clock())
-
-
-def _known_now(request: Any) -> Known:
-    return Known(request.num_tokens, request.num_preemptions)
