@@ -29,7 +29,10 @@ class KnownRequest:
     @classmethod
     def of(cls, request: Any, *, load: bool, store: bool) -> Self:
         """A request may opt out of either: kv_transfer_params {"objectcache": {"load": false, "store": false}}."""
-        wishes: Mapping[str, Any] = (request.kv_transfer_params or {}).get("objectcache") or {}
+        params = request.kv_transfer_params
+        wishes = params.get("objectcache") if isinstance(params, Mapping) else None
+        if not isinstance(wishes, Mapping):  # clients write it
+            wishes = {}
         lora = request.lora_request
         return cls(
             request,
