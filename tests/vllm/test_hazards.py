@@ -31,7 +31,7 @@ SETTINGS = {
     "async-windows": Setting(asynchronous=True, windowed=True),
     "async-windows-whole": Setting(asynchronous=True, windowed=True, mode=AdmissionMode.WHOLE),
 }
-ROUGH = Script(fails=0.15, aborts=0.05, resets=0.02)
+ROUGH = Script(fails=0.2, aborts=0.04, resets=0.003)
 
 
 def drawn(setting: Setting, seed: str, script: Script = ROUGH) -> World:
@@ -46,12 +46,12 @@ def drawn(setting: Setting, seed: str, script: Script = ROUGH) -> World:
             world.add(f"{wave}.{number}", prompt, draws.randint(1, 12))
             for _ in range(draws.randint(0, 3)):
                 world.step()
-        if draws.random() < 0.5:
+        if draws.random() < 0.7:
             world.run()
-            if draws.random() < 0.3 and world.quiet:
+            if draws.random() < 0.15:
                 world.reset(new_weights=True)
-            elif draws.random() < 0.5:
-                world.reset()
+            else:
+                world.forget()
     world.run()
     world.check()
     return world

@@ -80,6 +80,11 @@ class World:
         self.counts["new_weights" if new_weights else "resets"] += 1
         return done
 
+    def forget(self) -> None:
+        """vLLM's own cache is empty, as after a restart."""
+        assert self.quiet
+        assert self.scheduler.reset_prefix_cache()
+
     @property
     def quiet(self) -> bool:
         """No step is under way, and nobody reads or writes blocks."""
