@@ -27,7 +27,7 @@ _ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor
 
 @dataclass(frozen=True, slots=True)
 class NamedGroup:
-    """A group of the layout. `index` is vLLM's own (of block tables), `layer_names` are in layer order, `block_tokens`
+    """A group of the layout. `index` is the layout's and vLLM's, `layer_names` are in layer order, `block_tokens`
     are a chunk's. `key_stride` is how many of vLLM's block hashes one chunk covers: the last of them names it."""
 
     index: int
@@ -41,8 +41,8 @@ def check_hashes(facts: EngineFacts) -> None:
     """Raises ConfigError where vLLM's block hashes name nothing that could be shared."""
     if not facts.hashes.algorithm.startswith("sha256"):
         raise ConfigError(
-            f"prefix_caching_hash_algo {facts.hashes.algorithm!r} is no cryptographic hash: two prompts may have the same "
-            "name. Use --prefix-caching-hash-algo sha256 (or sha256_cbor)"
+            f"prefix_caching_hash_algo {facts.hashes.algorithm!r} is no cryptographic hash: two prompts may have the "
+            "same name. Use --prefix-caching-hash-algo sha256 (or sha256_cbor)"
         )
     if facts.hashes.random_seed:
         raise ConfigError(
@@ -63,7 +63,7 @@ def idle_reason(facts: EngineFacts) -> str:
 
 
 def make_layout(facts: EngineFacts) -> KVLayout:
-    """Of this rank's pipeline stage, with all of its tensor ranks. Groups without layers on it are left out.
+    """Of this rank's pipeline stage, with all of its tensor ranks. Its groups are vLLM's, in vLLM's order.
 
     Raises LayoutError for what no layout can describe.
     """
@@ -72,11 +72,10 @@ def make_layout(facts: EngineFacts) -> KVLayout:
     groups = []
     for group in facts.groups:
         if not group.layers:
-            continue
+            raise LayoutError(f"pipeline stage {facts.stage} has no layer of KV cache group {group.index}")
         if group.block_tokens % facts.hashes.block_tokens:
             raise LayoutError(
-                f"blocks of {group.block_tokens} tokens are no multiple of the {facts.hashes.block_tokens} that a block "
-                "hash is of"
+                f"blocks of {group.block_tokens} tokens are no multiple of the {facts.hashes.block_tokens} of a block hash"
             )
         replicas = facts.tensor_parallel // group.tensor_shards
         layers = sorted((numbers[layer.name], layer.block_bytes) for layer in group.layers)
@@ -107,7 +106,6 @@ class Identity:
             raise LayoutError(facts.problem)
         check_hashes(facts)
         self.layout = make_layout(facts)
-        held = [group for group in facts.groups if group.layers]
         self.groups = tuple(
             NamedGroup(
                 group.index,
@@ -116,7 +114,7 @@ class Identity:
                 group.block_tokens // facts.hashes.block_tokens,
                 laid.rule,
             )
-            for group, laid in zip(held, self.layout.groups, strict=True)
+            for group, laid in zip(facts.groups, self.layout.groups, strict=True)
         )
         shards = [laid.shard_of(facts.rank) for laid in self.layout.groups]
         self.parts = tuple(PartId(index, shard.index) for index, shard in enumerate(shards) if shard is not None)

@@ -11,19 +11,30 @@ from typing import Any
 from objectcache.connectors.vllm.facts import EngineFacts, HashFacts, WeightsFacts
 from objectcache.connectors.vllm.group_facts import group_facts
 
-# What a model's configuration says about where it came from, and about who reads it.
-_NOT_ABOUT_KV = {
-    "_name_or_path",
-    "_commit_hash",
-    "transformers_version",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-    "_attn_implementation",
-}
+# What a model's configuration says about where it came from, who reads it, and how its output is used.
+_NOT_ABOUT_KV = frozenset(
+    (
+        "_name_or_path",
+        "_commit_hash",
+        "_attn_implementation",
+        "architectures",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    )
+)
 _LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic", "su"}
-_PICKLED = {"sha256", "xxhash"}
 
 
 def engine_facts(vllm_config: Any, kv_cache_config: Any, *, worker: bool) -> EngineFacts:

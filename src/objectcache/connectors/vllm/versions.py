@@ -15,9 +15,9 @@ def check_version(version: str, minor_version: tuple[int, int], *, untested: boo
         return
     raise ConfigError(
         f"vLLM {version} was not tested with this connector, whose interface in vLLM changes between versions: use "
-        f'{_text(OLDEST)} to {_text(NEWEST)}, or try it with "untested_vllm": true in kv_connector_extra_config'
+        f'{text_of(OLDEST)} to {text_of(NEWEST)}, or try it with "untested_vllm": true in kv_connector_extra_config'
     )
 
 
-def _text(version: tuple[int, int]) -> str:
+def text_of(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
