@@ -75,7 +75,7 @@ def make_layout(facts: EngineFacts) -> KVLayout:
             raise LayoutError(f"pipeline stage {facts.stage} has no layer of KV cache group {group.index}")
         if group.block_tokens % facts.hashes.block_tokens:
             raise LayoutError(
-                f"blocks of {group.block_tokens} tokens are no multiple of the {facts.hashes.block_tokens} of a block hash"
+                f"blocks of {group.block_tokens} tokens are no multiple of a block hash's {facts.hashes.block_tokens}"
             )
         replicas = facts.tensor_parallel // group.tensor_shards
         layers = sorted((numbers[layer.name], layer.block_bytes) for layer in group.layers)

@@ -72,8 +72,8 @@ UNSAFE = (
 )
 SAFE = Rule(
     "everything else: model runner V1, no async scheduling, one KV cache group",
-    "vLLM sets the request back to the first block that failed and computes from there. The connector has vLLM's prefix "
-    "cache forget those blocks, and has nobody else use blocks in the step that they are loaded in",
+    "vLLM sets the request back to the first block that failed and computes from there. The connector has vLLM's "
+    "prefix cache forget those blocks, and has nobody else use blocks in the step that they are loaded in",
     lambda _: True,
 )
 
