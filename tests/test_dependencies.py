@@ -60,6 +60,7 @@ OPTIONAL = {
     "torch": ("device", "connectors", "bench", "demo"),
     "transformers": ("connectors.transformers", "bench", "demo"),
     "vllm": ("connectors.vllm",),
+    "huggingface_hub": ("connectors.vllm",),
     "lmcache": ("connectors.lmcache", "bench.peers"),
     "sglang": ("connectors.sglang",),
     "obstore": ("stores.s3", "bench.stores", "bench.peers"),

@@ -6,7 +6,7 @@
 
 `connector` plugs into vLLM. Its two sides are the scheduler's (`scheduler_side`, pure: what is looked up, when requests
 run, what is saved) and the workers' (`worker_side`: keys, transfers, staging, blocks); `messages` is what they tell
-each other. Needs vLLM, which only `connector` and `facts` import.
+each other. Needs vLLM, which only `connector` and `reading` import.
 """
 
 from objectcache.connectors.vllm.messages import Orders, Report
