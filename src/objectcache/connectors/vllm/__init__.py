@@ -15,6 +15,4 @@ from objectcache.lazily import exports
 
 __all__ = ["AdmissionMode", "ObjectCacheConnector", "Orders", "Report", "VllmOptions"]
 
-__getattr__ = exports(
-    "objectcache.connectors.vllm", {"ObjectCacheConnector": "objectcache.connectors.vllm.connector"}
-)
+__getattr__ = exports("objectcache.connectors.vllm", {"ObjectCacheConnector": "objectcache.connectors.vllm.connector"})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import torch
@@ -16,12 +17,23 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from objectcache.connectors.vllm.facts import Facts
+from objectcache.connectors.vllm.facts import EngineFacts
+from objectcache.connectors.vllm.group_facts import GroupKind
 from objectcache.connectors.vllm.messages import Orders, Report
 from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
+from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.scheduler_side import SchedulerSide
+from objectcache.connectors.vllm.reading import engine_facts, none_hash
+from objectcache.connectors.vllm.safety import policy_warning, safety
+from objectcache.connectors.vllm.saving_orders import Group
+from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.stats import scheduler_stats, worker_stats
+from objectcache.connectors.vllm.steps import FullGraphs
+from objectcache.connectors.vllm.telling import Telling
+from objectcache.connectors.vllm.versions import check_version
+from objectcache.connectors.vllm.weights import Weights
 from objectcache.connectors.vllm.worker_side import WorkerSide
+from objectcache.errors import ObjectCacheError
 
 try:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
@@ -53,20 +65,31 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        options = VllmOptions.from_extra(vllm_config.kv_transfer_config.kv_connector_extra_config)
-        facts = Facts.of(vllm_config, kv_cache_config, options)
+        worker = role == KVConnectorRole.WORKER
+        self._options = VllmOptions.from_extra(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        self._facts = facts = engine_facts(vllm_config, kv_cache_config, worker=worker)
+        check_version(facts.version, facts.minor_version, untested=self._options.untested_vllm)
+        check_hashes(facts)
+        idle = idle_reason(facts)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
-        if facts.idle_reason:
-            if role == KVConnectorRole.SCHEDULER:
-                log.warning("objectcache stores and loads nothing: %s", facts.idle_reason)
+        self._weights: Weights | None = None
+        self._bound: Orders | None = None
+        self._telling = Telling(self._options, facts, "worker" if worker else "scheduler", idle_reason=idle)
+        if worker:
+            # Both sides find the same reasons, and only one of them need say so.
+            self._weights = None if idle else _weights(self._options, facts)
             return
-        if role == KVConnectorRole.SCHEDULER:
-            for text in facts.warnings:
-                log.warning("objectcache: %s", text)
-            self._scheduler = SchedulerSide.of(options, facts)
-        else:
-            self._worker = WorkerSide.of(options, facts)
+        if idle:
+            log.warning("objectcache stores and loads nothing of this model: %s", idle)
+            return
+        warning = policy_warning(facts)
+        if warning:
+            log.warning("objectcache: %s", warning)
+        events = vllm_config.kv_events_config
+        self._scheduler = SchedulerSide(
+            self._options, scheduler_facts(facts, vllm_config, events=bool(events and events.enable_kv_cache_events))
+        )
 
     # -- vLLM asks the class ----------------------------------------------------------------------
 
@@ -92,10 +115,10 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
 
     def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
         if self._scheduler is not None:
-            self._scheduler.bind_block_pool(gpu_block_pool)
+            self._scheduler.bind_gpu_block_pool(gpu_block_pool)
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
-        super().bind_kv_cache_manager(kv_cache_manager)
+        self._kv_cache_manager = kv_cache_manager
         if self._scheduler is not None:
             self._scheduler.bind_kv_cache_manager(kv_cache_manager)
 
@@ -129,7 +152,7 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
         if self._scheduler is not None:
-            self._scheduler.request_finished(request, block_ids)
+            self._scheduler.request_finished(request)
         return False, None  # blocks that are still read are held by a reference
 
     def take_events(self) -> Iterable[Any]:
@@ -137,6 +160,9 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
 
     def has_pending_push_work(self) -> bool:
         return self._scheduler is not None and self._scheduler.has_pending_push_work()
+
+    def has_pending_block_frees(self) -> bool:
+        return self._scheduler is not None and self._scheduler.has_pending_block_frees()
 
     def reset_cache(self) -> bool | None:
         if self._scheduler is not None:
@@ -146,17 +172,29 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     # -- the worker's side ------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        if self._worker is not None:
-            self._worker.register(kv_caches)
+        if self._weights is None:
+            return
+        try:
+            identity = Identity(self._facts.seen(kv_caches), self._weights, salt=self._options.salt)
+        except ObjectCacheError:
+            log.exception("objectcache stores and loads nothing of this model")
+            return
+        facts = self._facts
+        self._worker = WorkerSide(self._options, self._telling.watched(identity), facts.rank, facts.ranks)
+        self._worker.register(kv_caches, facts.num_blocks)
 
     def handle_preemptions(self, kv_connector_metadata: OrdersMetadata) -> None:
-        if self._worker is not None:
-            self._worker.bind(kv_connector_metadata.orders)
+        self._bind(kv_connector_metadata.orders)
 
     def bind_connector_metadata(self, connector_metadata: OrdersMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)
-        if self._worker is not None:
-            self._worker.bind(connector_metadata.orders)
+        self._bind(connector_metadata.orders)
+
+    def _bind(self, orders: Orders) -> None:
+        """Once a step: runners call both of the above, or only the latter."""
+        if self._worker is not None and orders is not self._bound:
+            self._bound = orders
+            self._worker.bind(orders)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
@@ -175,20 +213,27 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
             self._worker.end_step()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return None, (self._worker.finished_loads() or None) if self._worker is not None else None
+        return None, None if self._worker is None else self._worker.finished_loads() or None
 
     if KVConnectorTransferResults is not None:
 
         def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
             if self._worker is None:
                 return KVConnectorTransferResults()
-            failed = self._worker.failed_loads()
+            finished = self._worker.finished_loads()
             return KVConnectorTransferResults(
-                finished_recving=self._worker.finished_loads() | failed, failed_recving=failed
+                finished_recving=finished, failed_recving=self._worker.failed_loads() & finished
             )
 
-    def get_block_ids_with_load_errors(self) -> set[int]:
-        return set() if self._worker is None else self._worker.failed_blocks()
+        def get_block_ids_with_load_errors(self) -> set[int]:
+            return set() if self._worker is None else self._worker.failed_blocks()
+
+    else:
+
+        def get_block_ids_with_load_errors(self) -> set[int]:
+            if self._worker is None:
+                return set()
+            return self._worker.failed_blocks() | self._worker.failed_parked_blocks()
 
     def build_connector_worker_meta(self) -> ReportMetadata | None:
         if self._worker is None:
@@ -197,16 +242,44 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         return ReportMetadata(self._worker.report() or Report(self._get_connector_metadata().orders.step))
 
     def get_kv_connector_stats(self) -> ObjectCacheStats | None:
-        side = self._scheduler or self._worker
-        data: Mapping[str, Any] = {} if side is None else side.take_stats()
-        return ObjectCacheStats(data=dict(data)) if data else None
+        data: dict[str, float] = {}
+        if self._worker is not None:
+            data = worker_stats(self._worker.take_stats())
+            self._telling.count(data, left_alone=self._worker.left_alone)
+        elif self._scheduler is not None:
+            data = scheduler_stats(self._scheduler.counters)
+            self._scheduler.counters.clear()
+            self._telling.count(data)
+        return ObjectCacheStats(data=data) if data else None
 
     # -- both -------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        for side in (self._scheduler, self._worker):
-            if side is not None:
-                side.close()
+        if self._worker is not None:
+            self._worker.close()
+        self._telling.close()
+
+
+def _weights(options: VllmOptions, facts: EngineFacts) -> Weights:
+    return Weights(facts.weights, facts.draft, given=options.model_fingerprint)
+
+
+def scheduler_facts(facts: EngineFacts, vllm_config: Any, *, events: bool) -> SchedulerFacts:
+    """What the scheduler's side needs of an engine."""
+    speculative = vllm_config.speculative_config
+    mode = facts.cudagraph_mode
+    return SchedulerFacts(
+        ranks=facts.ranks,
+        groups=tuple(Group(group.block_tokens, group.kind is GroupKind.WINDOW) for group in facts.groups),
+        hash_tokens=facts.hashes.block_tokens,
+        aligned_tokens=lcm(*(group.block_tokens for group in facts.groups)),
+        step_tokens=facts.max_step_tokens,
+        layerwise_safe=safety(facts).layerwise,
+        none_hash=none_hash,
+        graphs=FullGraphs.ALWAYS if mode == "FULL" else FullGraphs.DECODING if "FULL" in mode else FullGraphs.NEVER,
+        draft_tokens=int(speculative.num_speculative_tokens or 0) if speculative else 0,
+        events=events,
+    )
 
 
 def _runs_as_one_graph(forward_context: Any) -> bool:
