@@ -11,7 +11,7 @@ from objectcache.connectors.vllm.chains import KeyMaker
 from objectcache.connectors.vllm.counters import Outcome
 from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.staging import Attempt, Fetch
+from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import delivery_geometry
 from objectcache.scheduling.advice import Advice, Offer

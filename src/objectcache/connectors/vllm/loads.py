@@ -7,7 +7,7 @@ from time import perf_counter
 from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.messages import Load
 from objectcache.connectors.vllm.paged_caches import PagedCaches
-from objectcache.connectors.vllm.staging import Fetch, Watch
+from objectcache.connectors.vllm.rank_attempts import Fetch, Watch
 from objectcache.device import DeviceLoader, DeviceRetrieval, Place, block_table
 from objectcache.errors import DeliveryTimeoutError, LayoutError, ObjectCacheError
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from objectcache.connectors.vllm.cache_access import CacheAccess
 from objectcache.connectors.vllm.counters import Outcome
 from objectcache.connectors.vllm.fetching import Fetcher, Found, NothingToLoad
-from objectcache.connectors.vllm.staging import Attempt, Fetch
+from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 
 THREADS = 4

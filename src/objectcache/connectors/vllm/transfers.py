@@ -15,7 +15,7 @@ from objectcache.connectors.vllm.counters import Outcome, WorkerCounter, WorkerS
 from objectcache.connectors.vllm.fetching import Fetcher
 from objectcache.connectors.vllm.look_ups import LookUpLine
 from objectcache.connectors.vllm.messages import LookUp, Progress, Stage
-from objectcache.connectors.vllm.staging import Attempt, Fetch
+from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
 from objectcache.errors import DeliveryTimeoutError, ObjectCacheError
 from objectcache.scheduling.advisor import Advisor
 

@@ -135,8 +135,9 @@ class Attempt:
         fits_in_s = fetch.fits_in_s(now_s)
         if said is not None and now_s - self._said_s < SAY_AGAIN_S and not self._changed(said, fits_in_s, now_s):
             return None
-        match = fetch.match
-        return self._say(Progress(Stage.FETCHING, match.tokens, match.boundary_tokens, fits_in_s), now_s)
+        match, arrived_bytes = fetch.match, fetch.retrieval.arrived_bytes()
+        progress = Progress(Stage.FETCHING, match.tokens, match.boundary_tokens, fits_in_s, arrived_bytes=arrived_bytes)
+        return self._say(progress, now_s)
 
     def _changed(self, said: Progress, fits_in_s: float | None, now_s: float) -> bool:
         """Whether it fits at another time than was said, by much."""
