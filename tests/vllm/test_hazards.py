@@ -199,6 +199,18 @@ def test_after_a_reset_nothing_from_before_is_found() -> None:
     assert world.side.counters["hits"] == 0
 
 
+def test_what_is_on_its_way_when_weights_change_is_not_loaded() -> None:
+    world = stored(Setting(), SLOWLY)
+    world.add("again", PROMPT)
+    world.until("look_ups", more_than=1)
+    for _ in range(3):
+        world.step()
+    world.reset(new_weights=True)
+    world.run()
+    world.check()
+    assert world.side.counters["look_ups"] == 3
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_what_runs_across_a_reset_is_not_stored(asynchronous: bool) -> None:
     world = World(Setting(asynchronous=asynchronous))
