@@ -33,7 +33,7 @@ _NOT_SIGNED_IN = (
     SignatureDoesNotMatchError,
     StoreAccessError,
 )
-_NO_BUCKET = (BucketMissingError, BucketNotFoundError)
+_NO_BUCKET = (BucketMissingError, BucketNotFoundError, ConfigError)
 _FAILURES = ("unavailable", "late", "damaged", "failed", "left_alone", "unnamed")
 _THERE_ALREADY = {Reason.COVERED.value, Reason.IN_FLIGHT.value}
 _NO_FAULT = frozenset(reason.value for reason in Reason if not reason.lost)
@@ -110,9 +110,9 @@ def _of_cache(cache: CacheSeen) -> Iterator[Check]:
         yield Check("signed in", False, f"it refuses this key: {error}", step)
         return
     yield Check("signed in", True, "it takes the key that it is given")
-    if isinstance(error, ConfigError | _NO_BUCKET):
+    if isinstance(error, _NO_BUCKET):
         step = "check the name; a gateway makes a bucket when the first engine stores, or `aws s3 mb` does"
-        yield Check("bucket", False, f"there is nothing of that name: {error}", step)
+        yield Check("bucket", False, f"it cannot be opened: {error}", step)
         return
     if error is not None:
         yield Check("bucket", False, f"it cannot be looked into: {error}", "see the gateway's log for what went wrong")
