@@ -175,6 +175,8 @@ def _of_engine(cache: CacheSeen, status: EngineStatus, now_s: float, gone: bool)
 def _namespaces(cache: CacheSeen, status: EngineStatus) -> Iterator[Check]:
     asked = status.known_namespaces()
     if not asked:
+        if status.role == "scheduler":  # which names nothing itself
+            return
         yield Check("namespace", True, "it has not asked for anything yet")
         return
     named = cache.named.get(asked[-1].digest.hex())
@@ -257,7 +259,8 @@ def _storing(status: EngineStatus) -> Iterator[Check]:
     said = ", ".join(f"{name} {amount:,.0f}" for name, amount in sorted(drops.items(), key=lambda item: -item[1]))
     text = f"{stored / 1e6:,.1f} MB stored" + (f"; not stored: {said}" if said else "")
     if not stored and not drops:
-        yield Check("stores", True, "it has stored nothing yet")
+        if status.role != "scheduler":  # which stores nothing itself
+            yield Check("stores", True, "it has stored nothing yet")
     elif (not stored and not drops.keys() <= _THERE_ALREADY) or lost > MANY * (lost + counts.get("saves", 0)):
         worst = max(drops, key=lambda name: (name not in _NO_FAULT, drops[name]), default="")
         yield Check("stores", False, text, _DROPPED_STEPS.get(worst, "see the engine's log, and the errors below"))
