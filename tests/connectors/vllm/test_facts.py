@@ -78,4 +78,6 @@ def test_versions(version: str, minor: tuple[int, int] | None) -> None:
 
 def test_what_a_worker_has_seen() -> None:
     cache = torch.zeros(100, 2, 16)
-    assert engine().seen({A: cache, B: cache}).block_layout == "2 x float32[2, 16] 0,1"
+    seen = engine().seen({A: cache, B: [cache, cache]})
+    assert seen.block_layout == "1 x float32[2, 16] 0,1; 1 x float32[2, 16] 0,1 + float32[2, 16] 0,1"
+    assert [layer.block_bytes for layer in seen.layers] == [128, 256]

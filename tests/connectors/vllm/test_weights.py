@@ -45,7 +45,7 @@ def test_a_given_name_counts_instead(tmp_path: Path) -> None:
 def test_look_ups_do_not_wait_for_long_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = threading.Event()
 
-    def slowly(files: object) -> str:
+    def slowly(files: object, stop: object) -> str:
         read.wait(10.0)
         return "sha256:slow"
 
@@ -59,8 +59,16 @@ def test_look_ups_do_not_wait_for_long_reads(tmp_path: Path, monkeypatch: pytest
     assert found.model(10.0) == "sha256:slow"
 
 
+def test_reading_ends_with_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.connectors.fingerprint.PIECE_BYTES", 1)
+    found = Weights(facts(folder(tmp_path / "one", bytes(1 << 20))))
+    found.close()
+    with pytest.raises(NotReadyError):
+        found.model(10.0)
+
+
 def test_weights_that_go_away_are_an_error_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(files: object) -> str:
+    def gone(files: object, stop: object) -> str:
         raise ConfigError("gone")
 
     monkeypatch.setattr(module, "fingerprint", gone)
