@@ -49,11 +49,7 @@ class _Copy:
 
 
 class Rank:
-<<<<<<< HEAD
     """`expected` says what the first tokens of a request hold, `token_at` what a position is fed."""
-=======
-    """`expected(request, stop)`: what the first `stop` tokens of a request hold; `token_at`: what a position is fed."""
->>>>>>> iter-vwork
 
     def __init__(self, setting: Setting, rank: int, store: Store, draws: Draws, counts: Counter[str]) -> None:
         self.setting = setting

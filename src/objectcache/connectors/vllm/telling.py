@@ -65,7 +65,6 @@ def worker_counts(stats: Counted) -> dict[str, float]:
     return {name: amount for name, amount in counts.items() if amount}
 
 
-<<<<<<< HEAD
 def scheduler_counts(counters: Mapping[str, int]) -> dict[str, float]:
     """The same of what the scheduler's side counted. What has no word in a status is left out."""
     counts: dict[str, float] = {}
@@ -79,17 +78,3 @@ def scheduler_counts(counters: Mapping[str, int]) -> dict[str, float]:
             continue
         counts[word] = counts.get(word, 0) + amount
     return counts
-=======
-    @property
-    def writes(self) -> Sequence[bool]:
-        return self._identity.writes
-
-    def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
-        try:
-            namespace = self._identity.namespace(epoch, none_hash, adapter)
-        except ObjectCacheError as error:
-            self._writer.failed(str(error))
-            raise
-        self._writer.asked_in(namespace)
-        return namespace
->>>>>>> iter-vwork

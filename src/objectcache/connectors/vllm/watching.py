@@ -58,8 +58,8 @@ class _Watched:
         return self._identity.parts
 
     @property
-    def saves(self) -> bool:
-        return self._identity.saves
+    def writes(self) -> Sequence[bool]:
+        return self._identity.writes
 
     def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
         try:
