@@ -249,3 +249,11 @@ def test_the_cache_is_opened_with_the_first_use_only(tmp_path: Path) -> None:
     again = Worker(one_group(slice_bytes("cpu")), CACHES["cpu"], options=options)
     assert again.tokens(again.find(prompt)) == 4 * BLOCK_TOKENS
     again.close()
+
+
+def test_few_chunks_of_a_request_that_goes_on_are_stored(cache: KVCache) -> None:
+    worker = Worker(one_group(slice_bytes("cpu")), CACHES["cpu"], cache)
+    worker.save(prompt_of(2), [[1, 2]], ended=False)
+    worker.save(prompt_of(3), [[1, 2, 3]], first=2, ended=False)
+    assert worker.tokens(worker.find(prompt_of(3))) == 3 * BLOCK_TOKENS
+    worker.close()

@@ -106,5 +106,6 @@ class VllmOptions:
 
     def storing(self) -> StoreOptions:
         """For a `StoreQueue`."""
-        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=self.store_min_tokens)
+        # How many chunks come at once is the scheduler side's to decide: it does not offer them again.
+        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=self.store_min_tokens, min_new_chunks=0)
         return StoreOptions(admission, staging_bytes=self.saving_bytes)
