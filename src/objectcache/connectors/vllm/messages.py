@@ -80,7 +80,7 @@ class SavePart:
 @dataclass(frozen=True, slots=True)
 class Save:
     """Store chunks that are final, and known to be clean on all ranks. Their blocks stay as they are until `job` is
-    reported as copied. `ended`: no more of this request will follow."""
+    reported as copied. `ended`: a prefill is at its end, or decoding is; otherwise more of it will follow."""
 
     job: int
     request: str
@@ -92,8 +92,9 @@ class Save:
 @dataclass(frozen=True, slots=True)
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
-    be written from here on). `idle`: nothing is computed in this step. `full_graph`: it may run as one CUDA graph, in
-    which nobody asks for layers. `epoch` is of the namespace; `none_hash` is what the first block's hash began with."""
+    be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is computed
+    in this step. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch` is of the
+    namespace; `none_hash` is what the first block's hash began with."""
 
     step: int
     look_ups: tuple[LookUp, ...] = ()
@@ -134,7 +135,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Of one or more ranks, after a step: what is new. `copied` are jobs whose blocks are not read any more, by the
+    """Of one or more ranks, after a step: what is new. Every rank reports every step, with nothing new as well: only
+    then is it known to be clean. `copied` are jobs whose blocks are not read any more, by the
     ranks that say so, `stored` chunks that became visible, by job, and `failed_loads` attempts of this step of which a
     layer did not come (`stop_token` of what is good of them is their `first_token`)."""
 
