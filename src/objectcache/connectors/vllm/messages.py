@@ -92,9 +92,9 @@ class Save:
 @dataclass(frozen=True, slots=True)
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
-    be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is computed
-    in this step. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch` is of the
-    namespace; `none_hash` is what the first block's hash began with."""
+    be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is
+    computed in this step. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch` is of
+    the namespace; `none_hash` is what the first block's hash began with."""
 
     step: int
     look_ups: tuple[LookUp, ...] = ()
@@ -136,9 +136,9 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Of one or more ranks, after a step: what is new. Every rank reports every step, with nothing new as well: only
-    then is it known to be clean. `copied` are jobs whose blocks are not read any more, by the
-    ranks that say so, `stored` chunks that became visible, by job, and `failed_loads` attempts of this step of which a
-    layer did not come (`stop_token` of what is good of them is their `first_token`)."""
+    then is the step known to be clean. `copied` are jobs whose blocks are not read any more, by the ranks that say so,
+    `stored` chunks that became visible, by job, and `failed_loads` attempts of this step of which a layer did not come
+    (`stop_token` of what is good of them is their `first_token`)."""
 
     step: int
     progress: Mapping[int, Mapping[int, Progress]] = field(default_factory=dict)
