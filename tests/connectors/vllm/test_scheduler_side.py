@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage
+from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage, declined
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
 from objectcache.connectors.vllm.saving_orders import Group
 from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
@@ -237,3 +237,18 @@ def test_which_steps_may_run_as_one_graph(graphs: FullGraphs, counts: list[int],
     ids = [str(number) for number in range(len(counts))]
     output = Scheduled(dict(zip(ids, counts, strict=True)), [], Cached(ids, [0] * len(ids), [None] * len(ids)))
     assert engine.side.build_connector_meta(output).full_graph is full
+
+
+def test_nobody_waits_for_a_rank_that_does_nothing() -> None:
+    engine = Engine(ranks=2)
+    request = Request("r", 50)
+    engine.side.get_num_new_matched_tokens(request, 0)
+    engine.side.update_connector_output(Output(), declined(engine.idle(), 1))
+    assert engine.side.get_num_new_matched_tokens(request, 0) == (0, False)
+    step = engine.prefill(request, [5, 6, 7, 8]).step
+    request.sampled()
+    engine.report(step)
+    assert engine.pool.held == [5, 6, 7]
+    orders = engine.idle()
+    engine.side.update_connector_output(Output(), declined(orders, 0).merged(declined(orders, 1)))
+    assert engine.pool.held == []

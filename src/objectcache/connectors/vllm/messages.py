@@ -165,3 +165,10 @@ class Report:
 
 def _merged(one: Mapping[int, frozenset[int]], other: Mapping[int, frozenset[int]]) -> dict[int, frozenset[int]]:
     return {job: one.get(job, frozenset()) | other.get(job, frozenset()) for job in {*one, *other}}
+
+
+def declined(orders: Orders, rank: int) -> Report:
+    """What a rank says that does nothing at all: nobody waits for it, and no block is held for it."""
+    missed = {one.attempt: {rank: Progress(Stage.MISSED, reason="idle")} for one in orders.look_ups}
+    copied = {save.job: frozenset((rank,)) for save in orders.saves}
+    return Report(orders.step, missed, copied)
