@@ -29,6 +29,7 @@ SETTINGS = {
     "async-whole": Setting(asynchronous=True, mode=AdmissionMode.WHOLE),
     "async-no-caching": Setting(asynchronous=True, caching=False),
     "second": Setting(second=True),
+    "drafts": Setting(safe=True, drafts=3, mode=AdmissionMode.AT_ONCE),
     "async-second": Setting(asynchronous=True, second=True, caching=False),
     "async-windows": Setting(asynchronous=True, windowed=True),
     "async-windows-whole": Setting(asynchronous=True, windowed=True, mode=AdmissionMode.WHOLE),
@@ -75,6 +76,7 @@ def test_nothing_wrong_is_read_or_stored_or_kept(name: str) -> None:
     wanted = {"hits", "look_ups", "missed", "aborts", "stored_chunks", "resets", "new_weights", "failed:scripted"}
     wanted |= {"failed_loads", "unclean_steps"} if setting.safe else set()
     wanted |= {"parked_loads" if setting.mode is AdmissionMode.WHOLE else "loads"}
+    wanted |= {"rejected"} if setting.drafts else set()
     assert {one for one in wanted if not seen[one]} == set()
 
 

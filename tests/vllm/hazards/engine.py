@@ -19,6 +19,7 @@ from vllm.config import (
     ModelConfig,
     ParallelConfig,
     SchedulerConfig,
+    SpeculativeConfig,
     VllmConfig,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1
@@ -56,10 +57,12 @@ MODEL = {
 
 @dataclass(frozen=True)
 class Setting:
-    """`safe`: loads are announced before they are verified. `second`: vLLM's model runner V2."""
+    """`safe`: loads are announced before they are verified. `second`: vLLM's model runner V2. `drafts`: tokens
+    that are drafted ahead."""
 
     asynchronous: bool = False
     second: bool = False
+    drafts: int = 0
     ranks: int = 2
     windowed: bool = False
     caching: bool = True
@@ -115,6 +118,15 @@ def build(setting: Setting, side: SchedulerSide) -> Scheduler:
             kv_load_failure_policy="recompute",
         ),
     )
+    if setting.drafts:
+        config.speculative_config = SpeculativeConfig(
+            method="ngram",
+            num_speculative_tokens=setting.drafts,
+            prompt_lookup_max=2,
+            prompt_lookup_min=1,
+            target_model_config=_model(),
+            target_parallel_config=ParallelConfig(),
+        )
     config.cache_config.num_gpu_blocks = setting.blocks
     kinds: dict[str, Any] = {"block_size": BLOCK, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
     groups = [KVCacheGroupSpec(["full"], FullAttentionSpec(**kinds))]
