@@ -94,7 +94,9 @@ class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
     be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is
     computed in this step. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch` is of
-    the namespace; `none_hash` is what the first block's hash began with."""
+    the namespace; `none_hash` is what the first block's hash began with. `tokens` are what the step computes in all,
+    `context` what is before those of the request that computes most.
+    """
 
     step: int
     look_ups: tuple[LookUp, ...] = ()
@@ -105,6 +107,8 @@ class Orders:
     full_graph: bool = False
     epoch: int = 0
     none_hash: bytes = b""
+    tokens: int = 0
+    context: int = 0
 
 
 class Stage(StrEnum):
@@ -124,6 +128,7 @@ class Progress:
 
     `fits_in_s` is how long, from when it was said, until the rest fits the windows of the step that computes what
     follows: admitted then, the step waits for nothing. None: nobody knows yet. `reason` says why it missed or failed.
+    While it is fetched `arrived_bytes` of it are there: that they grow says that it makes progress.
     """
 
     stage: Stage
@@ -131,6 +136,7 @@ class Progress:
     boundary_tokens: int = 0
     fits_in_s: float | None = None
     reason: str = ""
+    arrived_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.connectors.vllm.requests import KnownRequest
 from objectcache.connectors.vllm.saves import Due, Known, Saves
 from objectcache.connectors.vllm.saving_orders import Group, SavingOrders
-from objectcache.connectors.vllm.steps import FullGraphs, Uniform, batches
+from objectcache.connectors.vllm.steps import FullGraphs, Uniform, batches, context
 from objectcache.connectors.vllm.tables import LiveTables, Table, Tables, ToldTables
 from objectcache.connectors.vllm.waiting import Admitted, Waiting, WaitingOptions
 
@@ -177,6 +177,8 @@ class SchedulerSide:
             self._orders.take(),
             idle=not output.num_scheduled_tokens,
             full_graph=self._uniform.full(output.num_scheduled_tokens),
+            tokens=sum(output.num_scheduled_tokens.values()),
+            context=context(output),
             epoch=self._epoch,
             none_hash=self._facts.none_hash(),
         )

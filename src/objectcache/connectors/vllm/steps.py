@@ -39,3 +39,13 @@ def batches(output: Any) -> tuple[tuple[Sequence[str], Sequence[int]], ...]:
     if not new:
         return (running,)
     return running, ([one.req_id for one in new], [one.num_computed_tokens for one in new])
+
+
+def context(output: Any) -> int:
+    """What lies before the tokens of the request that computes most of them."""
+    counts = output.num_scheduled_tokens
+    most = max(counts, key=counts.__getitem__, default="")
+    for ids, before in batches(output):
+        if most in ids:
+            return before[ids.index(most)]
+    return 0
