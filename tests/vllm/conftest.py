@@ -15,7 +15,7 @@ from tests.vllm.prompts import References
 __all__ = ["gateway", "own_gateway", "seaweedfs"]
 
 if find_spec("vllm") is None:
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*", "*/test_*"]
 
 Reference = Callable[..., list[Output]]
 

@@ -55,8 +55,10 @@ class EngineHost:
 
     def start(self, model: str, folder: str, connector: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
         """`connector` is what its `kv_connector_extra_config` says; None: vLLM without one."""
+        import vllm
         from vllm import LLM
 
+        vllm.__version__ = os.environ.get("OBJECTCACHE_TEST_VLLM_VERSION", vllm.__version__)
         arguments = {**DEFAULTS, "model": str(make(model, Path(folder))), **settings}
         if connector is not None:
             arguments["kv_transfer_config"] = {**CONNECTOR, "kv_connector_extra_config": dict(connector)}

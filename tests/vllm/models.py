@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 512
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -31,7 +31,7 @@ def _wide_llama() -> Any:
     """Its layers take a while to compute: some 60 ms for 512 tokens on one core."""
     from transformers import LlamaConfig
 
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
+    sizes: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
     return LlamaConfig(num_key_value_heads=4, head_dim=64, **{**_COMMON, **sizes, "initializer_range": 0.05})
 
 
@@ -49,8 +49,13 @@ def _deepseek2() -> Any:
     from transformers import DeepseekV2Config
 
     latent: dict[str, Any] = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 32, "qk_rope_head_dim": 64}
-    experts = {"first_k_dense_replace": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1}
-    groups = {"n_group": 1, "topk_group": 1, "moe_intermediate_size": 64}
+    experts: dict[str, Any] = {
+        "first_k_dense_replace": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+    }
+    groups: dict[str, Any] = {"n_group": 1, "topk_group": 1, "moe_intermediate_size": 64}
     yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 1024}
     latent["rope_parameters"] = {**yarn, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1}
     return DeepseekV2Config(num_key_value_heads=4, v_head_dim=32, **latent, **experts, **groups, **_COMMON)
@@ -76,5 +81,6 @@ def make(name: str, folder: Path) -> Path:
         torch.manual_seed(0)
         config = _CONFIGS[name]()
         config.dtype = "float32"
-        AutoModelForCausalLM.from_config(config).float().save_pretrained(model_folder)
+        auto: Any = AutoModelForCausalLM
+        auto.from_config(config).float().save_pretrained(model_folder)
     return model_folder

@@ -10,10 +10,11 @@ import pytest
 
 from objectcache.bench.guarding import free_ports
 from tests.gateway.fixtures import StartGateway
-from tests.gateway.process import GatewayProcess, eventually, stopped
+from tests.gateway.process import GatewayProcess, eventually
 from tests.vllm.engines import Engine, Taken
 from tests.vllm.prompts import References, assert_same, full, tokens
 from tests.vllm.stored import settle
+from tests.vllm.stalling import stalled
 from tests.vllm.support import CACHED_MODELS, DEADLINE_S, MODELS, extra
 
 pytestmark = pytest.mark.timeout(180)
@@ -99,15 +100,8 @@ def test_gateway_stalls_in_mid_load(
     vllm.begin_run(asked)
     eventually(lambda: gateway.metric("objectcache_deliveries_running") > 0, "the prefix is on its way")
     time.sleep(0.3)
-    with stopped(gateway.pid):
-        workers = gateway.worker_pids
-        for pid in workers:
-            os.kill(pid, 19)
-        try:
-            run = vllm.end_run()
-        finally:
-            for pid in workers:
-                os.kill(pid, 18)
+    with stalled(gateway):
+        run = vllm.end_run()
     assert_same(run, references(model, asked))
     assert run.seconds < 0.5 + 0.3 + HARDLY_S
 

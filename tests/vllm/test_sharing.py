@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_tensor_parallel(ranks: int, engine: Taken, references: References, own_
     """Each rank its shard; what one rank stored alone is no hit."""
     gateway = own_gateway()
     asked = [tokens(f"ranks {i}", 300) for i in range(2)]
-    settings = {"tensor_parallel_size": ranks, "distributed_executor_backend": "mp"}
+    settings: dict[str, Any] = {"tensor_parallel_size": ranks, "distributed_executor_backend": "mp"}
     vllm = engine("llama", extra(gateway.url), **settings)
     cold = vllm.run(asked)
     assert_same(cold, references("llama", asked))
