@@ -41,7 +41,7 @@ COUNTERS = {
     "preemptions": "vllm:num_preemptions",
 }
 OURS = "vllm:objectcache_"
-"""How the connector's own counters begin: here they go by the rest of their name, and a reason."""
+"""How the connector's own counters begin: here they go by the rest of their name, and their label."""
 SETTLE_S = 30.0
 
 
@@ -140,16 +140,16 @@ class EngineHost:
     def _core(self) -> Any:
         return self._llm.llm_engine.engine_core.engine_core
 
-    def _counters(self) -> dict[str, int]:
+    def _counters(self) -> dict[str, float]:
         metrics = self._llm.get_metrics()
-        counted = {
+        counted: dict[str, float] = {
             short: sum(int(metric.value) for metric in metrics if metric.name == name)
             for short, name in COUNTERS.items()
         }
         for metric in metrics:
             if metric.name.startswith(OURS) and hasattr(metric, "value"):
-                reason = metric.labels.get("reason", "")
-                counted[metric.name.removeprefix(OURS) + (f".{reason}" if reason else "")] = int(metric.value)
+                labels = [metric.labels[name] for name in ("reason", "layer") if metric.labels.get(name)]
+                counted[".".join([metric.name.removeprefix(OURS), *labels])] = metric.value
         return counted
 
     def _watch_waits(self) -> None:

@@ -21,8 +21,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # vLLM takes other numbers of threads with a connector than without one.
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",
+    # By itself vLLM takes other numbers of threads with a connector than without one, and the same cores for each engine.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
@@ -56,21 +57,21 @@ class Run:
     seconds, as they came."""
 
     outputs: list[Output | None]
-    counted: Mapping[str, int]
+    counted: Mapping[str, float]
     waits: list[tuple[str, float]]
     seconds: float
 
     @property
     def loaded(self) -> int:
         """Tokens that the connector brought, as vLLM counts them."""
-        return self.counted["external_hits"]
+        return int(self.counted["external_hits"])
 
     @property
     def kept(self) -> int:
         """Tokens that vLLM's own prefix cache had."""
-        return self.counted["local_hits"]
+        return int(self.counted["local_hits"])
 
-    def of(self, counter: str) -> int:
+    def of(self, counter: str) -> float:
         """The connector's counter, over all reasons."""
         return sum(count for name, count in self.counted.items() if name.partition(".")[0] == counter)
 
