@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # By itself vLLM takes other numbers of threads with a connector than without one, and the same cores for each engine.
+    # Otherwise vLLM takes other numbers of threads with a connector than without, and the same core for all engines.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
