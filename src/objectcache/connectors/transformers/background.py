@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
+log = logging.getLogger(__name__)
+
 
 class BackgroundThread:
-    """Runs jobs one after the other. Jobs must not raise. The thread starts with the first job."""
+    """Runs jobs one after the other. What they raise is logged. The thread starts with the first job."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -54,6 +57,8 @@ class BackgroundThread:
                 self._busy = True
             try:
                 job()
+            except Exception:
+                log.exception("what a connector does in the background failed")
             finally:
                 del job  # with it what it holds
                 with self._changed:
