@@ -17,7 +17,7 @@ import torch
 from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
 from objectcache.cache.retrieval import Retrieval
 from objectcache.connectors.transformers.background import BackgroundThread
-from objectcache.errors import DeliveryTimeoutError, ObjectCacheError, StoreUnavailableError
+from objectcache.errors import DeliveryTimeoutError, NamespaceMismatchError, ObjectCacheError, StoreUnavailableError
 from objectcache.keys import KeyChain, Namespace
 from tests.connectors.scripted import ScriptedCache
 from tests.connectors.tiny import GENERATE, Connect, after, prompt, stored
@@ -172,6 +172,29 @@ def test_a_load_that_goes_on_may_take_longer_than_the_deadline(connect: Connect,
     result, took_s = timed(lambda: connector.prefill(ids))
     assert (result.report.matched_tokens, result.report.recomputed) == (96, False)
     assert took_s >= 1.6
+
+
+@dataclass
+class Silent(ScriptedCache):
+    """Look-ups fail as they are told to."""
+
+    failures: list[ObjectCacheError] = field(default_factory=list)
+
+    def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().match(namespace, chain, parts=parts)
+
+
+def test_any_answer_ends_an_outage(connect: Connect, cache: KVCache, model: Any) -> None:
+    """A gateway that comes back empty knows no namespace: that is a miss, and it is there."""
+    ids = prompt(100)
+    stored(connect(model), ids)
+    script = Silent(cache, failures=[StoreUnavailableError("gone"), NamespaceMismatchError("unknown")])
+    connector = connect(model, script)
+    assert isinstance(connector.prefill(ids, store=False).report.error, StoreUnavailableError)
+    eventually(lambda: isinstance(connector.prefill(ids, store=False).report.error, NamespaceMismatchError), "asked")
+    assert connector.prefill(ids, store=False).report.matched_tokens == 96
 
 
 def test_a_failure_that_is_no_outage_is_no_reason_to_stop_asking(connect: Connect, cache: KVCache, model: Any) -> None:

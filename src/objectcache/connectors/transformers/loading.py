@@ -20,7 +20,9 @@ from objectcache.connectors.transformers.stats import StatsCounter
 from objectcache.errors import (
     DeliveryTimeoutError,
     GatewayUnavailableError,
+    IntegrityError,
     ObjectCacheError,
+    RequestError,
     StoreUnavailableError,
 )
 from objectcache.keys import KeyChain, Namespace
@@ -131,12 +133,15 @@ class PrefixLoader:
             self.release(decision.match)
 
     def _failed(self, error: Exception) -> ObjectCacheError:
-        """As an error of ours; an outage opens the breaker."""
+        """As an error of ours; an outage opens the breaker, any other answer closes it."""
         if not isinstance(error, ObjectCacheError):
             log.warning("looking up a prefix failed in an unexpected way", exc_info=error)
         elif isinstance(error, OUTAGES):
             with self._lock:
                 self._breaker.failed(time.monotonic())
+        elif isinstance(error, RequestError | IntegrityError):
+            with self._lock:
+                self._breaker.succeeded()
         return as_cache_error(error)
 
     def _delivered(self, decision: Decision, delivery: Delivery) -> None:
