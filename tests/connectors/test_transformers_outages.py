@@ -16,7 +16,7 @@ import torch
 
 from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
 from objectcache.cache.retrieval import Retrieval
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
 from objectcache.errors import DeliveryTimeoutError, NamespaceMismatchError, ObjectCacheError, StoreUnavailableError
 from objectcache.keys import KeyChain, Namespace
 from tests.connectors.scripted import ScriptedCache

@@ -11,7 +11,7 @@ from typing import Any
 from objectcache.cache.base import KVCache, Match, RetrieveOptions
 from objectcache.cache.retrieval import Retrieval
 from objectcache.client.breaker import Breaker
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.transformers.deciding import Decider, Decision
 from objectcache.connectors.transformers.delivery import Delivery
 from objectcache.connectors.transformers.in_time import in_time
