@@ -17,7 +17,9 @@ import urllib.request
 from dataclasses import dataclass
 
 MODEL = "example"
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
+STORING_S = 30.0
+WORTH_STORING = 512  # tokens
 OWN = "vllm:prefix_cache_hits_total"
 EXTERNAL = "vllm:external_prefix_cache_hits_total"
 STORED = "vllm:objectcache_stored_bytes_total"
@@ -81,8 +83,21 @@ def wait_until_ready(server: str) -> None:
                 sys.exit(f"{server} is not ready after {PATIENCE_S:g} s: {error}")
             time.sleep(0.5)
         else:
+            ask(server, "Warm up.")  # the first answer of a server takes longer
             print(f"{server} is ready")
             return
+
+
+def wait_until_stored(server: str, before: dict[str, float]) -> int:
+    """Bytes that became visible in the store since; storing goes on behind the answer, in pieces."""
+    until_s, stored = time.monotonic() + STORING_S, 0.0
+    while time.monotonic() < until_s:
+        time.sleep(1)
+        grown = metrics(server).get(STORED, 0.0) - before.get(STORED, 0.0)
+        if grown and grown == stored:
+            break
+        stored = grown
+    return int(stored)
 
 
 def main() -> None:
@@ -103,6 +118,8 @@ def main() -> None:
     print(f"first token after {answer.first_token_s:.3f} s")
     print(f"prompt: {grown[PROMPT]} tokens, {grown[OWN]} from vLLM's own cache, {grown[EXTERNAL]} from the store")
     print(f"answer: {answer.text!r}")
+    if grown[PROMPT] - grown[OWN] - grown[EXTERNAL] > WORTH_STORING:
+        print(f"stored: {wait_until_stored(options.server, before) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
