@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from objectcache.bench.guarding import free_ports
+from objectcache.connectors.vllm.versions import NEWEST, text_of
 
-pytest.importorskip("vllm")
+vllm = pytest.importorskip("vllm")
+if tuple(map(int, vllm.__version__.split(".")[:2])) != NEWEST:
+    pytest.skip(f"the README is about vLLM {text_of(NEWEST)}", allow_module_level=True)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vllm"
 PORTS = (9000, 8000, 8001)
