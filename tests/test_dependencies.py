@@ -59,7 +59,7 @@ FORBIDDEN = {
 OPTIONAL = {
     "torch": ("device", "connectors", "bench", "demo"),
     "transformers": ("connectors.transformers", "bench", "demo"),
-    "vllm": ("connectors.vllm",),
+    "vllm": ("connectors.vllm", "bench.vllm"),
     "lmcache": ("connectors.lmcache", "bench.peers"),
     "sglang": ("connectors.sglang",),
     "obstore": ("stores.s3", "bench.stores", "bench.peers"),
