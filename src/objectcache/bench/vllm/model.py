@@ -25,8 +25,9 @@ def write_model(folder: Path, llama: Llama, max_tokens: int, seed: int) -> None:
         num_key_value_heads=llama.heads,
         max_position_embeddings=max_tokens,
         initializer_range=_SPREAD,
+        dtype="float32",
         tie_word_embeddings=False,
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).float().save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from objectcache.cache.base import KVCache, RetrieveOptions
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
+from objectcache.connectors.steps import marks_of
 from objectcache.connectors.transformers.cache_names import cache_input
 from objectcache.connectors.transformers.deciding import Decider
 from objectcache.connectors.transformers.delivery import PrefixLoadError
@@ -23,7 +24,6 @@ from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, 
 from objectcache.connectors.transformers.prefix import PrefixCache
 from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.stats import ConnectorStats, StatsCounter
-from objectcache.connectors.transformers.steps import marks_of
 from objectcache.errors import ObjectCacheError, RequestError
 from objectcache.keys import KeyChain, Namespace, chain_keys
 from objectcache.scheduling.advisor import Advisor

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from objectcache.cache.base import KVCache, Match, RetrieveOptions
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.transformers.deciding import Decider, Decision
 from objectcache.connectors.transformers.delivery import Delivery
 from objectcache.connectors.transformers.slices import KVShape

@@ -10,11 +10,11 @@ from typing import Any, Self
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
+from objectcache.connectors.steps import StepClock
 from objectcache.connectors.transformers.deciding import Decision
 from objectcache.connectors.transformers.delivery import Delivery, LayerTiming
 from objectcache.connectors.transformers.recording import Recording
-from objectcache.connectors.transformers.steps import StepClock
 from objectcache.errors import ObjectCacheError, RequestError
 
 

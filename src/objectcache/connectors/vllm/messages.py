@@ -93,7 +93,9 @@ class Save:
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
     be written from here on). `idle`: nothing is computed in this step. `full_graph`: it may run as one CUDA graph, in
-    which nobody asks for layers. `epoch` is of the namespace; `none_hash` is what the first block's hash began with."""
+    which nobody asks for layers. `epoch` is of the namespace; `none_hash` is what the first block's hash began with.
+    `tokens` are what the step computes in all, `context` what is before those of the request that computes most.
+    """
 
     step: int
     look_ups: tuple[LookUp, ...] = ()
@@ -104,6 +106,8 @@ class Orders:
     full_graph: bool = False
     epoch: int = 0
     none_hash: bytes = b""
+    tokens: int = 0
+    context: int = 0
 
 
 class Stage(StrEnum):

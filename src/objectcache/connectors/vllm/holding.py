@@ -1,0 +1,95 @@
+"""References on blocks of vLLM's pool, taken while workers copy from them, and given back when all ranks have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Block(Protocol):
+    """vLLM's KVCacheBlock."""
+
+    block_id: int
+    is_null: bool
+
+
+class BlockPool(Protocol):
+    """What is used of vLLM's."""
+
+    num_gpu_blocks: int
+    blocks: Sequence[Any]
+
+    def touch(self, blocks: Sequence[Any]) -> None: ...
+    def free_blocks(self, ordered_blocks: Iterable[Any]) -> None: ...
+    def evict_blocks(self, block_ids: set[int]) -> None: ...
+
+
+def evict(blocks: Iterable[Any], default: BlockPool) -> None:
+    """Nobody finds these blocks by their hashes any more; who uses them keeps them."""
+    for pool, found in _by_pool([block for block in blocks if not block.is_null], default):
+        pool.evict_blocks({block.block_id for block in found})
+
+
+def _by_pool(blocks: Sequence[Any], default: BlockPool) -> list[tuple[BlockPool, list[Any]]]:
+    """Groups may have pools of their own, from vLLM 0.32 on."""
+    pools: dict[int, tuple[BlockPool, list[Any]]] = {}
+    for block in blocks:
+        pool = getattr(block, "pool", None) or default
+        pools.setdefault(id(pool), (pool, []))[1].append(block)
+    return list(pools.values())
+
+
+@dataclass(slots=True)
+class _Held:
+    blocks: list[Any]
+    since: float
+    waits_for: set[int] = field(default_factory=set)
+
+
+class Holds:
+    """At most `share` of the pool is held, and by at most `jobs` jobs."""
+
+    def __init__(self, pool: BlockPool, ranks: int, *, share: float = 0.25, jobs: int = 256) -> None:
+        self._pool = pool
+        self._ranks = ranks
+        self._limit = max(1, int(pool.num_gpu_blocks * share))
+        self._jobs = jobs
+        self._held: dict[int, _Held] = {}
+        self.blocks = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def since(self) -> float | None:
+        """When the oldest of them was taken. None: nothing is held."""
+        return next((held.since for held in self._held.values()), None)
+
+    def take(self, job: int, blocks: Iterable[Any], now: float) -> bool:
+        """Hold blocks for `job`, so that neither their request's end nor preemption nor a window that moves on frees
+        them. False: too many are held already."""
+        wanted = [block for block in blocks if not block.is_null]
+        if self.blocks + len(wanted) > self._limit or len(self._held) >= self._jobs:
+            return False
+        for pool, blocks in _by_pool(wanted, self._pool):
+            pool.touch(blocks)
+        self._held[job] = _Held(wanted, now, set(range(self._ranks)))
+        self.blocks += len(wanted)
+        return True
+
+    def copied(self, job: int, ranks: Iterable[int]) -> None:
+        """These ranks do not read the job's blocks any more."""
+        held = self._held.get(job)
+        if held is not None:
+            held.waits_for.difference_update(ranks)
+            if not held.waits_for:
+                self.give_back(job)
+
+    def give_back(self, job: int) -> None:
+        """Nobody reads its blocks."""
+        held = self._held.pop(job, None)
+        if held is None:
+            return
+        self.blocks -= len(held.blocks)
+        for pool, blocks in _by_pool(held.blocks, self._pool):
+            pool.free_blocks(reversed(blocks))  # tails first, as vLLM does: they are reused first
