@@ -35,8 +35,9 @@ _ENVIRONMENT = {
 @dataclass(frozen=True, slots=True)
 class Prefill:
     """`tokens` are those computed; of the prompt's, `local_tokens` came from vLLM's own prefix cache and
-    `external_tokens` from the connector."""
+    `external_tokens` from the connector. Begun at `started_s` (CLOCK_MONOTONIC)."""
 
+    started_s: float
     ttft_s: float
     tokens: list[int]
     local_tokens: int

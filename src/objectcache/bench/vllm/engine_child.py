@@ -31,8 +31,9 @@ class _Engine:
     """`hooks` are those of the connector, where they are timed."""
 
     def __init__(self, arguments: dict[str, Any], hooks: Any) -> None:
-        from vllm import EngineArgs, SamplingParams
         from vllm.v1.engine.llm_engine import LLMEngine
+
+        from vllm import EngineArgs, SamplingParams
 
         self._sampling = SamplingParams
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
@@ -53,7 +54,13 @@ class _Engine:
             pass
         ttft_s = time.perf_counter() - start_s
         local, external = (now - then for now, then in zip(self._counters(), before, strict=True))
-        return {"ttft_s": ttft_s, "tokens": tokens, "local_tokens": local, "external_tokens": external}
+        return {
+            "started_s": start_s,
+            "ttft_s": ttft_s,
+            "tokens": tokens,
+            "local_tokens": local,
+            "external_tokens": external,
+        }
 
     def run_idle(self, seconds: float) -> dict[str, Any]:
         """Steps without requests, in which connectors hear of what they store."""

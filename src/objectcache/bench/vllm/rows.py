@@ -39,17 +39,34 @@ def check_tokens(measured: Mapping[str, Sequence[Prefill]]) -> None:
 
 
 def ttft_rows(measured: Mapping[str, Sequence[Prefill]]) -> list[Row]:
-    """A row a path."""
+    """A row a path. `at_s`, from the first measurement on, shows the order."""
+    zero_s = min(prefill.started_s for prefills in measured.values() for prefill in prefills)
     return [
         sample_row(
             f"{path}: {TTFT}",
             "ms",
             [prefill.ttft_s * 1e3 for prefill in prefills],
             path=path,
+            at_s=[prefill.started_s - zero_s for prefill in prefills],
             loaded_tokens=prefills[0].external_tokens,
         )
         for path, prefills in measured.items()
     ]
+
+
+def add_ttft(result: BenchmarkResult, measured: Mapping[str, Sequence[Prefill]]) -> None:
+    """Rows, ratios and the summary. Raises BenchmarkError where paths disagree on a token."""
+    check_tokens(measured)
+    result.rows += ttft_rows(measured)
+    compare_ttft(result)
+    if PEER not in measured:
+        result.rows.append({"name": PEER, "unit": "", "not_run": "no --peer-python"})
+
+
+def add_stalls(result: BenchmarkResult, alone: Sequence[Decoding], beside: Sequence[Decoding]) -> None:
+    rows = [*stall_rows(alone, beside), hook_row(alone)]
+    result.rows += rows
+    result.summary |= {row["key"]: row["median"] for row in rows if "key" in row}
 
 
 def compare_ttft(result: BenchmarkResult) -> None:

@@ -17,7 +17,7 @@ from objectcache.bench.stores.settings import BenchStore
 from objectcache.bench.vllm.engine import Prefill
 from objectcache.bench.vllm.model import write_model
 from objectcache.bench.vllm.paths import Paths, planned, steps
-from objectcache.bench.vllm.rows import ALONE, BESIDE, PEER, check_tokens, compare_ttft, hook_row, stall_rows, ttft_rows
+from objectcache.bench.vllm.rows import ALONE, BESIDE, add_stalls, add_ttft
 from objectcache.bench.vllm.settings import VllmBenchSettings
 from objectcache.bench.vllm.site import started_store
 from objectcache.bench.vllm.stalled import measure_stalls
@@ -41,16 +41,10 @@ def run_vllm(settings: VllmBenchSettings, console: Console) -> BenchmarkResult:
         write_model(model, settings.llama, settings.max_tokens, settings.seed)
         store = stack.enter_context(started_store())
         measured = _measure_ttft(settings, store, model, directory, progress, result)
-        result.rows += ttft_rows(measured)
-        compare_ttft(result)
-        if settings.peer_python is None:
-            result.rows.append({"name": PEER, "unit": "", "not_run": "no --peer-python"})
+        add_ttft(result, measured)
         progress.begin("beside a stalled store")
         decoded = measure_stalls(settings, store, model, directory, progress.step)
-        result.rows += [*stall_rows(decoded[ALONE], decoded[BESIDE]), hook_row(decoded[ALONE])]
-        for row in result.rows:
-            if row.get("key") in ("itl_p99_ratio_stalled", "hook_us_per_step"):
-                result.summary[row["key"]] = row["median"]
+        add_stalls(result, decoded[ALONE], decoded[BESIDE])
         return result
 
 
@@ -67,9 +61,7 @@ def _measure_ttft(
         result.machine = {**result.machine, "versions": {**result.machine["versions"], **paths.versions}}
         progress.begin("in turn")
         ways = {name: partial(_measure_next, paths, name, iter(range(settings.pairs))) for name in paths.names}
-        measured = interleaved(ways, settings.pairs, lambda name: progress.step())
-    check_tokens(measured)
-    return measured
+        return interleaved(ways, settings.pairs, lambda name: progress.step())
 
 
 def _measure_next(paths: Paths, name: str, numbers: Iterator[int]) -> Prefill:
