@@ -23,8 +23,14 @@ _POLL_S = 0.05
 _IO_THREADS = 4
 """Its default of 64 is for large machines."""
 _QUIET = {"LMCACHE_TRACK_USAGE": "false", "DO_NOT_TRACK": "1", "LMCACHE_DISABLE_BANNER": "1"}
-# Ends the server when whoever started this does, however that ends.
-_GUARDIAN = '"$@" & server=$!; read -r _; kill $server; wait'
+# Ends the server when whoever started this does, however that ends; and ends when the server does.
+_GUARDIAN = """
+"$@" & server=$!
+while kill -0 $server 2>/dev/null; do
+    read -r -t 1 _ || (($? > 128)) || { kill $server; wait; }
+done
+wait
+"""
 
 
 class LMCacheServer(AbstractContextManager["LMCacheServer"]):
@@ -51,7 +57,7 @@ class LMCacheServer(AbstractContextManager["LMCacheServer"]):
             *("--http-port", str(self._http_port), "--prometheus-port", str(self.port + 2)),
             # Engines on a CPU copy between their blocks and memory that both share.
             *("--supported-transfer-mode", "engine_driven", "--shm-name", f"objectcache-bench-{self.port}"),
-            *("--l1-size-gb", str(memory_gib), "--l2-adapter", json.dumps(second_level)),
+            *("--l1-size-gb", str(memory_gib), "--eviction-policy", "LRU", "--l2-adapter", json.dumps(second_level)),
         ]
         self._log = (directory / "lmcache.log").open("w+")
         self._process = subprocess.Popen(
@@ -94,7 +100,7 @@ class LMCacheServer(AbstractContextManager["LMCacheServer"]):
 
     def _wait_until_up(self) -> None:
         end_s = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s and self._process.poll() is None:
             try:
                 self._request("GET", "/status")
             except (OSError, HTTPException):
