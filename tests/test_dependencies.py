@@ -59,7 +59,7 @@ FORBIDDEN = {
 OPTIONAL = {
     "torch": ("device", "connectors", "bench", "demo"),
     "transformers": ("connectors.transformers", "bench", "demo"),
-    "vllm": ("connectors.vllm",),
+    "vllm": ("connectors.vllm", "bench.vllm"),
     "huggingface_hub": ("connectors.vllm",),
     "lmcache": ("connectors.lmcache", "bench.peers"),
     "sglang": ("connectors.sglang",),
