@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -234,6 +235,26 @@ def test_what_runs_across_a_reset_is_not_stored(asynchronous: bool) -> None:
     world.check()
     assert not [key for key in world.store if key[0]], "under the new epoch"
     assert world.side.counters["not_saved"] > 0
+
+
+def test_events_tell_what_became_visible_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+
+    world = World(Setting(events=True), SLOWLY)
+    seen: list[Any] = []
+    take = world.side.take_events
+    monkeypatch.setattr(world.side, "take_events", lambda: seen.extend(take()))
+    world.add("first", PROMPT, tokens=40)
+    hashes = world.scheduler.requests["first"].block_hashes  # more of them come as it decodes
+    world.run()
+    world.add("other", [9, 9], tokens=12)  # what is on its way into the store keeps no engine awake
+    world.run()
+    world.check()
+    assert {(one.medium, one.block_size) for one in seen} == {("objectcache", 4)}
+    named = [maybe_convert_block_hash(hash) for hash in hashes]
+    assert [hash for one in seen[:2] for hash in one.block_hashes] == named[:17]
+    assert [one.parent_block_hash for one in seen[:2]] == [None, named[6]]
+    assert seen[0].token_ids == PROMPT[:28]
 
 
 @pytest.mark.parametrize(

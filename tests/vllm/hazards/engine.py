@@ -63,6 +63,7 @@ class Setting:
     asynchronous: bool = False
     second: bool = False
     drafts: int = 0
+    events: bool = False
     ranks: int = 2
     windowed: bool = False
     caching: bool = True
@@ -158,6 +159,7 @@ def side_of(setting: Setting, clock: Any) -> SchedulerSide:
         aligned_tokens=BLOCK,
         step_tokens=setting.budget,
         layerwise_safe=setting.safe,
+        events=setting.events,
     )
     return SchedulerSide(options, facts, clock=clock)
 

@@ -36,7 +36,7 @@ _SCHEDULER = {
     "failed_loads": "failures.after_announcement",
     "not_saved": "drops.not_saved",
 }
-_NOT_OF_REQUESTS = frozenset(("unclean_steps", "saving_stopped", "shared_open_load"))
+_NOT_OF_REQUESTS = frozenset(("unclean_steps", "saving_stopped", "shared_open_load", "put_off"))
 
 
 def scheduler_stats(counters: Mapping[str, int]) -> dict[str, float]:
