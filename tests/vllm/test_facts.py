@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 
+from objectcache.connectors.vllm.facts import EngineFacts
+
 pytest.importorskip("vllm")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of vLLM and what it imports
 
 START_S = 110.0
 ENVIRONMENT = {
@@ -172,3 +176,71 @@ def test_seeds_and_algorithms_of_hashes(models: Path) -> None:
     assert seeded["none_hash"] != plain["none_hash"]
     assert "python" in plain["namespace"]["extra"]
     assert "python" not in seeded["namespace"]["extra"]
+
+
+# -- of configurations alone ----------------------------------------------------------------------------
+
+
+def configured(models: Path, name: str, groups: int = 1, **arguments: Any) -> EngineFacts:
+    """Of an engine that is never started, with one full-attention group or more."""
+    import torch
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+
+    from objectcache.connectors.vllm.reading import engine_facts
+
+    transfer = {
+        "kv_connector": "Recorder",
+        "kv_connector_module_path": "tests.vllm.facts_engine",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+    }
+    arguments = {"kv_transfer_config": transfer, "load_format": "dummy", **arguments}
+    config = EngineArgs(
+        model=write_config(name, models / name),
+        dtype="float32",
+        skip_tokenizer_init=True,
+        max_model_len=256,
+        enforce_eager=True,
+        **arguments,
+    ).create_engine_config()
+    spec = FullAttentionSpec(
+        block_size=config.cache_config.block_size, num_kv_heads=1, head_size=32, dtype=torch.float32
+    )
+    held = [KVCacheGroupSpec([f"model.layers.{index}.self_attn.attn"], spec) for index in range(groups)]
+    return engine_facts(config, KVCacheConfig(10, [], held), worker=False)
+
+
+def test_ranks_roles_and_policies(models: Path) -> None:
+    plain = configured(models, "llama")
+    assert (plain.recompute_failures, plain.loads, plain.saves, plain.new_runner) == (True, True, True, False)
+    other = {
+        "kv_connector": "Recorder",
+        "kv_connector_module_path": "tests.vllm.facts_engine",
+        "kv_role": "kv_consumer",
+    }
+    found = configured(
+        models,
+        "llama",
+        kv_transfer_config=other,
+        tensor_parallel_size=2,
+        distributed_executor_backend="mp",
+        enable_prefix_caching=False,
+    )
+    assert (found.recompute_failures, found.loads, found.saves) == (False, True, False)
+    assert (found.tensor_parallel, found.ranks, found.groups[0].tensor_shards) == (2, 2, 2)
+    assert not found.prefix_caching
+
+
+def test_seeds_are_fixed_or_drawn_as_this_vllm_does_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    draws = configured(models, "llama").minor_version < (0, 32)
+    assert configured(models, "llama").hashes.random_seed is draws
+    assert configured(models, "llama", prefix_caching_hash_algo="xxhash").hashes.random_seed
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert not configured(models, "llama").hashes.random_seed
+
+
+def test_older_releases_do_not_tell_of_several_groups(models: Path) -> None:
+    facts = configured(models, "llama", groups=2)
+    assert bool(facts.problem) is (facts.minor_version < (0, 32))
