@@ -22,7 +22,7 @@ FACADE = "objectcache"  # the room of objectcache/__init__.py itself
 # From the ground up. A room imports rooms of the floors below its own, never one of its own floor.
 FLOORS = (
     ("errors", "recent", "lazily"),
-    ("layout", "names", "pages"),
+    ("layout", "names", "pages", "cores"),
     ("keys", "integrity"),
     ("segment", "frames"),
     ("stores", "logrecord"),
@@ -59,7 +59,7 @@ FORBIDDEN = {
 OPTIONAL = {
     "torch": ("device", "connectors", "bench", "demo"),
     "transformers": ("connectors.transformers", "bench", "demo"),
-    "vllm": ("connectors.vllm",),
+    "vllm": ("connectors.vllm", "bench.vllm"),
     "huggingface_hub": ("connectors.vllm",),
     "lmcache": ("connectors.lmcache", "bench.peers"),
     "sglang": ("connectors.sglang",),

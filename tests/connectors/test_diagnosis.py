@@ -185,13 +185,13 @@ def test_a_breaker_that_is_open() -> None:
 
 
 def test_opt_outs_are_told() -> None:
-    found = checks(cache(), engine({"hits": 1, "opted_out": 3, "saves": 1, "stored_bytes": 1}))
+    found = checks(cache(), engine({"hits": 1, f"{OUTCOME}opted_out": 3, "saves": 1, "stored_bytes": 1}))
     assert any(check.name == "opt-outs" and check.ok and "3 requests" in check.text for check in found)
 
 
 @pytest.mark.parametrize("reason", [*(reason.value for reason in Reason if reason.lost), "held"])
 def test_stores_that_are_lost(reason: str) -> None:
-    found = problems(engine({"hits": 9, "saves": 9, "stored_bytes": 1, f"{DROPPED}{reason}": 5}))
+    found = problems(engine({"hits": 9, "saves": 20, "stored_bytes": 1, f"{DROPPED}{reason}": 5}))
     assert list(found) == ["stores"]
     assert reason in found["stores"].text
     assert found["stores"].next_step
@@ -202,6 +202,23 @@ def test_stores_that_are_never_made(reason: Reason) -> None:
     counted = {"hits": 9.0, f"{DROPPED}{reason.value}": 5.0}
     assert list(problems(engine(counted))) == ["stores"]
     assert problems(engine(counted | {"saves": 1, "stored_bytes": 1})) == {}
+
+
+def test_few_drops_are_no_problem() -> None:
+    """One side orders, the other stores."""
+    orders = engine({"hits": 9, "saves": 100, f"{DROPPED}held": 1}, role="scheduler")
+    stores = engine({"stored_bytes": 1, f"{DROPPED}late": 5}, role="worker", pid=8)
+    both = frozenset({7, 8})
+    assert problems(orders, stores, alive=both) == {}
+    late = replace(stores, counters={"stored_bytes": 1.0, f"{DROPPED}late": 50.0})
+    assert list(problems(orders, late, alive=both)) == ["stores"]
+
+
+def test_sides_are_not_asked_for_what_the_other_does() -> None:
+    names = [check.name for check in checks(cache(), engine({}, role="worker"))]
+    assert "look-ups" not in names
+    names = [check.name for check in checks(cache(), engine({}, role="scheduler", namespaces=()))]
+    assert {"stores", "namespace"}.isdisjoint(names)
 
 
 def test_what_is_stored_already_need_not_be_stored() -> None:

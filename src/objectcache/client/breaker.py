@@ -11,6 +11,7 @@ class Breaker:
     """Closed: everything may try. Open: nothing may. Half open, after the pause: one may try, and decides."""
 
     def __init__(self, failures_to_open: int = FAILURES_TO_OPEN) -> None:
+        """It opens after so many failures in a row."""
         self._failures_to_open = failures_to_open
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S

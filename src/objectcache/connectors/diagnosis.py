@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +35,8 @@ _NOT_SIGNED_IN = (
     StoreAccessError,
 )
 _NO_BUCKET = (BucketMissingError, BucketNotFoundError, ConfigError)
-_FAILURES = ("unavailable", "late", "damaged", "failed", "left_alone", "unnamed")
+_OPTED_OUT = "opted_out"
+_FAILURES = ("unavailable", "late", "damaged", "failed", "left_alone", "unnamed", "after_announcement")
 _THERE_ALREADY = {Reason.COVERED.value, Reason.IN_FLIGHT.value}
 _NO_FAULT = frozenset(reason.value for reason in Reason if not reason.lost)
 
@@ -85,11 +87,15 @@ def diagnose(
     if not engines:
         step = "start one with this connector, or say where engines write with --status (their option status_dir)"
         return [*checks, Check("engines", False, "no engine has told how it is doing", step)]
+    saves: Counter[tuple[str, str]] = Counter()
+    for status in engines:
+        saves[status.engine, status.url] += int(status.counters.get("saves", 0))
     for status in engines:
         name = f"{status.host}:{status.pid} ({status.role}, rank {status.rank} of {status.ranks})"
+        gone = _is_gone(status, now_s, here, alive)
         checks += [
             Check(check.name, check.ok, check.text, check.next_step, name)
-            for check in _of_engine(cache, status, now_s, _is_gone(status, now_s, here, alive))
+            for check in _of_process(cache, status, now_s, gone, saves[status.engine, status.url])
         ]
     return checks
 
@@ -145,7 +151,8 @@ def _is_gone(status: EngineStatus, now_s: float, here: str, alive: frozenset[int
     return now_s - status.written_s > STALE_AFTER_S
 
 
-def _of_engine(cache: CacheSeen, status: EngineStatus, now_s: float, gone: bool) -> Iterator[Check]:
+def _of_process(cache: CacheSeen, status: EngineStatus, now_s: float, gone: bool, saves: int) -> Iterator[Check]:
+    """`saves` are those of all processes of its engine: one side orders what the other stores."""
     told = f"{status.engine}, at {status.url}, told {max(0.0, now_s - status.written_s):.0f} s ago"
     if gone:
         yield Check(
@@ -164,7 +171,7 @@ def _of_engine(cache: CacheSeen, status: EngineStatus, now_s: float, gone: bool)
     elif cache.error is None:
         yield from _namespaces(cache, status)
     yield from _loading(status)
-    yield from _storing(status)
+    yield from _storing(status, saves)
     if status.announced:
         why = f" ({status.announced_why})" if status.announced_why else ""
         yield Check("announced", True, f"prefixes are announced {status.announced}{why}")
@@ -213,22 +220,24 @@ _STEPS = {
 def _loading(status: EngineStatus) -> Iterator[Check]:
     counts = status.counters
     outcomes = {name[len(OUTCOME) :]: amount for name, amount in counts.items() if name.startswith(OUTCOME) and amount}
+    opted_out = outcomes.pop(_OPTED_OUT, 0)
     hits = counts.get("hits", 0)
     asked = hits + sum(outcomes.values())
     if status.breaker_open:
         step = "look at the gateway: is it up, overloaded, or too far away for the deadline?"
         yield Check("breaker", False, "the storage side failed lately, and is left alone for a while", step)
-    if opted := counts.get("opted_out", 0):
-        yield Check("opt-outs", True, f"{opted:,.0f} requests asked for no loading or no storing")
+    if opted_out:
+        yield Check("opt-outs", True, f"{opted_out:,.0f} requests asked for no loading or no storing")
     if not asked:
-        yield Check("look-ups", True, "it has looked nothing up yet")
+        if status.role != "worker":  # which does what the scheduler's side asks for
+            yield Check("look-ups", True, "it has looked nothing up yet")
         return
     failed = {name: outcomes[name] for name in _FAILURES if name in outcomes}
     said = ", ".join(f"{name} {amount:,.0f}" for name, amount in sorted(outcomes.items(), key=lambda item: -item[1]))
     text = f"{asked:,.0f} look-ups, {hits:,.0f} hits" + (f"; others: {said}" if said else "")
     if sum(failed.values()) > MANY * asked:
         yield Check("look-ups", False, text, _FAILED_STEPS[max(failed, key=lambda name: failed[name])])
-    elif not hits and outcomes.get("too_short", 0) > asked / 2:
+    elif not hits and outcomes.get("too_short", 0) + outcomes.get("too_little", 0) > asked / 2:
         chunk = f": a chunk is of {status.chunk_tokens:,} tokens, and must be whole" if status.chunk_tokens else ""
         step = "send longer prompts with common beginnings, or lower min_tokens or the engine's block size"
         yield Check("look-ups", False, f"{text}; prompts are too short{chunk}", step)
@@ -248,20 +257,23 @@ _FAILED_STEPS = {
     "damaged": "what came is not what was stored: `objectcache inspect SEGMENT --verify`",
     "failed": "see the engine's log, and the errors below",
     "left_alone": "the storage side failed before: see the errors below",
+    "after_announcement": "vLLM computed what did not come in time: see the engine's log, and deadline_s",
     "unnamed": "the engine cannot tell which weights it has: see the errors below",
 }
 
 
-def _storing(status: EngineStatus) -> Iterator[Check]:
+def _storing(status: EngineStatus, saves: int) -> Iterator[Check]:
     counts = status.counters
     drops = {name[len(DROPPED) :]: amount for name, amount in counts.items() if name.startswith(DROPPED) and amount}
     stored, lost = counts.get("stored_bytes", 0), sum(amount for name, amount in drops.items() if name not in _NO_FAULT)
-    said = ", ".join(f"{name} {amount:,.0f}" for name, amount in sorted(drops.items(), key=lambda item: -item[1]))
-    text = f"{stored / 1e6:,.1f} MB stored" + (f"; not stored: {said}" if said else "")
     if not stored and not drops:
         if status.role != "scheduler":  # which stores nothing itself
             yield Check("stores", True, "it has stored nothing yet")
-    elif (not stored and not drops.keys() <= _THERE_ALREADY) or lost > MANY * (lost + counts.get("saves", 0)):
+        return
+    said = ", ".join(f"{name} {amount:,.0f}" for name, amount in sorted(drops.items(), key=lambda item: -item[1]))
+    text = f"{stored / 1e6:,.1f} MB stored" + (f"; not stored: {said}" if said else "")
+    nothing = not stored and status.role != "scheduler" and not drops.keys() <= _THERE_ALREADY
+    if nothing or lost > MANY * max(saves, lost, 1):
         worst = max(drops, key=lambda name: (name not in _NO_FAULT, drops[name]), default="")
         yield Check("stores", False, text, _DROPPED_STEPS.get(worst, "see the engine's log, and the errors below"))
     else:
@@ -277,5 +289,6 @@ _DROPPED_STEPS = {
     Reason.TOO_FEW.value: "they are held until there are more, or the request ends",
     Reason.COVERED.value: "all of it is stored already",
     Reason.IN_FLIGHT.value: "it is being stored at this moment",
+    "not_saved": "its blocks were gone, or their content not certain: a failed load, or a reset",
     "held": "too many of the engine's blocks were held at once: the store does not keep up",
 }

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from objectcache.cache.retrieval import Retrieval
+from objectcache.cores import leave_bound_core
 from objectcache.device.places import Place
 from objectcache.device.staging import StagingRing
 from objectcache.device.streams import Event, Lane, current_mark, current_wait, exact_device, host_wait
@@ -195,6 +196,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
 
     def _run(self) -> None:
         error: ObjectCacheError | None = None
+        leave_bound_core()
         try:
             # By this thread, not by the scatters' stream: others load through it meanwhile.
             host_wait(self._after)

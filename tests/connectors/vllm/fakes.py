@@ -48,7 +48,7 @@ class Request:
 class Block:
     block_id: int
     is_null: bool = False
-    references: int = 0
+    ref_cnt: int = 0
 
 
 class Pool:
@@ -59,18 +59,18 @@ class Pool:
 
     def touch(self, blocks: Sequence[Block]) -> None:
         for block in blocks:
-            block.references += 1
+            block.ref_cnt += 1
 
     def free_blocks(self, ordered_blocks: Iterable[Block]) -> None:
         for block in ordered_blocks:
-            block.references -= 1
+            block.ref_cnt -= 1
 
     def evict_blocks(self, block_ids: set[int]) -> None:
         self.evicted |= block_ids
 
     @property
     def held(self) -> list[int]:
-        return [block.block_id for block in self.blocks if block.references]
+        return [block.block_id for block in self.blocks if block.ref_cnt]
 
 
 @dataclass

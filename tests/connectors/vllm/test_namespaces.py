@@ -119,12 +119,6 @@ def test_namespaces_are_made_once_and_survive_json() -> None:
     assert named.namespace(3, SEED, None) == made
 
 
-def test_namespaces_are_told() -> None:
-    told: list[Namespace] = []
-    named = identity(engine(), told=told.append)
-    assert [named.namespace(0, SEED, None), named.namespace(0, SEED, None)] == told
-
-
 def test_without_a_seed_nothing_is_named() -> None:
     with pytest.raises(ConfigError):
         identity(engine()).namespace(0, b"", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage
+from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage, declined
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
 from objectcache.connectors.vllm.saving_orders import Group
 from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
@@ -127,16 +127,34 @@ def test_requests_that_end_by_an_error_are_not_saved() -> None:
     assert engine.pool.held == []
 
 
-def test_no_more_is_held_than_a_share_of_the_pool() -> None:
+def test_no_more_is_held_than_a_share_of_the_pool_and_the_rest_is_saved_later() -> None:
     engine = Engine()
-    for number in range(5):
+    for number in range(3):
         request = Request(str(number), 10 * BLOCK)
-        ids = list(range(1 + 10 * number, 11 + 10 * number))
-        step = engine.prefill(request, ids).step
+        step = engine.prefill(request, list(range(1 + 10 * number, 11 + 10 * number))).step
         request.sampled()
         engine.report(step)
-    assert len(engine.pool.held) == 20
-    assert engine.side.counters["dropped:held"] == 3
+    assert engine.pool.held == list(range(1, 21))
+    assert engine.side.counters["put_off"] == 1
+    step = engine.side.build_connector_meta(Scheduled({"2": 1}, [], Cached(["2"], [10 * BLOCK], [None]))).step
+    engine.report(step, copied={1: frozenset((0,))})
+    assert engine.pool.held == list(range(11, 31))
+
+
+def test_of_the_last_save_as_much_is_taken_as_there_is_room_for() -> None:
+    engine = Engine()
+    request = Request("r", 40 * BLOCK)
+    step = engine.prefill(request, list(range(1, 41))).step
+    request.sampled()
+    engine.report(step)
+    assert engine.pool.held == []
+    request.status.name = "FINISHED_ABORTED"
+    engine.side.request_finished(request)
+    assert engine.pool.held == list(range(1, 25))
+    (save,) = engine.idle().saves
+    assert save.ended
+    assert save.prompt.blocks == 24
+    assert engine.side.counters["dropped:held"] == 1
 
 
 def test_blocks_of_a_failed_load_are_saved_once_they_are_computed_and_found_by_nobody_before() -> None:
@@ -215,6 +233,11 @@ def test_vllm_waits_for_held_blocks_but_not_for_long() -> None:
     assert not engine.side.has_pending_block_frees()
     engine.report(engine.prefill(Request("r", 65), [1, 2, 3, 4, 5]).step)
     assert engine.side.has_pending_block_frees()
+    for block in engine.pool.blocks:
+        block.ref_cnt += 1
+    assert not engine.side.has_pending_block_frees(), "nobody gains by their being given back"
+    for block in engine.pool.blocks:
+        block.ref_cnt -= 1
     engine.now = 1.0
     assert not engine.side.has_pending_block_frees()
 
@@ -237,3 +260,18 @@ def test_which_steps_may_run_as_one_graph(graphs: FullGraphs, counts: list[int],
     ids = [str(number) for number in range(len(counts))]
     output = Scheduled(dict(zip(ids, counts, strict=True)), [], Cached(ids, [0] * len(ids), [None] * len(ids)))
     assert engine.side.build_connector_meta(output).full_graph is full
+
+
+def test_nobody_waits_for_a_rank_that_does_nothing() -> None:
+    engine = Engine(ranks=2)
+    request = Request("r", 50)
+    engine.side.get_num_new_matched_tokens(request, 0)
+    engine.side.update_connector_output(Output(), declined(engine.idle(), 1))
+    assert engine.side.get_num_new_matched_tokens(request, 0) == (0, False)
+    step = engine.prefill(request, [5, 6, 7, 8]).step
+    request.sampled()
+    engine.report(step)
+    assert engine.pool.held == [5, 6, 7]
+    orders = engine.idle()
+    engine.side.update_connector_output(Output(), declined(orders, 0).merged(declined(orders, 1)))
+    assert engine.pool.held == []

@@ -42,8 +42,8 @@ class Engine:
         return self.waiting.take()[1]
 
 
-def fetching(tokens: int = 80, fits_in_s: float | None = None, boundary: int = 10) -> Progress:
-    return Progress(Stage.FETCHING, tokens, boundary, fits_in_s)
+def fetching(tokens: int = 80, fits_in_s: float | None = None, boundary: int = 10, arrived: int = 1) -> Progress:
+    return Progress(Stage.FETCHING, tokens, boundary, fits_in_s, arrived_bytes=arrived)
 
 
 def staged(tokens: int = 80, boundary: int = 10) -> Progress:
@@ -99,6 +99,16 @@ def test_nobody_waits_with_a_request_that_is_alone() -> None:
     engine.ask()
     engine.tell(r0=fetching(), r1=fetching())
     assert engine.ask(alone=True) == LATER
+
+
+def test_no_step_waits_for_a_transfer_of_which_nothing_came() -> None:
+    for alone in (True, False):
+        engine = Engine()
+        engine.ask()
+        engine.tell(r0=fetching(fits_in_s=0.0), r1=fetching(fits_in_s=0.0, arrived=0))
+        assert engine.ask(alone=alone) == LATER
+        engine.tell(r1=fetching(fits_in_s=0.0))
+        assert engine.ask(alone=alone) == Answer(80)
 
 
 @pytest.mark.parametrize(("mode", "parked"), [(AdmissionMode.AT_ONCE, False), (AdmissionMode.WHOLE, True)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from vllm.config import (
@@ -17,8 +19,10 @@ from vllm.config import (
     ModelConfig,
     ParallelConfig,
     SchedulerConfig,
+    SpeculativeConfig,
     VllmConfig,
 )
+from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core import kv_cache_utils
@@ -32,6 +36,9 @@ from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
 from objectcache.connectors.vllm.saving_orders import Group
 from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
 from tests.vllm.hazards import connector
+
+TELLS_TABLES = hasattr(KVConnectorBase_V1, "bind_kv_cache_manager")
+"""vLLM lets connectors see which blocks its windows have passed."""
 
 BLOCK = 4
 WINDOW = 8
@@ -50,9 +57,12 @@ MODEL = {
 
 @dataclass(frozen=True)
 class Setting:
-    """`safe`: loads are announced before they are verified."""
+    """`safe`: loads are announced before they are verified. `second`: vLLM's model runner V2. `drafts`: tokens
+    that are drafted ahead."""
 
     asynchronous: bool = False
+    second: bool = False
+    drafts: int = 0
     ranks: int = 2
     windowed: bool = False
     caching: bool = True
@@ -108,6 +118,15 @@ def build(setting: Setting, side: SchedulerSide) -> Scheduler:
             kv_load_failure_policy="recompute",
         ),
     )
+    if setting.drafts:
+        config.speculative_config = SpeculativeConfig(
+            method="ngram",
+            num_speculative_tokens=setting.drafts,
+            prompt_lookup_max=2,
+            prompt_lookup_min=1,
+            target_model_config=_model(),
+            target_parallel_config=ParallelConfig(),
+        )
     config.cache_config.num_gpu_blocks = setting.blocks
     kinds: dict[str, Any] = {"block_size": BLOCK, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
     groups = [KVCacheGroupSpec(["full"], FullAttentionSpec(**kinds))]
@@ -116,13 +135,15 @@ def build(setting: Setting, side: SchedulerSide) -> Scheduler:
     caches = KVCacheConfig(num_blocks=setting.blocks, kv_cache_tensors=[], kv_cache_groups=groups)
     connector.sides.append(side)
     kind = AsyncScheduler if setting.asynchronous else Scheduler
-    scheduler = kind(
-        vllm_config=config,
-        kv_cache_config=caches,
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=BLOCK,
-        log_stats=True,
-    )
+    with mock.patch.dict(os.environ, {"VLLM_USE_V2_MODEL_RUNNER": str(int(setting.second))}):
+        scheduler = kind(
+            vllm_config=config,
+            kv_cache_config=caches,
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=BLOCK,
+            log_stats=True,
+        )
+    assert scheduler.use_v2_model_runner is setting.second
     assert not connector.sides
     return scheduler
 

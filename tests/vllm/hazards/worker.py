@@ -252,7 +252,9 @@ class Rank:
                 progress = Progress(Stage.MISSED)
             elif one.staged_at > self.tick:
                 fits = 0.0 if self.draws.chance(self.draws.script.fits) else None
-                progress = Progress(Stage.FETCHING, one.tokens, self._boundary(), fits)
+                progress = Progress(
+                    Stage.FETCHING, one.tokens, self._boundary(), fits, arrived_bytes=self.draws.steps(1)
+                )
             elif one.fails:
                 progress = Progress(Stage.FAILED, reason="scripted")
             else:

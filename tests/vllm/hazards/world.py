@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.utils import KVOutputAggregator
-from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 
 from tests.vllm.hazards import engine
@@ -161,7 +161,13 @@ class World:
     def _execute(self, step: _Step) -> ModelRunnerOutput:
         output = step.output
         orders = output.kv_connector_metadata.orders
-        ran = [rank.run(output, orders, self.weights, self._token_at, self._expected) for rank in self.ranks]
+        drafted = output.scheduled_spec_decode_tokens
+
+        def token_at(id: str, position: int) -> int:
+            ahead = position - len(self._requests[id].all_token_ids)
+            return int(drafted[id][ahead]) if id in drafted and ahead >= 0 else self._token_at(id, position)
+
+        ran = [rank.run(output, orders, self.weights, token_at, self._expected) for rank in self.ranks]
         right = set.intersection(*(one.right for one in ran))
         ids = list(output.num_scheduled_tokens)
         sampled: list[list[int]] = []
@@ -170,9 +176,11 @@ class World:
             if position is None:
                 sampled.append([])
                 continue
-            token = self._whole[id][position] if id in right and position < len(self._whole[id]) else WRONG_TOKEN
-            self._sampled[id, position] = token
-            sampled.append([token])
+            drafts = drafted.get(id, [])
+            position -= len(drafts)
+            tokens = self._accepted(id, position, drafts) if id in right else [WRONG_TOKEN]
+            self._sampled[id, position] = tokens[0]
+            sampled.append(tokens)
         outputs = []
         for one in ran:
             connector = KVConnectorOutput(
@@ -198,6 +206,26 @@ class World:
         for outputs in self.scheduler.update_from_output(step.output, step.results).values():
             for one in outputs.outputs:
                 self.outputs[one.request_id] += one.new_token_ids
+        if self.setting.drafts:
+            self._draft(list(step.samples))
+
+    def _accepted(self, id: str, position: int, drafts: Sequence[int]) -> list[int]:
+        """What a model says from `position` on: the drafts that are right, and one token more."""
+        right = self._whole[id][position:] or [WRONG_TOKEN]
+        accepted = next(
+            (at for at, (one, other) in enumerate(zip(drafts, right, strict=False)) if one != other), len(drafts)
+        )
+        self.counts["rejected"] += len(drafts) - accepted
+        return right[: accepted + 1]
+
+    def _draft(self, ids: list[str]) -> None:
+        """Some of it right."""
+        drafts = []
+        for id in ids:
+            right = self._whole[id][len(self._requests[id].all_token_ids) :][: self.setting.drafts]
+            wrong = self.draws.steps(self.setting.drafts)
+            drafts.append((right + [1] * self.setting.drafts)[: self.setting.drafts - wrong] + [2] * wrong)
+        self.scheduler.update_draft_token_ids(DraftTokenIds(ids, drafts))
 
     def _disturb(self) -> None:
         script = self.draws.script

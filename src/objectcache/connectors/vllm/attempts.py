@@ -72,6 +72,13 @@ class Attempt:
         """All ranks know what they can load, and have it verified."""
         return self.tokens is not None and all(one.stage in READY for one in self.ranks.values())
 
+    @property
+    def arriving(self) -> bool:
+        """Every rank knows what it can load, and has some of it: a store that hangs does not get that far."""
+        return self.tokens is not None and all(
+            one.stage in READY or one.arrived_bytes > 0 for one in self.ranks.values()
+        )
+
     def fits(self, now: float) -> bool:
         """A step that begins now waits for nothing."""
         return self.tokens is not None and all(

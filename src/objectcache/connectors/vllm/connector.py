@@ -19,7 +19,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from objectcache.connectors.vllm.facts import EngineFacts
 from objectcache.connectors.vllm.group_facts import GroupKind
-from objectcache.connectors.vllm.messages import Orders, Report
+from objectcache.connectors.vllm.messages import Orders, Report, declined
 from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
 from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason
 from objectcache.connectors.vllm.options import VllmOptions
@@ -237,9 +237,9 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
                 return set()
             return self._worker.failed_blocks() | self._worker.failed_parked_blocks()
 
-    def build_connector_worker_meta(self) -> ReportMetadata | None:
+    def build_connector_worker_meta(self) -> ReportMetadata:
         if self._worker is None:
-            return None
+            return ReportMetadata(declined(self._get_connector_metadata().orders, self._facts.rank))
         # Every step, though nothing were new: the scheduler's side takes what a step computed as final by it.
         return ReportMetadata(self._worker.report() or Report(self._get_connector_metadata().orders.step))
 

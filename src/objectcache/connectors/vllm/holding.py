@@ -7,13 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
-class Block(Protocol):
-    """vLLM's KVCacheBlock."""
-
-    block_id: int
-    is_null: bool
-
-
 class BlockPool(Protocol):
     """What is used of vLLM's."""
 
@@ -63,21 +56,22 @@ class Holds:
     def __len__(self) -> int:
         return len(self._held)
 
-    def since(self) -> float | None:
-        """When the oldest of them was taken. None: nothing is held."""
-        return next((held.since for held in self._held.values()), None)
+    @property
+    def room(self) -> int:
+        """So many blocks more may be held."""
+        return self._limit - self.blocks if len(self._held) < self._jobs else 0
 
-    def take(self, job: int, blocks: Iterable[Any], now: float) -> bool:
+    def frees(self, since: float) -> bool:
+        """Blocks that nobody else has any more are free soon. Those held from before `since` are not counted on."""
+        return any(block.ref_cnt == 1 for held in self._held.values() if held.since >= since for block in held.blocks)
+
+    def take(self, job: int, blocks: Sequence[Any], now: float) -> None:
         """Hold blocks for `job`, so that neither their request's end nor preemption nor a window that moves on frees
-        them. False: too many are held already."""
-        wanted = [block for block in blocks if not block.is_null]
-        if self.blocks + len(wanted) > self._limit or len(self._held) >= self._jobs:
-            return False
-        for pool, blocks in _by_pool(wanted, self._pool):
-            pool.touch(blocks)
-        self._held[job] = _Held(wanted, now, set(range(self._ranks)))
-        self.blocks += len(wanted)
-        return True
+        them. There must be room for them."""
+        for pool, found in _by_pool(blocks, self._pool):
+            pool.touch(found)
+        self._held[job] = _Held(list(blocks), now, set(range(self._ranks)))
+        self.blocks += len(blocks)
 
     def copied(self, job: int, ranks: Iterable[int]) -> None:
         """These ranks do not read the job's blocks any more."""

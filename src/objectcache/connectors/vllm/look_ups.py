@@ -12,6 +12,7 @@ from objectcache.connectors.vllm.cache_access import CacheAccess
 from objectcache.connectors.vllm.counters import Outcome
 from objectcache.connectors.vllm.fetching import Fetcher, Found, NothingToLoad
 from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
+from objectcache.cores import leave_bound_core
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 
 THREADS = 4
@@ -82,6 +83,7 @@ class LookUpLine:
     # -- in its threads ---------------------------------------------------------------------------
 
     def _run(self) -> None:
+        leave_bound_core()  # and so do the cache's threads, which are started from here
         while True:
             with self._changed:
                 job = self._next()

@@ -84,6 +84,13 @@ class Saves:
             saving.end = min(saving.end, tokens)
             saving.due = self._due(saving)
 
+    def put_off(self, request: str, tokens: int) -> None:
+        """Of what was due nothing beyond its first `tokens` was taken."""
+        saving = self._requests.get(request)
+        if saving is not None:
+            saving.saved = tokens
+            saving.due = self._due(saving)
+
     def scheduled(self, step: int, counts: Mapping[str, int], *batches: tuple[Sequence[str], Sequence[int]]) -> None:
         """In `step` each request computes `counts` tokens; batches say how many were computed of each before."""
         if counts:

@@ -10,8 +10,9 @@ from typing import Any
 
 from objectcache.connectors.vllm.events import Stored, stored_events
 from objectcache.connectors.vllm.holding import BlockPool, Holds
-from objectcache.connectors.vllm.messages import Prompt, Report, Save, SavePart
-from objectcache.connectors.vllm.saves import Due
+from objectcache.connectors.vllm.messages import Report, Save, SavePart
+from objectcache.connectors.vllm.requests import KnownRequest
+from objectcache.connectors.vllm.saves import RUN_CHUNKS, Due
 from objectcache.connectors.vllm.tables import Table
 
 UNSEEN_JOBS = 1024
@@ -112,36 +113,48 @@ class SavingOrders:
 
     # Orders
 
-    def save(self, request: Any, prompt: Prompt, due: Due, table: Table, now: float) -> None:
-        """Order it, now or once the step that it waits for is known to be clean."""
+    def save(self, known: KnownRequest, due: Due, table: Table, now: float, *, last: bool) -> int:
+        """Order it, now or once the step that it waits for is known to be clean. Returns up to which token it was
+        taken, or is given up: the rest may be ordered later, unless this was the request's last."""
         if self._poisoned or not self._allowed or self._holds is None or due.request in self._tainted:
             self._counters["not_saved"] += 1
-            return
-        if not table:
-            return
+            return due.stop
+        stop = self._fitting(due, self._holds.room, last=last)
+        if stop < due.stop:
+            self._counters["dropped:held" if last else "put_off"] += 1
         parts: list[SavePart] = []
         held: list[Any] = []
-        for index, (group, blocks) in enumerate(zip(self._groups, table, strict=True)):
-            first, stop = due.first // group.block_tokens, due.stop // group.block_tokens
-            for at, run in _runs(blocks[first:stop]):
-                parts.append(SavePart(index, first + at, tuple(block.block_id for block in run)))
+        for index, (group, blocks) in enumerate(zip(self._groups, table, strict=False)):
+            begin, end = due.first // group.block_tokens, stop // group.block_tokens
+            for at, run in _runs(blocks[begin:end]):
+                parts.append(SavePart(index, begin + at, tuple(block.block_id for block in run)))
                 held += run
         if not parts:
-            return
+            return stop
         job = next(self._jobs)
-        if not self._holds.take(job, held, now):
-            self._counters["dropped:held"] += 1
-            return
-        save = Save(job, due.request, prompt, tuple(parts), due.ended)
-        self.loaded(request, table, due.first, due.stop)
+        self._holds.take(job, held, now)
+        request, ended = known.request, due.ended and (last or stop == due.stop)
+        save = Save(job, due.request, known.prompt(stop // self._hash_tokens), tuple(parts), ended)
+        self.loaded(request, table, due.first, stop)
         if self._events:
-            self._unseen[job] = Stored.of(request, due.first, due.stop, self._hash_tokens), set()
+            self._unseen[job] = Stored.of(request, due.first, stop, self._hash_tokens), set()
             if len(self._unseen) > UNSEEN_JOBS:
                 self._unseen.popitem(last=False)
         if due.after_step is None:
             self._ready.append(save)
         else:
             self._pending.append(_Pending(save, due.after_step))
+        return stop
+
+    def _fitting(self, due: Due, room: int, *, last: bool) -> int:
+        """As many of its tokens as there is room for: a run at least, while more is to come."""
+        if room >= sum(-(-(due.stop - due.first) // group.block_tokens) + 1 for group in self._groups):
+            return due.stop
+        largest = max(group.block_tokens for group in self._groups)
+        share = sum(largest // group.block_tokens for group in self._groups)
+        stop = (due.first + max(0, room // share - 1) * largest) // largest * largest
+        least = due.first if last else due.first + RUN_CHUNKS * min(group.block_tokens for group in self._groups) - 1
+        return min(stop, due.stop) if stop > least else due.first
 
     def processed(self, step: int, *, clean: bool) -> None:
         """Saves that wait for `step` go, or not. What waits for an earlier one was never said to be clean."""
@@ -182,8 +195,8 @@ class SavingOrders:
         """Blocks are held."""
         return bool(self._holds)
 
-    def held_since(self) -> float | None:
-        return None if self._holds is None else self._holds.since()
+    def frees(self, since: float) -> bool:
+        return self._holds is not None and self._holds.frees(since)
 
     def _give_back(self, job: int, reason: str) -> None:
         self._counters[f"dropped:{reason}"] += 1

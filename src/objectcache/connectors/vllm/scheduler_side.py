@@ -137,6 +137,8 @@ class SchedulerSide:
         admitted = self._waiting.allocated(id, external_tokens, self._step + 1)
         known.parked = admitted is not None and admitted.parked
         table: Table = blocks.blocks
+        if not any(table) and self._tables is not None:  # beside another connector, which loads for it
+            table = self._tables.of(id)
         if admitted is not None:
             self._load(known, table, admitted)
         stored = admitted.stop if admitted else self._orders.stored(request, table, known.have_tokens)
@@ -153,7 +155,7 @@ class SchedulerSide:
         self._active.discard(id)
         due = self._saves.finished(id, known.now, request.num_computed_tokens, in_step=known.ended_by_a_step)
         if due is not None and known.worth_saving:
-            self._save(known, due)
+            self._save(known, due, last=True)
         self._orders.ended(id)
         if self._tables is not None:
             self._tables.forget(id)
@@ -200,10 +202,12 @@ class SchedulerSide:
         for request in output.finished_recving or ():
             self._waiting.unparked(request)
         self._waiting.loaded(report.step)
+        self._orders.told(report)
         self._orders.processed(report.step, clean=clean)
         for due in self._saves.processed(report.step, clean, self._now):
-            self._save(self._requests[due.request], due)
-        self._orders.told(report)
+            reached = self._save(self._requests[due.request], due, last=False)
+            if reached < due.stop:
+                self._saves.put_off(due.request, reached)
 
     # The rest
 
@@ -222,8 +226,7 @@ class SchedulerSide:
 
     def has_pending_block_frees(self) -> bool:
         """Blocks will be free soon: vLLM need not preempt a request."""
-        since = self._orders.held_since()
-        return since is not None and self._clock() - since < PATIENCE_S
+        return self._orders.frees(self._clock() - PATIENCE_S)
 
     def take_events(self) -> Iterable[Any]:
         """vLLM's BlockStored for chunks that became visible on all ranks."""
@@ -280,8 +283,7 @@ class SchedulerSide:
         if not self._facts.layerwise_safe and not load.parked:
             self._orders.poisoned()
 
-    def _save(self, known: KnownRequest, due: Due) -> None:
+    def _save(self, known: KnownRequest, due: Due, *, last: bool) -> int:
         if not known.store or self._tables is None:
-            return
-        blocks = due.stop // self._facts.hash_tokens
-        self._orders.save(known.request, known.prompt(blocks), due, self._tables.of(due.request), self._clock())
+            return due.stop
+        return self._orders.save(known, due, self._tables.of(due.request), self._clock(), last=last)

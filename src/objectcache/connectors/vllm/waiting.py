@@ -236,9 +236,9 @@ class Waiting:
             return None
         if mode is AdmissionMode.WHOLE:
             return True
-        if attempt.staged or mode is AdmissionMode.AT_ONCE or alone or attempt.fits(now):
+        if attempt.staged or mode is AdmissionMode.AT_ONCE:
             return False
-        return None
+        return False if attempt.arriving and (alone or attempt.fits(now)) else None
 
     def _closed(self, waiter: _Waiter, reason: str) -> Answer:
         self._close(waiter, reason)

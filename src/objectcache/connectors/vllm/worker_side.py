@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from time import perf_counter, sleep
 from typing import Any
@@ -29,6 +30,7 @@ from objectcache.connectors.vllm.saving import Saving
 from objectcache.connectors.vllm.step_loads import StepLoads
 from objectcache.connectors.vllm.transfers import Transfers
 from objectcache.device import cuda_registrar
+from objectcache.errors import ObjectCacheError
 from objectcache.scheduling.advisor import Advisor
 
 IDLE_S = 0.002
@@ -82,6 +84,10 @@ class WorkerSide:
             cache.register_buffers(cuda_registrar)
         return cache
 
+    def _open_ahead(self) -> None:
+        with suppress(ObjectCacheError):  # look-ups try again, and say so
+            self._access.get()
+
     def _tell(self) -> None:
         self._told = True
 
@@ -95,6 +101,8 @@ class WorkerSide:
             self._saving.use(caches)
             self._marks = marks_of(caches.device)
             self._caches = caches
+            if caches.device.type == "cuda":  # pinning its memory takes seconds
+                self._background.submit(self._open_ahead)
         except Exception:
             log.exception("KV of this model is neither loaded nor stored")
 
