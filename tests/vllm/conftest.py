@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from tests.gateway.fixtures import gateway, own_gateway
 from tests.services import s3_environment, seaweedfs
-from tests.vllm.engines import Engines, Output, Taken
+from tests.vllm.engines import Engines, Taken
 from tests.vllm.prompts import References
+from tests.vllm.support import MODELS
 
 __all__ = ["gateway", "own_gateway", "seaweedfs"]
 
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*", "*/test_*"]
 
-Reference = Callable[..., list[Output]]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One model after another: engines are started anew for each."""
+    items.sort(key=_model)
+
+
+def _model(item: pytest.Item) -> int:
+    if not isinstance(item, pytest.Function) or HERE not in item.path.parents:
+        return -1
+    model = item.callspec.params.get("model", MODELS[0]) if hasattr(item, "callspec") else MODELS[0]
+    return MODELS.index(model) if model in MODELS else -1
 
 
 @pytest.fixture(scope="session")

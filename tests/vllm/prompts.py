@@ -53,3 +53,10 @@ def assert_same(run: Run, expected: Sequence[Output | None]) -> None:
         assert output.tokens == reference.tokens, f"request {number}: {output} is not {reference}"
         apart = max(abs(one - other) for one, other in zip(output.logprobs, reference.logprobs, strict=True))
         assert apart < LOGPROB_TOLERANCE, f"request {number}: logprobs are {apart} apart"
+
+
+def assert_hit(run: Run, count: int) -> None:
+    """`count` tokens were loaded: vLLM also counts those that failed to come after they had been announced."""
+    assert run.loaded == count, run.counted
+    assert run.of("failures") == 0, run.counted
+    assert run.of("loaded_bytes") > 0 or not count

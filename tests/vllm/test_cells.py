@@ -6,7 +6,7 @@ import pytest
 
 from tests.gateway.process import GatewayProcess
 from tests.vllm.engines import Taken
-from tests.vllm.prompts import References, assert_same, full, tokens
+from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stored import settle, stored_chunks
 from tests.vllm.support import CACHED_MODELS, CHUNKING_MODELS, MODELS, extra
 
@@ -34,7 +34,7 @@ def test_cold_then_hit(model: str, engine: Taken, references: References, gatewa
     settle(vllm, gateway.url, more_than=before)
     hit = vllm.run(asked)
     assert_same(hit, references(model, asked))
-    assert hit.loaded == full(model, 330)
+    assert_hit(hit, full(model, 330))
     assert hit.outputs[0] is not None
     assert hit.outputs[0].cached == full(model, 330)
 
@@ -49,7 +49,7 @@ def test_partial_hit(model: str, engine: Taken, references: References, gateway:
     settle(vllm, gateway.url, more_than=before)
     hit = vllm.run([second])
     assert_same(hit, references(model, [second]))
-    assert hit.loaded == full(model, 201)
+    assert_hit(hit, full(model, 201))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -68,7 +68,7 @@ def test_longer_prompts_and_generated_tokens_are_found(
     hit = vllm.run([longer])
     assert_same(hit, references(model, [longer]))
     # The last token that was said was never computed.
-    assert hit.loaded == full(model, len(asked) + len(said.tokens))
+    assert_hit(hit, full(model, len(asked) + len(said.tokens)))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -85,7 +85,7 @@ def test_batch_of_eight_with_shared_prefixes(
     settle(vllm, gateway.url, more_than=before)
     hit = vllm.run(asked)
     assert_same(hit, references(model, asked))
-    assert hit.loaded == sum(full(model, len(prompt)) for prompt in asked)
+    assert_hit(hit, sum(full(model, len(prompt)) for prompt in asked))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -99,7 +99,7 @@ def test_arriving_one_by_one(model: str, engine: Taken, references: References, 
     settle(vllm, gateway.url, more_than=before)
     run = vllm.run(asked, max_tokens=24, arrive_s=[0.03 * (5 - i) for i in range(6)])
     assert_same(run, references(model, asked, max_tokens=24))
-    assert run.loaded == sum(full(model, len(prompt)) for prompt in stored)
+    assert_hit(run, sum(full(model, len(prompt)) for prompt in stored))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -130,11 +130,11 @@ def test_chunked_prefill(model: str, engine: Taken, references: References, gate
     settle(vllm, gateway.url, more_than=before)
     hit = vllm.run(asked)
     assert_same(hit, references(model, asked))
-    assert hit.loaded == sum(full(model, len(prompt)) for prompt in asked)
+    assert_hit(hit, sum(full(model, len(prompt)) for prompt in asked))
     others = [shared + tokens(f"other pieces {i}", 200) for i in range(2)]
     partial = vllm.run(others)
     assert_same(partial, references(model, others))
-    assert partial.loaded == 2 * full(model, 261)
+    assert_hit(partial, 2 * full(model, 261))
 
 
 @pytest.mark.parametrize("model", [model for model in CHUNKING_MODELS if model in CACHED_MODELS])

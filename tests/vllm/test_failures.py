@@ -43,9 +43,7 @@ def test_corrupted_segment(model: str, engine: Taken, references: References, ow
         _damage(path)
     run = vllm.run(asked)
     assert_same(run, references(model, asked))
-    assert run.of("failures") + run.of("misses") > 0
-    assert run.outputs[0] is not None
-    assert run.outputs[0].cached < full(model, 320)
+    assert run.of("failures") + run.of("misses") > 0, "nothing was noticed"
     eventually(lambda: _hits_again(vllm, asked, full(model, 320)), "what was damaged is stored anew")
 
 
@@ -82,8 +80,7 @@ def test_gateway_killed_in_mid_load(
     run = vllm.end_run()
     assert_same(run, references(model, asked))
     assert run.seconds < DEADLINE_S + HARDLY_S
-    assert run.outputs[0] is not None
-    assert run.outputs[0].cached < full(model, 400)
+    assert run.of("failures") + run.of("misses") > 0, "all of it came"
     gateway.start()
     eventually(lambda: vllm.run(asked).loaded == full(model, 400), "it is found again")
 
@@ -103,6 +100,7 @@ def test_gateway_stalls_in_mid_load(
         run = vllm.end_run()
     assert_same(run, references(model, asked))
     assert run.seconds < 0.5 + 0.3 + HARDLY_S
+    assert run.of("failures") + run.of("misses") > 0, "all of it came"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -137,7 +135,7 @@ def test_abort_in_mid_load(
     run = vllm.run(asked, abort=[1], abort_after_s=0.4)
     assert run.outputs[1] is None
     assert_same(run, [expected[0], None, expected[2]])
-    assert run.loaded >= 2 * full(model, 300)
+    assert run.of("hits") >= 2
     others = [tokens(f"then {model} {i}", 300) for i in range(3)]
     assert_same(vllm.run(others), references(model, others))
     vllm.settle()

@@ -11,7 +11,7 @@ from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess
 from tests.services import S3Service
 from tests.vllm.engines import Taken
-from tests.vllm.prompts import References, assert_same, full, tokens
+from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stored import settle, stored_chunks
 from tests.vllm.support import CACHED_MODELS, extra
 
@@ -30,7 +30,7 @@ def test_hit_after_vllm_and_gateway_restarted(
     gateway.restart()
     hit = engine.restart(vllm).run(asked)
     assert_same(hit, references(model, asked))
-    assert hit.loaded == full(model, 310)
+    assert_hit(hit, full(model, 310))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -47,7 +47,7 @@ def test_two_vllms_share_a_gateway(model: str, engine: Taken, references: Refere
     other.begin_run(asked)
     for hit in (one.end_run(), other.end_run()):
         assert_same(hit, references(model, asked))
-        assert hit.loaded == 2 * full(model, 250)
+        assert_hit(hit, 2 * full(model, 250))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
@@ -58,10 +58,10 @@ def test_direct_to_files(model: str, engine: Taken, references: References, tmp_
     assert_same(vllm.run(asked), references(model, asked))
     settle(vllm, url, more_than=0)
     assert_same(hit := vllm.run(asked), references(model, asked))
-    assert hit.loaded == full(model, 290)
+    assert_hit(hit, full(model, 290))
     hit = engine.restart(vllm).run(asked)
     assert_same(hit, references(model, asked))
-    assert hit.loaded == full(model, 290)
+    assert_hit(hit, full(model, 290))
 
 
 def test_direct_to_a_bucket(
@@ -74,7 +74,7 @@ def test_direct_to_a_bucket(
     assert_same(vllm.run(asked), references("llama", asked))
     settle(vllm, url, more_than=0)
     assert_same(hit := vllm.run(asked), references("llama", asked))
-    assert hit.loaded == full("llama", 290)
+    assert_hit(hit, full("llama", 290))
 
 
 def s3_environment_of(folder: Path) -> dict[str, str]:
@@ -102,7 +102,7 @@ def test_tensor_parallel(ranks: int, engine: Taken, references: References, own_
     settle(vllm, gateway.url, more_than=0)
     hit = vllm.run(asked)
     assert_same(hit, references("llama", asked))
-    assert hit.loaded == 2 * full("llama", 300)
+    assert_hit(hit, 2 * full("llama", 300))
     alone = engine("llama", extra(gateway.url)).run(asked[:1])
     assert_same(alone, references("llama", asked[:1]))
     assert alone.loaded == 0, "one rank alone has other shards"
