@@ -40,7 +40,7 @@ lint: setup ## ruff and mypy.
 	$(BIN)/mypy
 
 test: lint ## lint, then all tests but those of time, and those with other programs.
-	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients --ignore=tests/vllm
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
 	$(BIN)/pytest -m timing tests/gateway

@@ -122,7 +122,7 @@ def _room(url: str) -> tuple[bool | None, int | None]:
 
 
 def _gateway_room(url: str) -> int | None:
-    """What a gateway's own metrics say. A full store makes room by evicting: its limit is the room."""
+    """What a gateway's own metrics say: its limit, since a full store makes room by evicting."""
     parts = urlsplit(url)
     if not parts.hostname:
         return None
@@ -140,7 +140,7 @@ def _gateway_room(url: str) -> int | None:
         for sample in family.samples
         if sample.name == _LIMIT
     }
-    return limits.get(parts.path.strip("/"))
+    return limits.get(parts.path.strip("/")) or None  # 0: there is no limit
 
 
 def _alive(engines: Sequence[EngineStatus]) -> frozenset[int]:

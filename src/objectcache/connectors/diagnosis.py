@@ -33,7 +33,7 @@ _NOT_SIGNED_IN = (
     SignatureDoesNotMatchError,
     StoreAccessError,
 )
-_NO_BUCKET = (BucketMissingError, BucketNotFoundError)
+_NO_BUCKET = (BucketMissingError, BucketNotFoundError, ConfigError)
 _FAILURES = ("unavailable", "late", "damaged", "failed", "left_alone", "unnamed")
 _THERE_ALREADY = {Reason.COVERED.value, Reason.IN_FLIGHT.value}
 _NO_FAULT = frozenset(reason.value for reason in Reason if not reason.lost)
@@ -110,9 +110,9 @@ def _of_cache(cache: CacheSeen) -> Iterator[Check]:
         yield Check("signed in", False, f"it refuses this key: {error}", step)
         return
     yield Check("signed in", True, "it takes the key that it is given")
-    if isinstance(error, ConfigError | _NO_BUCKET):
+    if isinstance(error, _NO_BUCKET):
         step = "check the name; a gateway makes a bucket when the first engine stores, or `aws s3 mb` does"
-        yield Check("bucket", False, f"there is nothing of that name: {error}", step)
+        yield Check("bucket", False, f"it cannot be opened: {error}", step)
         return
     if error is not None:
         yield Check("bucket", False, f"it cannot be looked into: {error}", "see the gateway's log for what went wrong")
@@ -175,6 +175,8 @@ def _of_engine(cache: CacheSeen, status: EngineStatus, now_s: float, gone: bool)
 def _namespaces(cache: CacheSeen, status: EngineStatus) -> Iterator[Check]:
     asked = status.known_namespaces()
     if not asked:
+        if status.role == "scheduler":  # which names nothing itself
+            return
         yield Check("namespace", True, "it has not asked for anything yet")
         return
     named = cache.named.get(asked[-1].digest.hex())
@@ -257,7 +259,8 @@ def _storing(status: EngineStatus) -> Iterator[Check]:
     said = ", ".join(f"{name} {amount:,.0f}" for name, amount in sorted(drops.items(), key=lambda item: -item[1]))
     text = f"{stored / 1e6:,.1f} MB stored" + (f"; not stored: {said}" if said else "")
     if not stored and not drops:
-        yield Check("stores", True, "it has stored nothing yet")
+        if status.role != "scheduler":  # which stores nothing itself
+            yield Check("stores", True, "it has stored nothing yet")
     elif (not stored and not drops.keys() <= _THERE_ALREADY) or lost > MANY * (lost + counts.get("saves", 0)):
         worst = max(drops, key=lambda name: (name not in _NO_FAULT, drops[name]), default="")
         yield Check("stores", False, text, _DROPPED_STEPS.get(worst, "see the engine's log, and the errors below"))

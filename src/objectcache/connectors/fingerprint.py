@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from objectcache.errors import ConfigError
+from objectcache.errors import ConfigError, NotReadyError
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +69,18 @@ def fingerprint(
     *,
     kept: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """SHA-256 over names and contents of `files`, as "sha256:…" in hex.
 
     Reads with several threads what no digest is kept of in `kept` (default: in `cache_folder()`). `on_progress(done,
-    total)` bytes is called from those threads. Raises ConfigError for files that cannot be read.
+    total)` bytes is called from those threads. Raises ConfigError for files that cannot be read, and NotReadyError soon
+    after `stop` is set.
     """
     held = sorted(files)
     kept = cache_folder() / "fingerprints" if kept is None else kept
     total = sum(_size(path) for _, path in held)
-    reader = _Reader(kept, total, on_progress or _Log(total))
+    reader = _Reader(kept, total, on_progress or _Log(), stop or threading.Event())
     with ThreadPoolExecutor(
         min(8, os.cpu_count() or 1, len(held) or 1), thread_name_prefix="objectcache-weights"
     ) as pool:
@@ -116,9 +118,8 @@ def _size(path: Path) -> int:
 class _Log:
     """Says how far it is, once in a while."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._total = total_bytes
         self._next_s = time.monotonic() + QUIET_S
 
     def __call__(self, done: int, total: int) -> None:
@@ -135,10 +136,13 @@ class _Log:
 class _Reader:
     """Digests of files, with those that are kept. Thread-safe."""
 
-    def __init__(self, kept: Path, total_bytes: int, on_progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, kept: Path, total_bytes: int, on_progress: Callable[[int, int], None], stop: threading.Event
+    ) -> None:
         self._kept = kept
         self._total = total_bytes
         self._on_progress = on_progress
+        self._stop = stop
         self._lock = threading.Lock()
         self._done = 0
 
@@ -166,6 +170,8 @@ class _Reader:
                 return known
             over = hashlib.sha256()
             while data := file.read(PIECE_BYTES):
+                if self._stop.is_set():
+                    raise NotReadyError("the weights are not read to their end")
                 over.update(data)
                 self._count(len(data))
             after = os.fstat(file.fileno())

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -174,7 +175,8 @@ class StatusWriter:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()
 
     def _run(self) -> None:
         written_s = -ALIVE_EVERY_S

@@ -61,6 +61,10 @@ class RankIdentity:
     saves: bool = True
     model: str = "weights"
 
+    @property
+    def writes(self) -> tuple[bool, ...]:
+        return (self.saves,) * len(self.parts)
+
     def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
         return Namespace(self.model, self.layout, "opaque", adapter=adapter.name if adapter else "", epoch=epoch)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Script:
-    """Chances, and steps that things take at most."""
+    """Chances, and steps that things take at most, or `exactly`."""
 
     look_up_steps: int = 2
     transfer_steps: int = 3
     copy_steps: int = 3
+    exactly: bool = False
     fails: float = 0.0
     """A transfer, on one rank."""
     fits: float = 0.3
@@ -36,4 +37,4 @@ class Draws:
         return self.random.random() < of
 
     def steps(self, most: int) -> int:
-        return self.random.randint(0, most)
+        return most if self.script.exactly else self.random.randint(0, most)

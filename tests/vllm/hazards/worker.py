@@ -49,7 +49,7 @@ class _Copy:
 
 
 class Rank:
-    """`expected(request, stop)` is what the first `stop` tokens of a request hold, `token_at` what a position is fed."""
+    """`expected` says what the first tokens of a request hold, `token_at` what a position is fed."""
 
     def __init__(self, setting: Setting, rank: int, store: Store, draws: Draws, counts: Counter[str]) -> None:
         self.setting = setting

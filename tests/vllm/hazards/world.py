@@ -111,7 +111,16 @@ class World:
             return scheduled
         self._disturb()
         self._update(self._queue.popleft())
+        self._disturb()
         return True
+
+    def until(self, happened: str, more_than: int = 0, steps: int = 200) -> None:
+        """Steps until that was counted, by the ranks or the scheduler's side."""
+        for _ in range(steps):
+            if self.counts[happened] + self.side.counters[happened] > more_than:
+                return
+            self.step()
+        raise AssertionError(f"no {happened}: {self.counts} {self.side.counters}")
 
     def check(self) -> None:
         """After all is done: outputs are right, and every block was given back."""

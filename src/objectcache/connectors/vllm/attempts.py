@@ -53,6 +53,7 @@ class Attempt:
             if (
                 before is None
                 or (before.stage, before.tokens) != (progress.stage, progress.tokens)
+                or progress.arrived_bytes > before.arrived_bytes
                 or _less(progress.fits_in_s, before.fits_in_s)
                 or _less(fits_at, before_fits_at)
             ):

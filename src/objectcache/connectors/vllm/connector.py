@@ -29,8 +29,9 @@ from objectcache.connectors.vllm.saving_orders import Group
 from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
 from objectcache.connectors.vllm.stats import scheduler_stats, worker_stats
 from objectcache.connectors.vllm.steps import FullGraphs
-from objectcache.connectors.vllm.telling import Telling
+from objectcache.connectors.vllm.telling import scheduler_counts, worker_counts
 from objectcache.connectors.vllm.versions import check_version
+from objectcache.connectors.vllm.watching import Watching
 from objectcache.connectors.vllm.weights import Weights
 from objectcache.connectors.vllm.worker_side import WorkerSide
 from objectcache.errors import ObjectCacheError
@@ -75,7 +76,7 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self._worker: WorkerSide | None = None
         self._weights: Weights | None = None
         self._bound: Orders | None = None
-        self._telling = Telling(self._options, facts, "worker" if worker else "scheduler", idle_reason=idle)
+        self._watching = Watching(self._options, facts, worker=worker)
         if worker:
             # Both sides find the same reasons, and only one of them need say so.
             self._weights = None if idle else _weights(self._options, facts)
@@ -176,11 +177,12 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
             return
         try:
             identity = Identity(self._facts.seen(kv_caches), self._weights, salt=self._options.salt)
-        except ObjectCacheError:
+        except ObjectCacheError as error:
             log.exception("objectcache stores and loads nothing of this model")
+            self._watching.failed(error)
             return
         facts = self._facts
-        self._worker = WorkerSide(self._options, self._telling.watched(identity), facts.rank, facts.ranks)
+        self._worker = WorkerSide(self._options, self._watching.watched(identity), facts.rank, facts.ranks)
         self._worker.register(kv_caches, facts.num_blocks)
 
     def handle_preemptions(self, kv_connector_metadata: OrdersMetadata) -> None:
@@ -244,12 +246,16 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def get_kv_connector_stats(self) -> ObjectCacheStats | None:
         data: dict[str, float] = {}
         if self._worker is not None:
-            data = worker_stats(self._worker.take_stats())
-            self._telling.count(data, left_alone=self._worker.left_alone)
+            new = self._worker.take_stats()
+            if new:
+                data = worker_stats(new)
+            self._watching.count(worker_counts(new), left_alone=self._worker.left_alone)
         elif self._scheduler is not None:
-            data = scheduler_stats(self._scheduler.counters)
-            self._scheduler.counters.clear()
-            self._telling.count(data)
+            counters = self._scheduler.counters
+            if counters:
+                data = scheduler_stats(counters)
+                self._watching.count(scheduler_counts(counters))
+                counters.clear()
         return ObjectCacheStats(data=data) if data else None
 
     # -- both -------------------------------------------------------------------------------------
@@ -257,7 +263,7 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
-        self._telling.close()
+        self._watching.close()
 
 
 def _weights(options: VllmOptions, facts: EngineFacts) -> Weights:

@@ -116,8 +116,22 @@ class EngineFacts:
         return "; ".join(found)
 
     def seen(self, kv_caches: Mapping[str, Any]) -> EngineFacts:
-        """With the layout of blocks as a worker's caches have it: layer name -> tensor."""
-        return replace(self, block_layout=block_layout(kv_caches, self.num_blocks, [one.name for one in self.layers]))
+        """With sizes and layout of blocks as a worker's caches have them: layer name -> tensor, or tensors.
+
+        Raises ConfigError for caches that are missing, or of which no dimension is the blocks'.
+        """
+        layout = block_layout(kv_caches, self.num_blocks, [one.name for one in self.layers])
+        groups = tuple(
+            replace(
+                group,
+                layers=tuple(
+                    replace(layer, block_bytes=_block_bytes(kv_caches[layer.name], self.num_blocks))
+                    for layer in group.layers
+                ),
+            )
+            for group in self.groups
+        )
+        return replace(self, groups=groups, block_layout=layout)
 
 
 def block_layout(kv_caches: Mapping[str, Any], num_blocks: int, layer_names: Sequence[str]) -> str:
@@ -130,16 +144,20 @@ def block_layout(kv_caches: Mapping[str, Any], num_blocks: int, layer_names: Seq
     for name in layer_names:
         if name not in kv_caches:
             raise ConfigError(f"vLLM has registered no KV cache for {name}")
-        tensors = kv_caches[name]
-        text = " + ".join(
-            _tensor_layout(name, tensor, num_blocks)
-            for tensor in (tensors if isinstance(tensors, list | tuple) else [tensors])
-        )
+        text = " + ".join(_tensor_layout(name, tensor, num_blocks) for tensor in _tensors(kv_caches[name]))
         if runs and runs[-1][0] == text:
             runs[-1][1] += 1
         else:
             runs.append([text, 1])
     return "; ".join(f"{count} x {text}" for text, count in runs)
+
+
+def _tensors(held: Any) -> Sequence[Any]:
+    return held if isinstance(held, list | tuple) else [held]
+
+
+def _block_bytes(held: Any, num_blocks: int) -> int:
+    return sum(int(tensor.numel()) // num_blocks * int(tensor.element_size()) for tensor in _tensors(held))
 
 
 def _tensor_layout(name: str, tensor: Any, num_blocks: int) -> str:

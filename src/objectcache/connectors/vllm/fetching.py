@@ -10,7 +10,7 @@ from objectcache.connectors.vllm.cache_access import CacheAccess, outcome_of
 from objectcache.connectors.vllm.chains import KeyMaker
 from objectcache.connectors.vllm.counters import Outcome
 from objectcache.connectors.vllm.identity import Identity
-from objectcache.connectors.vllm.options import VllmOptions
+from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
 from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import delivery_geometry
@@ -93,6 +93,8 @@ class Fetcher:
             chain = self._keys.chain(namespace, order.prompt, limit)
         except ObjectCacheError as error:
             raise NothingToLoad(Outcome.UNNAMED, error) from error
+        if len(chain) * namespace.layout.key_tokens <= order.have_tokens:
+            raise NothingToLoad(Outcome.HELD if order.have_tokens else Outcome.NOT_STORED)
         try:
             match = self._access.get().match(namespace, chain, parts=self._identity.parts)
         except ObjectCacheError as error:
@@ -136,7 +138,9 @@ class Fetcher:
         rest = order.prompt_tokens - match.tokens
         window_s = self._advisor.window_s(min(rest, order.step_tokens or rest), match.tokens)
         promised = match.lease.rate_bytes_s if match.lease is not None else None
+        whole = self._options.admission is AdmissionMode.WHOLE
         options = RetrieveOptions(
+            layers_per_unit=0 if whole else 1,  # where steps wait for layers, none waits for those behind it
             windows_s=() if window_s is None else (window_s,) * found.num_layers,
             deadline_s=LONGEST_TRANSFER_S,
             gang=order.request[:_TRACE_LENGTH] if self._shared else "",

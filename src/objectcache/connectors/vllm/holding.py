@@ -18,7 +18,9 @@ class BlockPool(Protocol):
     """What is used of vLLM's."""
 
     num_gpu_blocks: int
-    blocks: Sequence[Any]
+
+    @property
+    def blocks(self) -> Sequence[Any]: ...
 
     def touch(self, blocks: Sequence[Any]) -> None: ...
     def free_blocks(self, ordered_blocks: Iterable[Any]) -> None: ...

@@ -49,8 +49,8 @@ class Identity(Protocol):
         """The shards that this rank holds, at most one of each group."""
 
     @property
-    def saves(self) -> bool:
-        """Whether this rank is the one that stores its shards: others may hold the same."""
+    def writes(self) -> Sequence[bool]:
+        """Of each of `parts`, whether this rank is the one that stores it: others may hold the same."""
 
     def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
         """`none_hash` is what the first block's hash began with. May read files. Raises ObjectCacheError."""

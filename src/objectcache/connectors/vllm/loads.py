@@ -60,6 +60,15 @@ class Loading:
             else:
                 return
 
+    def look(self, deadline_s: float) -> None:
+        """Of one that nobody waits for: whether it has failed, or nothing has come for `deadline_s`."""
+        if self.moving.error is not None:
+            self.fail(self.moving.error)
+        elif not self.fetch.retrieval.complete:
+            arrived_bytes = self.fetch.retrieval.arrived_bytes()
+            if self._watch.stalled_s(arrived_bytes, perf_counter()) >= deadline_s:
+                self.fail(DeliveryTimeoutError(f"nothing came for {deadline_s:g} s"))
+
     def fail(self, error: ObjectCacheError) -> None:
         """It will not be complete, and writes nothing from here on."""
         if self.error is None:

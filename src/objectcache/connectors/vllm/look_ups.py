@@ -112,7 +112,7 @@ class LookUpLine:
         return None
 
     def _late(self, attempt: Attempt) -> bool:
-        return attempt.over or perf_counter() > attempt.until_s
+        return attempt.over or attempt.ended or perf_counter() > attempt.until_s
 
     def _do(self, attempt: Attempt, found: Found | None) -> None:
         if self._late(attempt):

@@ -127,6 +127,7 @@ class Progress:
 
     `fits_in_s` is how long, from when it was said, until the rest fits the windows of the step that computes what
     follows: admitted then, the step waits for nothing. None: nobody knows yet. `reason` says why it missed or failed.
+    While it is fetched `arrived_bytes` of it are there: that they grow says that it makes progress.
     """
 
     stage: Stage
@@ -134,6 +135,7 @@ class Progress:
     boundary_tokens: int = 0
     fits_in_s: float | None = None
     reason: str = ""
+    arrived_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

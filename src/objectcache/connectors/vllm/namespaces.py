@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,15 @@ class Identity:
     `idle_reason`), ConfigError for hashes that cannot be shared.
     """
 
-    def __init__(self, facts: EngineFacts, weights: Weights, *, salt: str = "") -> None:
+    def __init__(
+        self,
+        facts: EngineFacts,
+        weights: Weights,
+        *,
+        salt: str = "",
+        told: Callable[[Namespace], None] = lambda _: None,
+    ) -> None:
+        """`told` hears of each namespace that is asked for."""
         if facts.problem:
             raise LayoutError(facts.problem)
         check_hashes(facts)
@@ -123,6 +132,7 @@ class Identity:
         self._facts = facts
         self._weights = weights
         self._salt = salt_digest(salt)
+        self._told = told
         self._extra = _extra(facts)
         self._lock = threading.Lock()
         self._made: dict[tuple[int, bytes, str], Namespace] = {}
@@ -141,6 +151,7 @@ class Identity:
             made = self._make(*key)
             with self._lock:
                 self._made = dict(list(self._made.items())[1 - KEPT_NAMESPACES :]) | {key: made}
+        self._told(made)
         return made
 
     def _make(self, epoch: int, none_hash: bytes, adapter: str) -> Namespace:

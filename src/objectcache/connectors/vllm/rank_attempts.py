@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import inf
 from time import perf_counter
 
@@ -60,10 +61,12 @@ class Fetch:
             return 0.0
         arrived, took_s = retrieval.arrived_bytes(), now_s - retrieval.requested_s
         rate = self.rate_bytes_s if retrieval.rate_bytes_s is None else retrieval.rate_bytes_s
-        if arrived and took_s > self.first_byte_s + _OBSERVED_S:
-            rate = arrived / (took_s - self.first_byte_s)
         if rate == inf and not arrived:
             return None
+        still_s = self.watch.stalled_s(arrived, now_s)
+        came_s = took_s - self.first_byte_s - still_s
+        if arrived and came_s > 0 and took_s > self.first_byte_s + _OBSERVED_S:
+            arrived, rate = self._by_now(arrived, came_s, still_s)
         missing, left = [], arrived
         for size in retrieval.geometry.unit_bytes:
             missing.append(max(0, size - left))
@@ -72,6 +75,15 @@ class Fetch:
         window_s = self.window_s or 0.0
         windows = [window_s * len(layers) for layers in retrieval.geometry.units]
         return latest_begin_s(arrivals_s(missing, rate, first_byte_s=first_byte_s), windows)
+
+    def _by_now(self, arrived: int, came_s: float, still_s: float) -> tuple[int, float]:
+        """How much there must be by now, and the rate: where whole layers are counted, `arrived` was so much `still_s`
+        ago already."""
+        rate = arrived / came_s
+        next_end = next((end for end in accumulate(self.retrieval.geometry.unit_bytes) if end > arrived), arrived)
+        if arrived + rate * still_s <= next_end:
+            return int(arrived + rate * still_s), rate
+        return next_end, next_end / (came_s + still_s)  # it cannot be faster than if that were there just now
 
     def correct(self, window_s: float | None, asked_s: float) -> None:
         """Layers take `window_s` (None: as was told), the first was asked for `asked_s` ago. Takes microseconds."""
@@ -123,8 +135,9 @@ class Attempt:
         fits_in_s = fetch.fits_in_s(now_s)
         if said is not None and now_s - self._said_s < SAY_AGAIN_S and not self._changed(said, fits_in_s, now_s):
             return None
-        match = fetch.match
-        return self._say(Progress(Stage.FETCHING, match.tokens, match.boundary_tokens, fits_in_s), now_s)
+        match, arrived_bytes = fetch.match, fetch.retrieval.arrived_bytes()
+        progress = Progress(Stage.FETCHING, match.tokens, match.boundary_tokens, fits_in_s, arrived_bytes=arrived_bytes)
+        return self._say(progress, now_s)
 
     def _changed(self, said: Progress, fits_in_s: float | None, now_s: float) -> bool:
         """Whether it fits at another time than was said, by much."""

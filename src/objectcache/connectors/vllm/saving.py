@@ -86,7 +86,7 @@ class Saving:
         self._keys = keys
         self._counter = counter
         self._on_news = on_news
-        self._parts = {part.group: part for part in identity.parts}
+        self._parts = {part.group: part for part, writes in zip(identity.parts, identity.writes, strict=True) if writes}
         self._caches: PagedCaches | None = None
         self._saver: DeviceSaver | None = None
         self._queue: StoreQueue | None = None
@@ -108,7 +108,7 @@ class Saving:
         saver = self._saver
         self._open += 1
         job = _Job(save.job, self)
-        if not self._identity.saves:  # somebody else does
+        if not self._parts:  # somebody else does
             job.copied()
             job.settled()
             return

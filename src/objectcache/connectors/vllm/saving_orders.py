@@ -117,6 +117,8 @@ class SavingOrders:
         if self._poisoned or not self._allowed or self._holds is None or due.request in self._tainted:
             self._counters["not_saved"] += 1
             return
+        if not table:
+            return
         parts: list[SavePart] = []
         held: list[Any] = []
         for index, (group, blocks) in enumerate(zip(self._groups, table, strict=True)):

@@ -177,7 +177,7 @@ class SchedulerSide:
             self._orders.take(),
             idle=not output.num_scheduled_tokens,
             full_graph=self._uniform.full(output.num_scheduled_tokens),
-            tokens=output.total_num_scheduled_tokens,
+            tokens=sum(output.num_scheduled_tokens.values()),
             context=context(output),
             epoch=self._epoch,
             none_hash=self._facts.none_hash(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from objectcache.connectors.status import DROPPED, OUTCOME
 from objectcache.connectors.vllm.counters import Outcome, WorkerStats
 
 Stats = Mapping[str, float]
@@ -67,21 +66,6 @@ def worker_stats(stats: WorkerStats) -> dict[str, float]:
         told[f"layer_waits.{layer}"] = waits.count
         told[f"layer_wait_seconds.{layer}"] = waits.total_s
     return {name: value for name, value in told.items() if value}
-
-
-def status_counters(stats: Stats) -> dict[str, float]:
-    """The same as a process's status has it (`objectcache.connectors.status`)."""
-    words = {"loaded_tokens": "tokens", "loaded_bytes": "bytes"}
-    told: dict[str, float] = {}
-    for name, value in stats.items():
-        counter, label = split_name(name)
-        if counter in ("misses", "failures"):
-            told[f"{OUTCOME}{label}"] = value
-        elif counter == "drops":
-            told[f"{DROPPED}{label}"] = value
-        elif not label:
-            told[words.get(name, name)] = value
-    return told
 
 
 def added(one: Stats, other: Stats) -> dict[str, float]:

@@ -135,12 +135,13 @@ class StepLoads:
     def finished(self) -> set[str]:
         """Requests whose parked loads are in their blocks, have failed or were dropped, since the last call."""
         finished, self._dropped_parked = self._dropped_parked, set()
-        for loading in [loading for loading in self._parked if loading.over]:
+        for loading in list(self._parked):
+            over = loading.over
+            loading.look(self._deadline_s)  # afterwards: what has ended without an error is there
+            if loading.error is None and not over:
+                continue
             self._parked.remove(loading)
-            error = loading.moving.error
-            if error is not None:
-                loading.fail(error)
-            else:
+            if loading.error is None:
                 self._progress[loading.load.attempt] = Progress(Stage.LOADED, loading.load.stop_token)
                 finished.add(loading.load.request)
             self._ended(loading)

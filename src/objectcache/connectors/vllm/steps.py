@@ -44,9 +44,7 @@ def batches(output: Any) -> tuple[tuple[Sequence[str], Sequence[int]], ...]:
 def context(output: Any) -> int:
     """What lies before the tokens of the request that computes most of them."""
     counts = output.num_scheduled_tokens
-    if not counts or output.total_num_scheduled_tokens == len(counts):
-        return 0
-    most = max(counts, key=counts.__getitem__)
+    most = max(counts, key=counts.__getitem__, default="")
     for ids, before in batches(output):
         if most in ids:
             return before[ids.index(most)]

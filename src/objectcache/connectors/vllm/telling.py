@@ -1,83 +1,80 @@
-"""What one process of an engine tells of itself: its status file, and the namespaces that it asks in."""
+"""What the two sides count, in the words of a status file (`objectcache doctor`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Protocol
 
-from objectcache.cache.base import PartId
-from objectcache.connectors.status import EngineStatus, StatusWriter, default_folder
+from objectcache.connectors.status import DROPPED, OUTCOME, EngineStatus
 from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.identity import CachedGroup, Identity
-from objectcache.connectors.vllm.messages import Adapter
+from objectcache.connectors.vllm.namespaces import idle_reason
 from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.connectors.vllm.safety import AFTER, BEFORE, safety
-from objectcache.connectors.vllm.stats import status_counters
-from objectcache.errors import ObjectCacheError
-from objectcache.keys import Namespace
-from objectcache.layout import KVLayout
+
+# Of the scheduler's side: look-ups that came to nothing there.
+_OUTCOMES = {
+    "too_short": "too_short",
+    "too_little": "too_short",
+    "late": "late",
+    "covered": "held",
+    "unequal": "unequal",
+    "not_taken": "not_taken",
+    "computed_lost": "not_taken",
+}
+_ENDED = ("missed:", "failed:")
+_AS_THEY_ARE = ("hits", "look_ups", "opted_out", "failed_loads")
 
 
-class Telling:
-    """Thread-safe; nothing waits for the disk but `close`."""
+class Counted(Protocol):
+    """What workers count (`counters.WorkerStats`)."""
 
-    def __init__(self, options: VllmOptions, facts: EngineFacts, role: str, *, idle_reason: str = "") -> None:
-        safe = safety(facts)
-        self._writer = StatusWriter(
-            Path(options.status_dir).expanduser() if options.status_dir else default_folder(),
-            EngineStatus(
-                engine=f"vllm {facts.version} {facts.weights.name}",
-                url=options.url,
-                role=role,
-                rank=facts.rank,
-                ranks=facts.ranks,
-                chunk_tokens=max((group.block_tokens for group in facts.groups), default=0),
-                announced=BEFORE if safe.layerwise else AFTER,
-                announced_why=safe.reason,
-                idle_reason=idle_reason,
-            ),
-        )
-
-    def count(self, stats: Mapping[str, float], *, left_alone: bool | None = None) -> None:
-        """`left_alone`: the storage side failed lately, and nothing is asked of it."""
-        self._writer.count(status_counters(stats))
-        if left_alone is not None:
-            self._writer.tell(breaker_open=left_alone)
-
-    def watched(self, identity: Identity) -> Identity:
-        """The same, and told of."""
-        return _Watched(identity, self._writer)
-
-    def close(self) -> None:
-        self._writer.close()
+    hits: int
+    tokens: int
+    bytes: int
+    failed_loads: int
+    stored_bytes: int
+    saves: int
+    outcomes: dict[str, int]
+    dropped: dict[str, int]
 
 
-class _Watched:
-    def __init__(self, identity: Identity, writer: StatusWriter) -> None:
-        self._identity = identity
-        self._writer = writer
+def engine_status(facts: EngineFacts, options: VllmOptions, *, worker: bool) -> EngineStatus:
+    """Of one side in one process, before it has done anything."""
+    idle = idle_reason(facts)
+    found = safety(facts)
+    return EngineStatus(
+        engine=f"vllm {facts.version}",
+        url=options.url,
+        role="worker" if worker else "scheduler",
+        rank=facts.rank,
+        ranks=facts.ranks,
+        chunk_tokens=min((group.block_tokens for group in facts.groups), default=0),
+        announced="" if worker else BEFORE if found.layerwise else AFTER,
+        announced_why=found.reason,
+        idle_reason=idle,
+    )
 
-    @property
-    def layout(self) -> KVLayout:
-        return self._identity.layout
 
-    @property
-    def groups(self) -> Sequence[CachedGroup]:
-        return self._identity.groups
+def worker_counts(stats: Counted) -> dict[str, float]:
+    """What a worker's new counts add to its status."""
+    counts: dict[str, float] = {
+        name: getattr(stats, name) for name in ("hits", "tokens", "bytes", "failed_loads", "stored_bytes", "saves")
+    }
+    counts |= {f"{OUTCOME}{reason}": amount for reason, amount in stats.outcomes.items()}
+    counts |= {f"{DROPPED}{reason}": amount for reason, amount in stats.dropped.items()}
+    return {name: amount for name, amount in counts.items() if amount}
 
-    @property
-    def parts(self) -> Sequence[PartId]:
-        return self._identity.parts
 
-    @property
-    def saves(self) -> bool:
-        return self._identity.saves
-
-    def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
-        try:
-            namespace = self._identity.namespace(epoch, none_hash, adapter)
-        except ObjectCacheError as error:
-            self._writer.failed(str(error))
-            raise
-        self._writer.asked_in(namespace)
-        return namespace
+def scheduler_counts(counters: Mapping[str, int]) -> dict[str, float]:
+    """The same of what the scheduler's side counted. What has no word in a status is left out."""
+    counts: dict[str, float] = {}
+    for name, amount in counters.items():
+        ended = next((name.removeprefix(end) for end in _ENDED if name.startswith(end)), "")
+        if ended or name in _OUTCOMES:
+            word = f"{OUTCOME}{ended or _OUTCOMES[name]}"
+        elif name.startswith(DROPPED) or name in _AS_THEY_ARE:
+            word = name
+        else:
+            continue
+        counts[word] = counts.get(word, 0) + amount
+    return counts

@@ -27,15 +27,22 @@ class Weights:
     """Fingerprints of the model, its draft and its adapters. Thread-safe.
 
     `given` is the user's own name for the model's weights (and its draft's). Raises ConfigError where neither that nor
-    files say which weights they are. Reading starts at once, in a thread of its own that ends with the process.
+    files say which weights they are. Reading starts at once, in a thread of its own, which `close` ends.
     """
 
     def __init__(self, model: WeightsFacts, draft: WeightsFacts | None = None, *, given: str = "") -> None:
-        reads: list[Callable[[], str]] = [lambda: f"named:{given}"] if given else [_reader(model)]
+        self._stop = threading.Event()
+        reads: list[Callable[[], str]] = [lambda: f"named:{given}"] if given else [self._reader(model)]
         if draft is not None and not given:
-            reads.append(_reader(draft))
+            reads.append(self._reader(draft))
         self._names: Future[tuple[str, ...]] = Future()
-        threading.Thread(target=self._read, args=(reads,), name="objectcache-weights", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, args=(reads,), name="objectcache-weights", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Fingerprints that are not there yet never will be."""
+        self._stop.set()
+        self._thread.join()
 
     def model(self, wait_s: float = WAIT_S) -> str:
         """Raises NotReadyError while they are being read, and ConfigError if they cannot be."""
@@ -66,18 +73,17 @@ class Weights:
             self._names.set_exception(error)
             raise
 
-
-def _reader(facts: WeightsFacts) -> Callable[[], str]:
-    """What will find out the fingerprint. Raises ConfigError where that is known to be in vain."""
-    if facts.load_format == "dummy":
-        if facts.quantization:
-            raise ConfigError(f"dummy weights of a quantized model are not the same in two processes: {SET_IT}")
-        # vLLM makes them by a fixed seed, tensor by tensor; the generators of devices differ.
-        text = json.dumps(["dummy", facts.device, facts.config])
-        return lambda: of_text("dummy", text)
-    if facts.load_format not in (*_FROM_FILES, *_FROM_FILES_TOO):
-        raise ConfigError(f"weights of {facts.name} are loaded by {facts.load_format!r}, not from files: {SET_IT}")
-    if not facts.path:
-        raise ConfigError(f"the weights of {facts.name} are in no folder of this machine: {SET_IT}")
-    files = weight_files(Path(facts.path), facts.load_format)
-    return lambda: fingerprint(files)
+    def _reader(self, facts: WeightsFacts) -> Callable[[], str]:
+        """What will find out the fingerprint. Raises ConfigError where that is known to be in vain."""
+        if facts.load_format == "dummy":
+            if facts.quantization:
+                raise ConfigError(f"dummy weights of a quantized model are not the same in two processes: {SET_IT}")
+            # vLLM makes them by a fixed seed, tensor by tensor; the generators of devices differ.
+            text = json.dumps(["dummy", facts.device, facts.config])
+            return lambda: of_text("dummy", text)
+        if facts.load_format not in (*_FROM_FILES, *_FROM_FILES_TOO):
+            raise ConfigError(f"weights of {facts.name} are loaded by {facts.load_format!r}, not from files: {SET_IT}")
+        if not facts.path:
+            raise ConfigError(f"the weights of {facts.name} are in no folder of this machine: {SET_IT}")
+        files = weight_files(Path(facts.path), facts.load_format)
+        return lambda: fingerprint(files, stop=self._stop)

@@ -33,6 +33,8 @@ from objectcache.scheduling.advisor import Advisor
 
 IDLE_S = 0.002
 """An idle step waits so long for news: the engine would go round and round meanwhile."""
+FIRST_STEPS, EVERY_STEPS = 16, 8
+"""Of how many steps windows are measured: each of the first, and then one of so many."""
 _NAP_S = 0.0002
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class WorkerSide:
         self._clock: StepClock | None = None
         self._orders = Orders(0)
         self._told = False
+        self._steps = 0
 
     def _open(self) -> KVCache:
         cache = objectcache.open(self._options.url, options=self._options.client())
@@ -108,13 +111,15 @@ class WorkerSide:
             self._transfers.look_up(look_up, orders.epoch, orders.none_hash, refused=refused)
         for save in orders.saves:
             self._saving.put(save, orders.epoch, orders.none_hash)
-        if self._caches is not None and self._marks is not None and self._computes(orders):
+        if self._caches is not None and self._marks is not None and self._measures(orders):
             self._clock = StepClock(len(self._caches.order), self._marks, self._stepped, self._loads.correct)
 
-    @staticmethod
-    def _computes(orders: Orders) -> bool:
-        """So much that windows can be told from it."""
-        return orders.tokens > 1 and not orders.idle and not orders.full_graph
+    def _measures(self, orders: Orders) -> bool:
+        """Whether windows are taken from this step: from some, since marks on a device cost its engine time."""
+        if orders.tokens <= 1 or orders.idle or orders.full_graph:
+            return False
+        self._steps += 1
+        return bool(orders.loads) or self._steps <= FIRST_STEPS or not self._steps % EVERY_STEPS
 
     def start_loads(self, *, wait_all: bool) -> None:
         """Begin the loads of this step. `wait_all`: it runs as one graph, in which nobody asks for layers."""
