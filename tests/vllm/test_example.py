@@ -47,7 +47,7 @@ def follow(folder: Path) -> list[str]:
     (folder / "bin").mkdir()
     script = "trap 'echo \"FAILED: $BASH_COMMAND\"' ERR\n"
     for number, block in enumerate(blocks()):
-        script += f"echo '{BEGIN}{number}'\n{block}"
+        script += f"echo; echo '{BEGIN}{number}'\n{block}"  # some end without a newline
     for port, free in zip(PORTS, _free(len(PORTS)), strict=True):
         assert str(port) in script
         script = script.replace(str(port), str(free))
