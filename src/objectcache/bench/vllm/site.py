@@ -62,6 +62,7 @@ def transfer_of(url: str, admission: str) -> dict[str, Any]:
             "admission": admission,
             "deadline_s": _DEADLINE_S,
             "store_min_tokens": 0,
+            "advise": False,  # it is measured what loading takes, also where computing would be faster
             "staging_bytes": _STAGING_BYTES,
             "saving_bytes": _STAGING_BYTES,
         },
