@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The smallest Ceph with an S3 gateway: one mon, one osd, one radosgw, on loopback, without cephx, systemd or containers.
+# The smallest Ceph with an S3 gateway (or without): one mon, one osd, one radosgw, on loopback, without cephx, systemd or
+# containers.
 #
 #   ceph-rgw.sh {start|stop|kill|status|wipe}
 #
-# Needs the Debian packages ceph-mon ceph-osd radosgw ceph-common. All state lies under CEPH_RGW_DIR, whose path must be
+# Needs the Debian packages ceph-mon ceph-osd ceph-common, and radosgw unless CEPH_RGW_GATEWAY=0. All state lies under CEPH_RGW_DIR, whose path must be
 # short (there are Unix sockets in it); /etc/ceph is not touched. For tests and trials: nothing here is safe or durable.
 set -euo pipefail
 
@@ -12,6 +13,7 @@ store=${CEPH_RGW_STORE:-bluestore}        # bluestore (a sparse file) or memstor
 size=${CEPH_RGW_SIZE:-20G}
 port=${CEPH_RGW_PORT:-23380}              # of S3
 mon_port=${CEPH_RGW_MON_PORT:-23300}      # and the 60 after it
+gateway=${CEPH_RGW_GATEWAY:-1}            # 0: no radosgw, for those who speak RADOS
 access_key=${CEPH_RGW_ACCESS_KEY:-testaccesskey}
 secret_key=${CEPH_RGW_SECRET_KEY:-testsecretkey}
 ip=127.0.0.1
@@ -133,7 +135,9 @@ CONF
 }
 
 start() {
-    for program in ceph-mon ceph-osd radosgw radosgw-admin ceph monmaptool; do
+    local programs=(ceph-mon ceph-osd ceph monmaptool)
+    ((gateway)) && programs+=(radosgw radosgw-admin)
+    for program in "${programs[@]}"; do
         command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 1; }
     done
     mkdir -p "$dir"/{run,log,crash,rgw,mon.a,osd.0}
@@ -171,6 +175,7 @@ start() {
         sleep .1
     done
     [[ $up ]] || give_up osd
+    ((gateway)) || { echo "$conf"; return; }
 
     if [[ ! -e $dir/user.ok ]]; then
         radosgw-admin -c "$conf" user create --uid=test --display-name=test --max-buckets=0 \

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote, unquote_to_bytes
@@ -18,7 +20,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
-    """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), s3://bucket/prefix, memory://name.
+    """The store at `url`: file:///abs/path, a bare path (`~` is the home directory), s3://bucket/prefix,
+    rados://pool/prefix, memory://name.
 
     cache:///abs/path?store=URL is a read cache in front of another store. `limit_bytes` replaces the store's default
     limit (of the other store, for a read cache, whose own is in its URL). Raises ConfigError for anything else, and for
@@ -38,13 +41,18 @@ def open_store(url: str, *, limit_bytes: int | None = None) -> Store:
 
 
 def child_url(url: str, name: str) -> str:
-    """Of the store that has its objects below `name`/ in the store at `url` (file, s3). Raises ConfigError."""
+    """Of the store that has its objects below `name`/ in the store at `url` (file, s3, rados). Raises ConfigError."""
     scheme = url.partition("://")[0]
     if scheme == "s3":
         from objectcache.stores.s3.options import parse_s3_url
 
-        options = parse_s3_url(url, os.environ)
-        return replace(options, prefix="/".join(filter(None, (options.prefix, name)))).url
+        bucket = parse_s3_url(url, os.environ)
+        return replace(bucket, prefix="/".join(filter(None, (bucket.prefix, name)))).url
+    if scheme == "rados":
+        from objectcache.stores.rados.options import parse_rados_url
+
+        pool = parse_rados_url(url, os.environ)
+        return replace(pool, prefix="/".join(filter(None, (pool.prefix, name)))).url
     if scheme == "file":
         return f"{url.rstrip('/')}/{quote(name)}"
     raise ConfigError(f"{scheme}:// stores have no parts that are stores")
@@ -67,6 +75,21 @@ def _open_s3(rest: str, limit_bytes: int | None) -> Store:
     return open_s3_store(f"s3://{rest}", limit_bytes)
 
 
+def _open_rados(rest: str, limit_bytes: int | None) -> Store:
+    try:
+        from objectcache.stores.rados import open_rados_store
+    except ModuleNotFoundError as error:
+        if error.name != "rados":
+            raise
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ConfigError(
+            "rados:// needs Ceph's own binding, which is not on PyPI: apt-get install python3-rados (it must be made for "
+            f"Python {version}), and in a virtual environment link it: ln -s "
+            f"/usr/lib/python3/dist-packages/rados.cpython-*.so {sysconfig.get_path('platlib')}/"
+        ) from error
+    return open_rados_store(f"rados://{rest}", limit_bytes)
+
+
 def _open_read_cache(rest: str, limit_bytes: int | None) -> Store:
     path, parameters = parse_read_cache_url(rest)
     store = open_store(parameters["store"], limit_bytes=limit_bytes)
@@ -81,5 +104,6 @@ _OPENERS: dict[str, Callable[[str, int | None], Store]] = {
     "file": _open_file,
     "memory": named_memory_store,
     "s3": _open_s3,
+    "rados": _open_rados,
     "cache": _open_read_cache,
 }
