@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The smallest Ceph with an S3 gateway (or without): one mon, one osd, one radosgw, on loopback, without cephx, systemd or
-# containers.
+# The smallest Ceph, with or without an S3 gateway: one mon, one osd, one radosgw, on loopback, without cephx, systemd
+# or containers.
 #
 #   ceph-rgw.sh {start|stop|kill|status|wipe}
 #
-# Needs the Debian packages ceph-mon ceph-osd ceph-common, and radosgw unless CEPH_RGW_GATEWAY=0. All state lies under CEPH_RGW_DIR, whose path must be
-# short (there are Unix sockets in it); /etc/ceph is not touched. For tests and trials: nothing here is safe or durable.
+# Needs the Debian packages ceph-mon ceph-osd ceph-common, and radosgw unless CEPH_RGW_GATEWAY=0. All state lies under
+# CEPH_RGW_DIR, whose path must be short (there are Unix sockets in it); /etc/ceph is not touched. For tests and trials:
+# nothing here is safe or durable.
 set -euo pipefail
 
 dir=${CEPH_RGW_DIR:-${TMPDIR:-/tmp}/ceph-rgw}

@@ -1,4 +1,4 @@
-"""Reading an object that is far away: a large range by several requests at once, some of them before they are asked for."""
+"""Reading an object that is far away: several requests at once for a large range, some before they are asked for."""
 
 from __future__ import annotations
 

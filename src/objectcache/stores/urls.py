@@ -83,8 +83,8 @@ def _open_rados(rest: str, limit_bytes: int | None) -> Store:
             raise
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ConfigError(
-            "rados:// needs Ceph's own binding, which is not on PyPI: apt-get install python3-rados (it must be made for "
-            f"Python {version}), and in a virtual environment link it: ln -s "
+            "rados:// needs Ceph's own binding, which is not on PyPI: apt-get install python3-rados (made for Python "
+            f"{version}), and link it into a virtual environment: ln -s "
             f"/usr/lib/python3/dist-packages/rados.cpython-*.so {sysconfig.get_path('platlib')}/"
         ) from error
     return open_rados_store(f"rados://{rest}", limit_bytes)

@@ -143,7 +143,9 @@ class Handle:
         try:
             with cluster.using():
                 self.data = self._open(options.pool, options.namespace)
-                self.index = self._open(options.index, options.namespace) if options.index != options.pool else self.data
+                self.index = (
+                    self._open(options.index, options.namespace) if options.index != options.pool else self.data
+                )
         except BaseException:
             self.close(timing.request_s)
             raise
@@ -192,8 +194,8 @@ def _connected(options: RadosOptions, timing: RadosTiming) -> rados.Rados:
         cluster.conf_parse_env("CEPH_ARGS")
     except rados.Error as error:
         raise ConfigError(
-            f"{options.conf or 'no ceph.conf in the usual places'} cannot be used: set conf=/path/ceph.conf in the URL, or "
-            "CEPH_CONF"
+            f"{options.conf or 'no ceph.conf in the usual places'} cannot be used: set conf=/path/ceph.conf in the "
+            "URL, or CEPH_CONF"
         ) from error
     try:
         with translated("connecting to Ceph"):

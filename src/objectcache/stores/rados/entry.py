@@ -52,9 +52,7 @@ class Entry:
         return cls(size_bytes, modified_ns, etag, id, stripe_bytes, metadata)
 
     def info(self, name: str, *, metadata: bool = True) -> ObjectInfo:
-        return ObjectInfo(
-            name, self.size_bytes, self.modified_ns / 1e9, self.etag, self.metadata if metadata else {}
-        )
+        return ObjectInfo(name, self.size_bytes, self.modified_ns / 1e9, self.etag, self.metadata if metadata else {})
 
 
 class LooseState(StrEnum):

@@ -12,6 +12,7 @@ import errno
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -164,7 +165,7 @@ class Index:
                     header = {}
                     self._write_header(handle.index)
         if header.get("format") != _FORMAT:
-            raise ConfigError(f"the pool's index has the format {header.get('format')}, and this version reads {_FORMAT}")
+            raise ConfigError(f"the pool's index has format {header.get('format')}, and this version reads {_FORMAT}")
         self._shards = int(header["shards"])
         return self._shards
 
@@ -173,13 +174,9 @@ class Index:
         with rados.WriteOpCtx() as op:
             op.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
             op.write_full(header)
-            try:
+            with suppress(rados.ObjectExists):  # somebody else was first
                 ioctx.operate_write_op(op, _HEADER)
-            except rados.ObjectExists:
-                pass  # somebody else was first
 
 
 def _shard_name(shard: int) -> str:
     return f"index.{shard}"
-
-

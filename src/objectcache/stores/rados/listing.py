@@ -18,7 +18,9 @@ _HIGHEST = "\U0010ffff" * (MAX_NAME_BYTES // 4 + 1)
 """After the rest of any name."""
 
 
-def list_keys(index: Index, below: str, prefix: str, start_after: str, patience_s: float) -> Iterator[tuple[str, bytes]]:
+def list_keys(
+    index: Index, below: str, prefix: str, start_after: str, patience_s: float
+) -> Iterator[tuple[str, bytes]]:
     """Keys below `below` ("" or ends in "/") whose names begin with `prefix` and come after `start_after`, in order.
 
     `prefix` and `start_after` are any strings. Raises StoreError.

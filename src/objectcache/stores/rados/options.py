@@ -1,4 +1,4 @@
-"""Which pool, of which cluster, as whom: a RADOS store's URL, completed from the environment as Ceph's own programs do."""
+"""Which pool, of which cluster, as whom: a RADOS store's URL, completed from Ceph's environment variables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SHAPE = "rados://pool/prefix?client=NAME&conf=/path/ceph.conf&namespace=NAME&in
 class RadosOptions:
     """Where objects lie: under `prefix` (without a slash at its ends; "": anywhere) of `pool`'s `namespace`.
 
-    `index` is the pool that says what is there: `pool` itself, unless that is erasure-coded. `conf` is "" where librados
-    looks for it itself: in CEPH_CONF, then in Ceph's usual places.
+    `index` is the pool that says what is there: `pool` itself, unless that is erasure-coded. `conf` is "" where
+    librados looks for it in Ceph's usual places.
     """
 
     pool: str
@@ -58,7 +58,11 @@ def parse_rados_url(url: str, environment: Mapping[str, str]) -> RadosOptions:
     client = settings.get("client") or _client_of(environment.get("CEPH_ARGS", "")) or _DEFAULT_CLIENT
     client = client if client.startswith("client.") else f"client.{client}"
     index, namespace = settings.get("index") or pool, settings.get("namespace", "")
-    for value, allowed, what in ((client, _CLIENT, "client"), (index, _POOL, "pool"), (namespace, _NAMESPACE, "namespace")):
+    for value, allowed, what in (
+        (client, _CLIENT, "client"),
+        (index, _POOL, "pool"),
+        (namespace, _NAMESPACE, "namespace"),
+    ):
         if not allowed.fullmatch(value):
             raise ConfigError(f"{value!r} is not the name of a {what}: write {_SHAPE}")
     conf = settings.get("conf", "")
@@ -74,7 +78,7 @@ def _client_of(ceph_args: str) -> str:
     except ValueError as error:
         raise ConfigError(f"CEPH_ARGS cannot be read: {error}") from error
     client = ""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         option, equals, value = word.partition("=")
         if option in ("--id", "--user", "--name", "-n"):
             client = value if equals else following

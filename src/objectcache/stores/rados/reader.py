@@ -150,7 +150,8 @@ class RadosReader(RangedReader):
         entry = located[0]
         if entry.size_bytes != self.info.size_bytes:
             raise ObjectChangedError(
-                f"{self.info.name!r} is not what was opened: it has {entry.size_bytes} bytes, not {self.info.size_bytes}"
+                f"{self.info.name!r} is not what was opened: it has {entry.size_bytes} bytes, not "
+                f"{self.info.size_bytes}"
             )
         self._located = located
         return located

@@ -31,6 +31,8 @@ from objectcache.stores.rados.upload import RadosUpload
 STRIPE_BYTES = 4 << 20
 """Of a data object. What Ceph's own layers use, so that clusters are tuned for it; a layer of a segment lies in one or
 two; a segment lies on many OSDs, which read and recover their part of it at once."""
+INLINE_BYTES = 4096
+"""What the index keeps itself: one request to write or read it. More would weigh on the OSDs' databases."""
 DEPTH = 32
 """Requests under way at once, of all of a store's readers and uploads."""
 PREFETCH_BYTES = 256 << 20
@@ -52,6 +54,7 @@ class RadosStore(Store):
         limit_bytes: int | None = None,
         timing: RadosTiming | None = None,
         sweep_timing: SweepTiming | None = None,
+        inline_bytes: int = INLINE_BYTES,
         stripe_bytes: int = STRIPE_BYTES,
         depth: int = DEPTH,
         prefetch_bytes: int = PREFETCH_BYTES,
@@ -62,14 +65,12 @@ class RadosStore(Store):
         self.url = options.url
         self._options = options
         self._below = f"{options.prefix}/" if options.prefix else ""
-        self._stripe_bytes = stripe_bytes
+        self._inline_bytes, self._stripe_bytes = inline_bytes, stripe_bytes
         self._pool = Pool(options, timing or RadosTiming(), depth)
         self._index, self._stripes = Index(self._pool), Stripes(self._pool)
         self._space = RadosSpace(self._index, self._below, limit_bytes, rescan_s)
         self._publisher = Publisher(self._index, self._space)
-        self._sweeper = Sweeper(
-            self._index, self._stripes, sweep_timing or SweepTiming(), self._publisher.take_deleted
-        )
+        self._sweeper = Sweeper(self._index, self._stripes, sweep_timing or SweepTiming(), self._publisher.take_deleted)
         self._fetching = RadosFetching(self._pool, self._index, self._stripes, stripe_bytes, prefetch_bytes)
 
     def upload(
@@ -93,6 +94,7 @@ class RadosStore(Store):
             self._publisher,
             self._space,
             self._sweeper.timing,
+            inline_bytes=self._inline_bytes,
             stripe_bytes=self._stripe_bytes,
             patience_s=self._pool.patience_s,
             size_bytes=size_bytes or 0,

@@ -85,8 +85,8 @@ class Stripes:
         first, found = 0, True
         while first < stripes if stripes else found:
             last = min(first + REMOVED_AT_ONCE, stripes) if stripes else first + REMOVED_AT_ONCE
-            found = any([removed.result(self._pool.patience_s) for removed in self._removals(id, first, last, doing)])
-            first = last
+            were_there = [removed.result(self._pool.patience_s) for removed in self._removals(id, first, last, doing)]
+            first, found = last, any(were_there)
 
     def _removals(self, id: str, first: int, last: int, doing: str) -> list[Future[bool]]:
         return [self._begin_remove(stripe_name(id, number), doing) for number in range(first, last)]

@@ -1,8 +1,9 @@
 """Removing data objects that belong to nobody: of deleted objects after a while, of uploads whose process has died.
 
 The index names them (`Loose`) from before they are written until after they are removed, so that no crash leaves any
-behind: the next process that deletes or uploads finds them. Whoever removes those of an upload first makes it impossible
-to publish, so that an upload which was only slow fails, and no object lacks its bytes. Times are of the hosts' clocks.
+behind: the next process that deletes or uploads finds them. Whoever removes those of an upload first makes it
+impossible to publish, so that an upload which was only slow fails, and no object lacks its bytes. Times are of the
+hosts' clocks.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ class SweepTiming:
 class Sweeper:
     """A thread while there is something to do. `has_deleted` tells, once, that this process has left something."""
 
-    def __init__(
-        self, index: Index, stripes: Stripes, timing: SweepTiming, has_deleted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, index: Index, stripes: Stripes, timing: SweepTiming, has_deleted: Callable[[], bool]) -> None:
         self.timing = timing
         self._index, self._stripes, self._has_deleted = index, stripes, has_deleted
         self._changed = Condition()

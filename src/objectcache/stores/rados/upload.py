@@ -22,8 +22,6 @@ from objectcache.stores.rados.sweeping import SweepTiming, remove_claimed
 
 _log = logging.getLogger(__name__)
 
-INLINE_BYTES = 4096
-"""The index keeps smaller objects itself: one request to write or read them. More would weigh on the OSDs' databases."""
 WRITTEN_AT_ONCE = 4
 """Data objects under way of one upload: its memory."""
 
@@ -40,13 +38,14 @@ class RadosUpload(ObjectUpload):
         space: RadosSpace,
         timing: SweepTiming,
         *,
+        inline_bytes: int,
         stripe_bytes: int,
         patience_s: float,
         size_bytes: int,
     ) -> None:
         self._how, self._index, self._stripes = how, index, stripes
         self._publisher, self._space, self._timing = publisher, space, timing
-        self._stripe_bytes, self._patience_s = stripe_bytes, patience_s
+        self._inline_bytes, self._stripe_bytes, self._patience_s = inline_bytes, stripe_bytes, patience_s
         space.reserve(size_bytes)
         self._reserved_bytes = size_bytes
         self._written_bytes = 0
@@ -119,7 +118,7 @@ class RadosUpload(ObjectUpload):
         now_ns = time.time_ns()
         etag = etag or f"{now_ns:x}-{secrets.token_hex(4)}"
         size_bytes, metadata = self._written_bytes, self._how.metadata
-        if self._claim is None and size_bytes <= INLINE_BYTES:
+        if self._claim is None and size_bytes <= self._inline_bytes:
             return Entry(size_bytes, now_ns, etag, metadata=metadata)
         self._send_buffer()
         while self._writes:
@@ -157,12 +156,13 @@ class RadosUpload(ObjectUpload):
         """An id of one's own, known to the index before anything is written under it."""
         key, text = self._how.key, _writing()
         shard = self._index.shard_of(key)
+        doing = f"beginning {self._how.name!r}"
         ids = [first_id(key)] if self._how.if_absent else []
         for id in (*ids, f"r{secrets.token_hex(16)}"):
             where = {LOOSE + id: "", key: ""} if id in ids else {LOOSE + id: ""}
-            if self._index.commit(shard, where, {LOOSE + id: text.encode("ascii")}, doing=f"beginning {self._how.name!r}"):
+            if self._index.commit(shard, where, {LOOSE + id: text.encode("ascii")}, doing=doing):
                 return Claim(id, text)
-        raise StoreUnavailableError(f"beginning {self._how.name!r} failed: its id is taken")
+        raise StoreUnavailableError(f"{doing} failed: its id is taken")
 
     def _renewed(self, claim: Claim) -> Claim:
         text, key = _writing(), LOOSE + claim.id
