@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from objectcache.errors import BucketMissingError, ConfigError, StoreError, StoreFullError, StoreUnavailableError
+from objectcache.errors import (
+    BucketMissingError,
+    ConfigError,
+    StoreAccessError,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from objectcache.stores import open_store
+from tests.gateway.process import eventually
 from tests.services import Cluster
 from tests.stores_rados.conftest import OpenStore
 
@@ -41,8 +49,6 @@ def test_a_cluster_that_cannot_be_reached_is_not_waited_for_long(tmp_path: Path)
 
 
 def test_a_key_that_is_missing_says_so(cluster: Cluster, tmp_path: Path) -> None:
-    from objectcache.errors import StoreAccessError
-
     conf = tmp_path / "ceph.conf"
     text = Path(cluster.conf).read_text().replace("auth client required = none", "auth client required = cephx")
     conf.write_text(f"{text}\n[client.kv]\nkeyring = {tmp_path}/none\n")
@@ -89,24 +95,27 @@ def test_a_full_pool_is_an_error_at_once(cluster: Cluster, open_rados: OpenStore
     pool = cluster.make_pool()
     store = open_rados(pool, stripe_bytes=16 << 10)
     store.put("a", DATA)
-    cluster.ceph("osd", "set", "pause") if False else None
-    cluster.ceph("osd", "set-full-ratio", "0.0001")
+
+    def is_full() -> bool:
+        try:
+            store.put("b", DATA)
+        except StoreFullError:
+            return True
+        return False
+
+    def set_ratios(*ratios: str) -> None:
+        for kind, ratio in zip(("nearfull", "backfillfull", "full"), ratios, strict=True):
+            cluster.ceph("osd", f"set-{kind}-ratio", ratio)
+
+    set_ratios("0.00001", "0.00002", "0.00003")
     try:
-        until_s = time.monotonic() + 30
-        error: StoreError | None = None
-        while error is None and time.monotonic() < until_s:
-            try:
-                store.put("b", DATA)
-                time.sleep(0.2)
-            except StoreError as failed:
-                error = failed
-        if error is None:
-            pytest.skip("this cluster does not notice that it is full")
-        assert isinstance(error, StoreFullError)
+        eventually(is_full, "the OSD looks how full it is", within_s=60)
         assert store.get("a") == DATA
         store.delete("a")
+        assert list(store.list("a")) == []
     finally:
-        cluster.ceph("osd", "set-full-ratio", "0.95")
+        set_ratios("0.85", "0.9", "0.95")
+    eventually(lambda: not is_full(), "there is room again", within_s=60)
 
 
 _FORKING = """

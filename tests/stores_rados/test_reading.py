@@ -16,7 +16,12 @@ DATA = os.urandom(10 * STRIPE_BYTES + 1000)
 
 
 def counted(counts: dict[str, int], before: dict[str, int]) -> dict[str, int]:
-    return {kind: counts[kind] - before.get(kind, 0) for kind in counts if counts[kind] != before.get(kind, 0)}
+    """But for `list`, which a sweep in the background does too."""
+    return {
+        kind: counts[kind] - before.get(kind, 0)
+        for kind in counts
+        if counts[kind] != before.get(kind, 0) and kind != "list"
+    }
 
 
 def test_a_new_object_is_read_without_asking_where_it_is_first(open_rados: OpenStore) -> None:
@@ -73,8 +78,6 @@ def test_another_size_is_another_object(open_rados: OpenStore) -> None:
 
 def test_small_objects_are_one_request_each_way(open_rados: OpenStore) -> None:
     store = open_rados()
-    store.head("warm up") if False else None
-    store.put("first", b"")
     before = store.request_counts()
     store.put("a", b"x" * 4096)
     assert counted(store.request_counts(), before) == {"put": 1}

@@ -70,6 +70,7 @@ class Index:
 
     def text_of(self, shard: int, key: str) -> str:
         """A key's value as it is; "" where there is none."""
+        self._pool.count("head")
         handle = self._pool.handle()
         with handle.cluster.using(), translated(f"looking up {key!r}"), rados.ReadOpCtx() as op:
             pairs, _ = handle.index.get_omap_vals_by_keys(op, (key,))
@@ -103,6 +104,7 @@ class Index:
 
         False when they are not, and nothing was done.
         """
+        self._pool.count("put")
         handle = self._pool.handle()
         with handle.cluster.using(), rados.WriteOpCtx() as op:
             op.new(rados.LIBRADOS_CREATE_IDEMPOTENT)

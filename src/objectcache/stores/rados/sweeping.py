@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition, Thread, main_thread
 
 from objectcache.errors import StoreError
-from objectcache.stores.rados.entry import LOOSE, Loose, LooseState
+from objectcache.stores.rados.entry import LOOSE, Entry, Loose, LooseState
 from objectcache.stores.rados.index import PAGE, Index, Pairs
 from objectcache.stores.rados.stripes import Stripes
 
@@ -126,6 +126,8 @@ class Sweeper:
                         return
                     self._next_s = min(self._next_s, time.monotonic() + wait_s + 1)
         except StoreError as error:
+            if self._closed or not main_thread().is_alive():
+                return
             _log.warning("removing what deleted objects and dead uploads left failed, and is tried later: %s", error)
             self._thread = None
 
@@ -135,9 +137,25 @@ def remove_claimed(index: Index, stripes: Stripes, shard: int, key: str, text: s
 
     Until they are gone the index goes on naming them, and nobody can publish them. Raises StoreError.
     """
+    return _remove_if(index, stripes, shard, {key: text}, key, count)
+
+
+def remove_unclaimed(index: Index, stripes: Stripes, name_key: str, id: str) -> bool:
+    """Remove data objects of `id`, of an upload to `name_key` that was given up by a sweep and went on all the same.
+
+    False: they belong to somebody. Raises StoreError.
+    """
+    shard, key = index.shard_of(name_key), LOOSE + id
+    text = index.text_of(shard, name_key)
+    if text and Entry.decode(name_key, text.encode()).id == id:
+        return False  # it was published, though nobody was told
+    return _remove_if(index, stripes, shard, {key: "", name_key: text}, key, 0)
+
+
+def _remove_if(index: Index, stripes: Stripes, shard: int, where: dict[str, str], key: str, count: int) -> bool:
     sweeping = Loose(LooseState.SWEEPING, int(time.time()), count).encode()
     doing = "removing what belongs to nobody"
-    if not index.commit(shard, {key: text}, {key: sweeping.encode("ascii")}, doing=doing):
+    if not index.commit(shard, where, {key: sweeping.encode("ascii")}, doing=doing):
         return False
     stripes.remove(key[len(LOOSE) :], count)
     index.commit(shard, {key: sweeping}, {}, [key], doing=doing)

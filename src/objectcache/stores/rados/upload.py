@@ -18,7 +18,7 @@ from objectcache.stores.rados.index import Index
 from objectcache.stores.rados.publishing import Claim, Publication, Publisher
 from objectcache.stores.rados.space import RadosSpace
 from objectcache.stores.rados.stripes import Stripes
-from objectcache.stores.rados.sweeping import SweepTiming, remove_claimed
+from objectcache.stores.rados.sweeping import SweepTiming, remove_claimed, remove_unclaimed
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class RadosUpload(ObjectUpload):
         try:
             self._settle_writes()
             shard = self._index.shard_of(self._how.key)
-            remove_claimed(self._index, self._stripes, shard, LOOSE + self._claim.id, self._claim.text, self._sent)
+            key, text = LOOSE + self._claim.id, self._claim.text
+            if not remove_claimed(self._index, self._stripes, shard, key, text, self._sent):
+                remove_unclaimed(self._index, self._stripes, self._how.key, self._claim.id)
         except StoreError as error:
             _log.warning("what the upload of %r wrote is left for a sweep: %s", self._how.name, error)
 
