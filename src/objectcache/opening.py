@@ -59,8 +59,10 @@ def _gateway(url: str) -> tuple[str, int, str]:
 
 
 def open_core(url: str, *, limit_bytes: int | None = None, state_dir: str | Path | None = None) -> CacheCore:
-    """The core over a store, with a catalog of this process's own: beside the objects; of far ones, in `state_dir`."""
-    if url.lower().startswith(("s3:", "rados:")):
+    """The core over a store, with a catalog of this process's own: beside the objects; in `state_dir` for what is far,
+    and for a mount that lacks something, where a database may not work.
+    """
+    if url.lower().startswith(("s3:", "rados:")) or (url.startswith("file:") and "?" in url):
         store = open_store(url, limit_bytes=limit_bytes)
         return open_beside(store, state_folder(store.url, Path(state_dir) if state_dir else None))
     if url.startswith("memory://"):

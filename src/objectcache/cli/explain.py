@@ -179,16 +179,17 @@ def _explainer(url: str) -> Iterator[Explains]:
             yield GatewayExplainer(http, bucket)
         finally:
             http.close()
-    elif parts.scheme in ("", "file"):
+    elif parts.scheme in ("", "file") and not parts.query:
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()
         with open_explainer(path) as explainer:
             yield explainer
-    elif parts.scheme in ("s3", "rados"):
+    elif parts.scheme in ("s3", "rados", "file"):
         with open_store(url) as store, explain_store(store, state_folder(store.url)) as explainer:
             yield explainer
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(store.request_counts().items()))
-            where = "bucket" if parts.scheme == "s3" else "pool"
-            Console(stderr=True).print(f"requests to the {where}: {counts}", style="dim", highlight=False)
+            if counts:
+                where = "bucket" if parts.scheme == "s3" else "pool"
+                Console(stderr=True).print(f"requests to the {where}: {counts}", style="dim", highlight=False)
     else:
         raise ConfigError(
             f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix, "

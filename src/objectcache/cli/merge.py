@@ -98,7 +98,7 @@ def _existing(url: str) -> str:
             "which cache? Give file:///data, s3://bucket/prefix or rados://pool/prefix, or set OBJECTCACHE_URL"
         )
     parts = urlsplit(url)
-    if parts.scheme in ("s3", "rados"):
+    if parts.scheme in ("s3", "rados") or (parts.scheme == "file" and parts.query):
         return url
     if parts.scheme in ("", "file"):
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()

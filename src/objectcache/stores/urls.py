@@ -8,11 +8,12 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import quote, unquote_to_bytes
 
 from objectcache.errors import ConfigError
 from objectcache.stores.base import Store
 from objectcache.stores.file import FileStore
+from objectcache.stores.file_mount import Mount
+from objectcache.stores.file_options import parse_file_url
 from objectcache.stores.memory import named_memory_store
 from objectcache.stores.read_cache import parse_read_cache_url, wrapped
 
@@ -54,15 +55,14 @@ def child_url(url: str, name: str) -> str:
         pool = parse_rados_url(url, os.environ)
         return replace(pool, prefix="/".join(filter(None, (pool.prefix, name)))).url
     if scheme == "file":
-        return f"{url.rstrip('/')}/{quote(name)}"
+        return parse_file_url(url.partition("://")[2]).below(name).url
     raise ConfigError(f"{scheme}:// stores have no parts that are stores")
 
 
 def _open_file(rest: str, limit_bytes: int | None) -> Store:
-    host, slash, path = rest.partition("/")
-    if host not in ("", "localhost") or not slash or "?" in path or "#" in path:
-        raise ConfigError(f"'file://{rest}' should be file:///absolute/path, with ? and # percent-encoded")
-    return FileStore("/" + os.fsdecode(unquote_to_bytes(path)), limit_bytes=limit_bytes)
+    options = parse_file_url(rest)
+    mount = Mount.without(options.lacks)
+    return FileStore(options.path, limit_bytes=limit_bytes, mount=mount, prefix=options.prefix)
 
 
 def _open_s3(rest: str, limit_bytes: int | None) -> Store:
