@@ -186,7 +186,7 @@ def cluster() -> Iterator[Cluster]:
         if shutil.which(program) is None:
             _missing(program, "apt-get install --no-install-recommends ceph-mon ceph-osd ceph-common python3-rados")
     if importlib.util.find_spec("rados") is None:
-        _missing("rados", "docs/stores.md says how python3-rados gets into a virtual environment")
+        _missing("rados", f"apt-get install python3-rados; scripts/link-rados.sh {sys.executable}")
     directory = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
     environment = {
         "CEPH_RGW_DIR": str(directory),

@@ -85,7 +85,7 @@ def _open_rados(rest: str, limit_bytes: int | None) -> Store:
         raise ConfigError(
             "rados:// needs Ceph's own binding, which is not on PyPI: apt-get install python3-rados (made for Python "
             f"{version}), and link it into a virtual environment: ln -s "
-            f"/usr/lib/python3/dist-packages/rados.cpython-*.so {sysconfig.get_path('platlib')}/"
+            f"/usr/lib/python3/dist-packages/rados.cpython-*.so {sysconfig.get_path('platlib')}/ (docs/stores.md)"
         ) from error
     return open_rados_store(f"rados://{rest}", limit_bytes)
 
