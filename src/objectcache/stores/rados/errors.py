@@ -21,8 +21,6 @@ CONFLICT = errno.ECANCELED
 """A condition of a write did not hold, so that nothing of it was done."""
 _REFUSED = {errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# A client that was shut out of the cluster stays so: only a new connection helps.
-LOCKED_OUT = errno.ESHUTDOWN
 
 
 def store_error(number: int | None, doing: str) -> StoreError:

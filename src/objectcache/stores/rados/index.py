@@ -26,6 +26,8 @@ from objectcache.stores.rados.errors import CONFLICT, store_error, translated
 SHARDS = 16
 PAGE = 1000
 """Keys in one answer; OSDs give 1,024 at most."""
+LAST_PAGE = 64
+"""An answer with fewer keys is the last: OSDs may be told to give fewer than they are asked for, but not so few."""
 _HEADER = "objectcache"
 _FORMAT = 1
 

@@ -9,10 +9,8 @@ from concurrent.futures import Future
 
 from objectcache.stores.base import MAX_NAME_BYTES
 from objectcache.stores.rados.entry import BEFORE_NAMES
-from objectcache.stores.rados.index import PAGE, Index, Pairs
+from objectcache.stores.rados.index import LAST_PAGE, PAGE, Index, Pairs
 
-_FIRST_PAGE = 64
-"""Who looks whether there is anything needs no more; whoever goes on gets larger ones."""
 _NEVER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HIGHEST = "\U0010ffff" * (MAX_NAME_BYTES // 4 + 1)
 """After the rest of any name."""
@@ -63,7 +61,8 @@ class _Shard:
     def __init__(self, index: Index, shard: int, prefix: str, after: str, patience_s: float) -> None:
         self._index, self._shard, self._prefix = index, shard, prefix
         self._after, self._patience_s = after, patience_s
-        self._most = _FIRST_PAGE
+        # Who looks whether there is anything needs no more; whoever goes on gets larger ones.
+        self._most = LAST_PAGE
         self._page: Pairs = []
         self._at = 0
         self._next: Future[Pairs] | None = self._begin()
@@ -77,7 +76,7 @@ class _Shard:
         """The next key; None: there are no more."""
         if self._at == len(self._page) and self._next is not None:
             self._page, self._at = self._next.result(self._patience_s), 0
-            more = len(self._page) == self._most
+            more = len(self._page) >= LAST_PAGE
             if more:
                 self._after, self._most = self._page[-1][0], PAGE
             self._next = None

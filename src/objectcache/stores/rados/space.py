@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Lock, Thread
 
 from objectcache.errors import StoreError
 from objectcache.stores.base import UNLIMITED_BYTES, StoreUsage
 from objectcache.stores.budget import ByteBudget
 from objectcache.stores.rados.entry import BEFORE_NAMES, Entry
-from objectcache.stores.rados.index import PAGE, Index
+from objectcache.stores.rados.index import LAST_PAGE, Index
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class RadosSpace:
         self._index, self._below, self._rescan_s = index, below, rescan_s
         self._counts = limit_bytes is not None and limit_bytes < UNLIMITED_BYTES
         self._budget = ByteBudget(limit_bytes if limit_bytes is not None else UNLIMITED_BYTES)
+        self._scanning = Lock()
         self._scanned = False
         self._reached: dict[int, str] | None = None
         """How far a scan that runs has come, by shard."""
@@ -44,9 +45,10 @@ class RadosSpace:
         self._budget.reserve(count_bytes)
 
     def settle(self, reserved_bytes: int, delta_bytes: int = 0) -> None:
-        self._budget.settle(reserved_bytes, delta_bytes if self._counts else 0)
-        if self._counts:
-            self._held_bytes += delta_bytes
+        with self._budget.lock:
+            self._budget.settle(reserved_bytes, delta_bytes if self._counts else 0)
+            if self._counts:
+                self._held_bytes += delta_bytes
 
     @contextmanager
     def changing(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -70,7 +72,7 @@ class RadosSpace:
         if not self._counts:
             return StoreUsage(0, None)
         if not self._scanned:
-            self._scan()
+            self._first_scan()
         return self._budget.usage()
 
     def close(self) -> None:
@@ -81,12 +83,17 @@ class RadosSpace:
 
     def _scan_if_due(self) -> None:
         if not self._scanned:
-            self._scan()
+            self._first_scan()
             return
         with self._budget.lock:
             if self._thread is None and not self._closing and time.monotonic() >= self._next_scan_s:
                 self._thread = Thread(target=self._rescan, name="objectcache-rados-scan", daemon=True)
                 self._thread.start()
+
+    def _first_scan(self) -> None:
+        with self._scanning:
+            if not self._scanned:
+                self._scan_once()
 
     def _rescan(self) -> None:
         try:
@@ -97,10 +104,12 @@ class RadosSpace:
             self._thread = None
 
     def _scan(self) -> None:
+        with self._scanning:
+            self._scan_once()
+
+    def _scan_once(self) -> None:
         begin_s = time.monotonic()
         with self._budget.lock:
-            if self._reached is not None:
-                return  # another thread is at it
             self._reached, self._found_bytes = dict.fromkeys(self._index.shards, ""), 0
         try:
             for shard in self._index.shards:
@@ -121,6 +130,7 @@ class RadosSpace:
             assert self._reached is not None
             after = self._reached[shard] or BEFORE_NAMES
             page = self._index.page(shard, self._below, after)
+            more = len(page) >= LAST_PAGE
             self._found_bytes += sum(Entry.decode(key, text).size_bytes for key, text in page)
-            self._reached[shard] = page[-1][0] if len(page) == PAGE else "\U0010ffff" * 1024
-            return len(page) == PAGE
+            self._reached[shard] = page[-1][0] if more else "\U0010ffff" * 1024
+            return more

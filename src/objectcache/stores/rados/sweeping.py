@@ -17,7 +17,7 @@ from threading import Condition, Thread, main_thread
 
 from objectcache.errors import StoreError
 from objectcache.stores.rados.entry import LOOSE, Entry, Loose, LooseState
-from objectcache.stores.rados.index import PAGE, Index, Pairs
+from objectcache.stores.rados.index import LAST_PAGE, Index, Pairs
 from objectcache.stores.rados.stripes import Stripes
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Sweeper:
             elif now_s < self._next_s:
                 return
             self._changed.notify_all()
-            if self._thread is None and not self._closed:
+            running = self._thread is not None and self._thread.is_alive()  # it is not in a forked child
+            if not running and not self._closed:
                 self._thread = Thread(target=self._run, name="objectcache-rados-sweep", daemon=True)
                 with suppress(RuntimeError):  # the interpreter ends
                     self._thread.start()
@@ -83,7 +84,7 @@ class Sweeper:
             after, more = "", True
             while more and not self._closed:
                 page = self._index.page(shard, LOOSE, after)
-                more = len(page) == PAGE
+                more = len(page) >= LAST_PAGE
                 after = page[-1][0] if page else after
                 for wait_s in self._swept(shard, page):
                     soonest_s = wait_s if soonest_s is None else min(soonest_s, wait_s)
