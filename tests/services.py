@@ -181,7 +181,16 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Ceph, in memory, without a gateway."""
+    """Ceph, in memory, without a gateway and without keys."""
+    yield from _cluster("none")
+
+
+@pytest.fixture(scope="session")
+def cluster_with_keys() -> Iterator[Cluster]:
+    yield from _cluster("cephx")
+
+
+def _cluster(auth: str) -> Iterator[Cluster]:
     for program in ("ceph-mon", "ceph-osd", "ceph"):
         if shutil.which(program) is None:
             _missing(program, "apt-get install --no-install-recommends ceph-mon ceph-osd ceph-common python3-rados")
@@ -191,6 +200,7 @@ def cluster() -> Iterator[Cluster]:
     environment = {
         "CEPH_RGW_DIR": str(directory),
         "CEPH_RGW_GATEWAY": "0",
+        "CEPH_RGW_AUTH": auth,
         "CEPH_RGW_MON_PORT": str(free_ports(70)),
         "CEPH_RGW_STORE": "memstore",
         "CEPH_RGW_SIZE": "4G",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from objectcache.stores import Store
-from tests.services import Cluster, cluster
+from tests.services import Cluster, cluster, cluster_with_keys
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "cluster_with_keys"]
 
 OpenStore = Callable[..., Any]
 

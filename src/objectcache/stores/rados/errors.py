@@ -29,8 +29,8 @@ def store_error(number: int | None, doing: str) -> StoreError:
         return ObjectNotFoundError(f"{doing}: there is no such object")
     if number in _REFUSED:
         return StoreAccessError(
-            f"{doing} was refused ({_name(number)}). The client needs `profile rbd` or `allow r` of the monitors and "
-            "`allow rwx` of the pool (and its namespace): see `ceph auth get`"
+            f"{doing} was refused ({_name(number)}). The client needs mon 'allow r' and osd 'allow rw pool=…' for its "
+            "pools and their namespace: see `ceph auth get`"
         )
     if number in _FULL:
         return StoreFullError(f"{doing} failed: the pool's quota or the cluster's space is used up ({_name(number)})")
