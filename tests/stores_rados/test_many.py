@@ -13,7 +13,7 @@ from objectcache.testing.store_listing import stored_names
 from tests.gateway.process import eventually
 from tests.stores_rados.conftest import OpenStore
 
-NAMES = [f"{number:06d}" if number % 7 else f"{number:06d}/x" for number in range(40_000)]
+NAMES = [f"{number:06d}" if number % 7 else f"{number:06d}/x" for number in range(20_000)]
 
 
 def filled(open_rados: OpenStore) -> Any:
@@ -34,8 +34,8 @@ def test_many_names(open_rados: OpenStore) -> None:
     store = filled(open_rados)
     names = sorted(NAMES)
     assert stored_names(store) == names
-    assert stored_names(store, start_after="039990") == names[-9:]
-    assert stored_names(store, "0390") == [name for name in names if name.startswith("0390")]
+    assert stored_names(store, start_after="019990") == names[-9:]
+    assert stored_names(store, "0190") == [name for name in names if name.startswith("0190")]
     assert list(store.list_prefixes()) == [name[:-1] for name in names if name.endswith("/x")]
     before = store.request_counts()["list"]
     assert next(store.list()).name == "000000/x"

@@ -106,7 +106,7 @@ def test_readers_leave_nothing_behind(open_rados: OpenStore) -> None:
         before = descriptors()
         list(threads.map(read, range(500)))
         after = descriptors()
-    assert after == before
+    assert (after[0] <= before[0], after[1] <= before[1]) == (True, True), "connections that were idle may have ended"
     assert handle.data.complete_completions == []
     assert store._fetching.budget.free_bytes == 256 << 20
     held = [handle.depth.acquire(timeout=10) for _ in range(32)]

@@ -31,44 +31,19 @@ class RadosTiming:
 
 
 class _Cluster:
-    """A connection. Ends when nobody holds it and no request is under way."""
+    """A connection. `holders` are the handles that use it; the last one closes it."""
 
     def __init__(self, options: RadosOptions, timing: RadosTiming) -> None:
         self.holders = 0
-        self._running = 0
-        self._over = False
-        self._changed = Condition()
+        self.stuck = False
+        """A request never ended: closed under it, the connection would take the process with it."""
         self.rados = _connected(options, timing)
 
-    @contextmanager
-    def using(self) -> Iterator[None]:
-        """Keeps the connection open. Raises StoreError when it is not."""
-        self.begin()
-        try:
-            yield
-        finally:
-            self.end()
-
-    def begin(self) -> None:
-        with self._changed:
-            if self._over:
-                raise StoreError("the store is closed")
-            self._running += 1
-
-    def end(self) -> None:
-        with self._changed:
-            self._running -= 1
-            if self._over and not self._running:
-                self._changed.notify_all()
-
-    def close(self, timeout_s: float) -> None:
-        with self._changed:
-            self._over = True
-            quiet = self._changed.wait_for(lambda: not self._running, timeout_s)
-        if quiet:
-            self.rados.shutdown()
+    def close(self) -> None:
+        if self.stuck:
+            keep_for_ever(self.rados)
         else:
-            keep_for_ever(self.rados)  # closed under a request, it would take the process with it
+            self.rados.shutdown()
 
 
 _clusters: dict[tuple[str, str, RadosTiming], _Cluster] = {}
@@ -133,28 +108,31 @@ class Handle:
     def __init__(self, options: RadosOptions, timing: RadosTiming, depth: int) -> None:
         self.generation = _generation
         self.depth = BoundedSemaphore(depth)
+        self._running = 0
+        self._over = False
+        self._changed = Condition()
         self._key = (options.conf, options.client, timing)
         with _lock:
             cluster = _clusters.get(self._key)
             if cluster is None:
                 cluster = _clusters[self._key] = _Cluster(options, timing)
             cluster.holders += 1
+            _live.append(self)
         self.cluster = cluster
+        self._pools: list[rados.Ioctx] = []
         try:
-            with cluster.using():
-                self.data = self._open(options.pool, options.namespace)
-                self.index = (
-                    self._open(options.index, options.namespace) if options.index != options.pool else self.data
-                )
+            self.data = self.index = self._open(options.pool, options.namespace)
+            if options.index != options.pool:
+                self.index = self._open(options.index, options.namespace)
         except BaseException:
             self.close(timing.request_s)
             raise
-        _live.append(self)
 
     def _open(self, pool: str, namespace: str) -> rados.Ioctx:
         try:
             with translated(f"opening pool {pool!r}"):
                 ioctx = self.cluster.rados.open_ioctx(pool)
+                self._pools.append(ioctx)
                 ioctx.set_namespace(namespace)
                 ioctx.set_osdmap_full_try()  # a full cluster is an error, not a wait
                 return ioctx
@@ -163,17 +141,54 @@ class Handle:
                 f"there is no pool {pool!r}: `ceph osd pool create {pool}`, or correct the store's URL"
             ) from error
 
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Around a request: it stays open. Raises StoreError when it is not."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        with self._changed:
+            if self._over:
+                raise StoreError("the store is closed")
+            self._running += 1
+
+    def end(self) -> None:
+        with self._changed:
+            self._running -= 1
+            if self._over and not self._running:
+                self._changed.notify_all()
+
     def close(self, timeout_s: float) -> None:
-        """The connection ends with its last holder."""
-        if self in _live:
-            _live.remove(self)
+        """Ends when no request is under way, the connection with its last holder. Harmless twice."""
+        with self._changed:
+            if self._over:
+                return
+            self._over = True
+            quiet = self._changed.wait_for(lambda: not self._running, timeout_s)
+        for ioctx in self._pools:
+            if quiet:
+                ioctx.close()
+            else:
+                keep_for_ever(ioctx)
         with _lock:
+            if self in _live:
+                _live.remove(self)
+            self.cluster.stuck = self.cluster.stuck or not quiet
             self.cluster.holders -= 1
             last = self.cluster.holders == 0
             if last and _clusters.get(self._key) is self.cluster:
                 del _clusters[self._key]
         if last:
-            self.cluster.close(timeout_s)
+            self.cluster.close()
+
+    def leave(self) -> None:
+        """To the parent process, whose it is."""
+        for thing in (*self._pools, self.cluster.rados):
+            keep_for_ever(thing)
 
 
 _live: list[Handle] = []
@@ -217,8 +232,7 @@ def _forget_in_child() -> None:
     _generation += 1
     _lock = Lock()
     for handle in _live:
-        for thing in (handle.data, handle.index, handle.cluster.rados):
-            keep_for_ever(thing)
+        handle.leave()
     for cluster in _clusters.values():
         keep_for_ever(cluster.rados)
     _live.clear()
@@ -229,11 +243,8 @@ def _forget_in_child() -> None:
 
 def _close_all() -> None:
     """At the interpreter's exit: threads of librados that wait for the interpreter would hold it up."""
-    with _lock:
-        clusters = list(_clusters.values())
-        _clusters.clear()
-    for cluster in clusters:
-        cluster.close(_EXIT_S)
+    for handle in list(_live):
+        handle.close(_EXIT_S)
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

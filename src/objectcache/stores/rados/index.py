@@ -74,7 +74,7 @@ class Index:
         """A key's value as it is; "" where there is none."""
         self._pool.count("head")
         handle = self._pool.handle()
-        with handle.cluster.using(), translated(f"looking up {key!r}"), rados.ReadOpCtx() as op:
+        with handle.using(), translated(f"looking up {key!r}"), rados.ReadOpCtx() as op:
             pairs, _ = handle.index.get_omap_vals_by_keys(op, (key,))
             try:
                 handle.index.operate_read_op(op, _shard_name(shard))
@@ -108,7 +108,7 @@ class Index:
         """
         self._pool.count("put")
         handle = self._pool.handle()
-        with handle.cluster.using(), rados.WriteOpCtx() as op:
+        with handle.using(), rados.WriteOpCtx() as op:
             op.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
             for key, value in where.items():
                 op.omap_cmp(key, value, rados.LIBRADOS_CMPXATTR_OP_EQ)
@@ -127,7 +127,7 @@ class Index:
     def _begin_read(self, shard: int, doing: str, what: tuple[Any, ...], told: Any) -> None:
         """`told(pairs, error)` is called once, from a thread of librados or this one. `what`: keys, or a page."""
         handle = self._pool.handle()
-        handle.cluster.begin()
+        handle.begin()
         op = rados.ReadOp().create()
         try:
             if len(what) == 2:
@@ -149,18 +149,18 @@ class Index:
                     told(None, store_error(errno.EIO, doing))
                 finally:
                     op.release()
-                    handle.cluster.end()
+                    handle.end()
 
             with translated(doing):
                 handle.index.operate_aio_read_op(op, _shard_name(shard), oncomplete=done)
         except BaseException:
             op.release()
-            handle.cluster.end()
+            handle.end()
             raise
 
     def _read_header(self) -> int:
         handle = self._pool.handle()
-        with handle.cluster.using(), translated("reading the index's header"):
+        with handle.using(), translated("reading the index's header"):
             for _ in range(2):
                 try:
                     header = json.loads(handle.index.read(_HEADER))

@@ -28,7 +28,7 @@ class Stripes:
         """Exactly that range of one data object."""
         self._pool.count("get")
         handle = self._pool.handle()
-        with handle.cluster.using(), translated(doing):
+        with handle.using(), translated(doing):
             data = handle.data.read(stripe_name(id, number), length, offset)
         return _whole(data, length, doing)
 
@@ -127,10 +127,10 @@ class Stripes:
 
         def done() -> None:
             handle.depth.release()
-            handle.cluster.end()
+            handle.end()
 
         try:
-            handle.cluster.begin()
+            handle.begin()
         except BaseException:
             handle.depth.release()
             raise
