@@ -118,7 +118,7 @@ def test_what_an_upload_that_is_given_up_left_is_removed(
         assert StoreUnavailableError.__name__ in errors
     assert list(store.list()) == []
     assert data_objects(cluster, own_pool) == []
-    store.put("a", DATA, if_absent=True)
+    patient.put("a", DATA, if_absent=True)
     assert store.get("a") == DATA
 
 
