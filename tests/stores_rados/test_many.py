@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from objectcache.errors import StoreFullError
-from objectcache.stores.rados.entry import Entry
 from objectcache.testing.store_listing import stored_names
 from tests.gateway.process import eventually
 from tests.stores_rados.conftest import OpenStore
@@ -18,6 +17,8 @@ NAMES = [f"{number:06d}" if number % 7 else f"{number:06d}/x" for number in rang
 
 def filled(open_rados: OpenStore) -> Any:
     """A store with NAMES of a byte each, written to the index as an upload of each would."""
+    from objectcache.stores.rados.entry import Entry
+
     store = open_rados()
     index, below = store._index, store._below
     shards: dict[int, dict[str, bytes]] = {}
