@@ -77,7 +77,7 @@ def list_command(
 
       OBJECTCACHE_URL=file:///data objectcache ls --json
     """
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         listing = explainer.list(ListRequest(namespace, segments, limit))
     _show(asdict(listing), listing_tables(listing), as_json)
 
@@ -106,7 +106,7 @@ def inspect_command(
 
       objectcache inspect 3fb1c09a http://gateway:9000/kvcache
     """
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         found = explainer.inspect(InspectRequest(what))
         if verify and not isinstance(found, SegmentInspection):
             raise ConfigError("--verify reads a segment: give a segment's name, as `objectcache ls --segments` shows")
@@ -154,7 +154,7 @@ def why_command(
     if key and namespace:
         raise ConfigError("--key needs no --namespace: a key is of one namespace only")
     request = WhyRequest(key, _namespace(namespace), read_tokens(tokens) if tokens else ())
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         explanation = explainer.why(request)
     _show(asdict(explanation), why_tables(explanation), as_json)
 
@@ -163,7 +163,7 @@ def why_command(
 
 
 @contextmanager
-def _explainer(url: str) -> Iterator[Explains]:
+def explainer_at(url: str) -> Iterator[Explains]:
     """Raises ConfigError for a URL that is none, and what opening it does."""
     if not url:
         raise ConfigError("which cache? Give file:///data or http://gateway:9000/bucket, or set OBJECTCACHE_URL")

@@ -66,8 +66,9 @@ def stores_of(urls: Sequence[str], services: Sequence[str], rados: str = "") -> 
 
 
 @contextmanager
-def started(name: str) -> Iterator[BenchStore]:
-    """The service `name`, with a bucket. Its credentials are in this process's environment meanwhile.
+def started(name: str, variables: Mapping[str, str] | None = None) -> Iterator[BenchStore]:
+    """The service `name`, with a bucket. Its credentials are in this process's environment meanwhile. `variables` are
+    further ones for its script.
 
     Raises ConfigError where it is not known or there are no scripts, BenchmarkError when it does not start.
     """
@@ -84,6 +85,7 @@ def started(name: str) -> Iterator[BenchStore]:
         f"{service.variables}_ACCESS_KEY": _ACCESS_KEY,
         f"{service.variables}_SECRET_KEY": _SECRET_KEY,
         **service.more,
+        **(variables or {}),
     }
     with guarded(SCRIPTS / service.script, service.end, Path(directory), environment):
         _make_bucket(first)

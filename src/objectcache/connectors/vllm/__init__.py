@@ -6,10 +6,13 @@
 
 `connector` plugs into vLLM. Its two sides are the scheduler's (`scheduler_side`, pure: what is looked up, when requests
 run, what is saved) and the workers' (`worker_side`: keys, transfers, staging, blocks); `messages` is what they tell
-each other. Needs vLLM, which only `connector` and `facts` import.
+each other. Needs vLLM, which only `connector` and `reading` import.
 """
 
 from objectcache.connectors.vllm.messages import Orders, Report
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
+from objectcache.lazily import exports
 
-__all__ = ["AdmissionMode", "Orders", "Report", "VllmOptions"]
+__all__ = ["AdmissionMode", "ObjectCacheConnector", "Orders", "Report", "VllmOptions"]
+
+__getattr__ = exports("objectcache.connectors.vllm", {"ObjectCacheConnector": "objectcache.connectors.vllm.connector"})
