@@ -18,7 +18,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-timing test-stores test-clients test-vllm test-vllm-old demo bench clean
+.PHONY: help setup constraints lint test test-timing test-stores test-rados test-clients test-vllm test-vllm-old demo bench clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -44,13 +44,18 @@ lint: setup ## ruff and mypy.
 	$(BIN)/mypy
 
 test: lint ## lint, then all tests but those of time, and those with other programs.
-	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients --ignore=tests/vllm
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder \
+		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/vllm
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
 	$(BIN)/pytest -m timing tests/gateway
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
+
+test-rados: setup ## The RADOS store on a cluster, which this starts; skipped, with the reason, where Ceph is missing.
+	@$(BIN)/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh $(BIN)/python || true
+	$(BIN)/pytest tests/stores_rados -rs
 
 test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
 	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs

@@ -64,6 +64,7 @@ OPTIONAL = {
     "lmcache": ("connectors.lmcache", "bench.peers"),
     "sglang": ("connectors.sglang",),
     "obstore": ("stores.s3", "bench.stores", "bench.peers"),
+    "rados": ("stores.rados",),
     "nixl": ("transports.nixl",),
     "simpy": ("simulation",),
     "matplotlib": ("bench", "demo"),

@@ -47,7 +47,8 @@ Url = Annotated[
         metavar="URL",
         envvar="OBJECTCACHE_URL",
         show_default=False,
-        help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix, or http://gateway:9000/bucket.",
+        help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix, rados://pool/prefix, or "
+        "http://gateway:9000/bucket.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -178,19 +179,21 @@ def explainer_at(url: str) -> Iterator[Explains]:
             yield GatewayExplainer(http, bucket)
         finally:
             http.close()
-    elif parts.scheme in ("", "file"):
+    elif parts.scheme in ("", "file") and not parts.query:
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()
         with open_explainer(path) as explainer:
             yield explainer
-    elif parts.scheme == "s3":
+    elif parts.scheme in ("s3", "rados", "file"):
         with open_store(url) as store, explain_store(store, state_folder(store.url)) as explainer:
             yield explainer
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(store.request_counts().items()))
-            Console(stderr=True).print(f"requests to the bucket: {counts}", style="dim", highlight=False)
+            if counts:
+                where = "bucket" if parts.scheme == "s3" else "pool"
+                Console(stderr=True).print(f"requests to the {where}: {counts}", style="dim", highlight=False)
     else:
         raise ConfigError(
-            f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix and "
-            "http://gateway:9000/bucket"
+            f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix, "
+            "rados://pool/prefix and http://gateway:9000/bucket"
         )
 
 
