@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.connectors.vllm.saves import RUN_CHUNKS, Due, Known, Saves
+from objectcache.connectors.vllm.scheduler.saves import RUN_CHUNKS, Due, Known, Saves
 
 CHUNK = 4
 

@@ -9,9 +9,9 @@ import pytest
 
 from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage, declined
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
-from objectcache.connectors.vllm.steps import FullGraphs
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.steps import FullGraphs
 from tests.connectors.vllm.fakes import BLOCK, Blocks, Cached, Manager, New, Output, Pool, Request, Scheduled
 
 

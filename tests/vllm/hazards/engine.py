@@ -33,8 +33,8 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
 from tests.vllm.hazards import connector
 
 TELLS_TABLES = hasattr(KVConnectorBase_V1, "bind_kv_cache_manager")

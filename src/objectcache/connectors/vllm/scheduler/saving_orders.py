@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from objectcache.connectors.vllm.events import Stored, stored_events
-from objectcache.connectors.vllm.holding import BlockPool, Holds
 from objectcache.connectors.vllm.messages import Report, Save, SavePart
-from objectcache.connectors.vllm.requests import KnownRequest
-from objectcache.connectors.vllm.saves import RUN_CHUNKS, Due
-from objectcache.connectors.vllm.tables import Table
+from objectcache.connectors.vllm.scheduler.events import Stored, stored_events
+from objectcache.connectors.vllm.scheduler.holding import BlockPool, Holds
+from objectcache.connectors.vllm.scheduler.requests import KnownRequest
+from objectcache.connectors.vllm.scheduler.saves import RUN_CHUNKS, Due
+from objectcache.connectors.vllm.scheduler.tables import Table
 
 UNSEEN_JOBS = 1024
 """So many jobs may be on their way into the store, and their events be waited for."""
