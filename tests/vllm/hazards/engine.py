@@ -150,7 +150,7 @@ def build(setting: Setting, side: SchedulerSide) -> Scheduler:
 
 
 def side_of(setting: Setting, clock: Any) -> SchedulerSide:
-    options = VllmOptions(url="file:///nowhere", admission=setting.mode, deadline_s=1.0)
+    options = VllmOptions(url="file:///nowhere", admission=setting.mode, deadline_s=1.0, store_min_tokens=0)
     groups = (Group(BLOCK), Group(BLOCK, windowed=True))[: setting.groups]
     facts = SchedulerFacts(
         ranks=setting.ranks,

@@ -263,6 +263,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
+        if self._weights is not None:
+            self._weights.close()
         self._watching.close()
 
 

@@ -1,4 +1,4 @@
-"""What names an engine's KV, and what is safe with it: facts read from vLLM's configuration, namespaces made of them."""
+"""What names an engine's KV, and what is safe with it: facts of vLLM's configuration, and namespaces."""
 
 from objectcache.connectors.vllm.naming.facts import EngineFacts, HashFacts, WeightsFacts
 from objectcache.connectors.vllm.naming.group_facts import GroupFacts, GroupKind, LayerFacts

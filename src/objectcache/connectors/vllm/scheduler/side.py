@@ -82,8 +82,14 @@ class SchedulerSide:
             self.counters,
         )
         chunk_tokens = min(group.block_tokens for group in facts.groups)
-        self._saves = Saves(chunk_tokens, decoded=options.save_decoded)
-        self._orders = SavingOrders(facts.groups, facts.hash_tokens, facts.ranks, self.counters, events=facts.events)
+        self._saves = Saves(chunk_tokens, decoded=options.save_decoded, min_tokens=options.store_min_tokens)
+        self._orders = SavingOrders(
+            facts.groups,
+            facts.hash_tokens,
+            facts.ranks,
+            self.counters,
+            events=facts.events,
+        )
         self._uniform = Uniform(facts.graphs, facts.draft_tokens)
         self._pool: BlockPool | None = None
         self._tables: Tables | None = None
