@@ -68,6 +68,9 @@ class Pool:
     def evict_blocks(self, block_ids: set[int]) -> None:
         self.evicted |= block_ids
 
+    def reset_prefix_cache(self) -> bool:
+        return not self.held
+
     @property
     def held(self) -> list[int]:
         return [block.block_id for block in self.blocks if block.ref_cnt]

@@ -88,6 +88,31 @@ def test_final_blocks_are_held_until_every_rank_has_copied_them() -> None:
     assert not engine.side.has_pending_push_work()
 
 
+def test_a_reset_does_not_wait_for_copies() -> None:
+    engine = Engine()
+    request = Request("r", 50)
+    step = engine.prefill(request, [5, 6, 7, 8]).step
+    request.sampled()
+    engine.report(step)
+    (save,) = engine.idle().saves
+    assert engine.pool.held == [5, 6, 7]
+    assert engine.pool.reset_prefix_cache()
+    assert engine.pool.held == []
+    assert engine.idle().abandoned == (save.job,)
+    assert engine.idle().abandoned == ()
+    engine.report(3, copied={save.job: frozenset((0,))}, stored={save.job: frozenset((0,))})
+    assert engine.pool.held == []
+
+
+def test_what_was_not_ordered_yet_is_forgotten_by_a_reset() -> None:
+    engine = Engine()
+    request = Request("r", 50)
+    engine.report(engine.prefill(request, [5, 6, 7, 8]).step)
+    assert engine.pool.reset_prefix_cache()
+    orders = engine.idle()
+    assert (orders.saves, orders.abandoned) == ((), ())
+
+
 def test_groups_save_the_blocks_that_they_have() -> None:
     engine = Engine(groups=(Group(BLOCK), Group(2 * BLOCK, windowed=True), Group(BLOCK, windowed=True)))
     request = Request("r", 96)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -192,6 +193,28 @@ def test_two_ranks_have_their_own_shards(cache: KVCache) -> None:
         for layer in worker.names:
             assert [worker.block(layer, 5 + i) for i in range(4)] == [saved[rank][layer, 1 + i] for i in range(4)]
         worker.close()
+
+
+def test_what_a_reset_took_the_blocks_of_is_whole_or_not_stored(cache: KVCache) -> None:
+    name = next(iter(CACHES))
+    worker = Worker(one_group(slice_bytes(name)), CACHES[name], cache)
+    blocks, others = list(range(1, 25)), list(range(30, 54))
+    for seed in range(12):
+        prompt = prompt_of(24, seed=seed)
+        worker.fill(seed)
+        saved = worker.everything()
+        job = worker.save(prompt, [blocks], wait=False)
+        time.sleep(seed % 4 * 0.001)
+        worker.step(Orders(0, abandoned=(job,), idle=True))
+        worker.fill(100 + seed)
+        worker.run(lambda job=job: job in worker.copied)  # type: ignore[misc]
+        attempt = worker.find(prompt)
+        if worker.stage(attempt) is Stage.STAGED:
+            worker.step(Orders(0, loads=(worker.load(attempt, 0, worker.tokens(attempt), [others]),), tokens=1))
+            for layer in worker.names:
+                for here, there in zip(blocks[: worker.tokens(attempt) // BLOCK_TOKENS], others, strict=False):
+                    assert worker.block(layer, there) == saved[layer, here]
+    worker.close()
 
 
 def test_a_rank_that_others_store_for_reports_at_once(cache: KVCache) -> None:

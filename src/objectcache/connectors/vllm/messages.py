@@ -93,9 +93,10 @@ class Save:
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
     be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is
-    computed in this step. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch` is of
-    the namespace; `none_hash` is what the first block's hash began with. `tokens` are what the step computes in all,
-    `context` what is before those of the request that computes most.
+    computed in this step. `abandoned` are jobs whose blocks were given back before they were copied: what is not copied
+    of them by now is not stored. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch`
+    is of the namespace; `none_hash` is what the first block's hash began with. `tokens` are what the step computes in
+    all, `context` what is before those of the request that computes most.
     """
 
     step: int
@@ -103,6 +104,7 @@ class Orders:
     loads: tuple[Load, ...] = ()
     drops: tuple[int, ...] = ()
     saves: tuple[Save, ...] = ()
+    abandoned: tuple[int, ...] = ()
     idle: bool = False
     full_graph: bool = False
     epoch: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +33,19 @@ def _by_pool(blocks: Sequence[Any], default: BlockPool) -> list[tuple[BlockPool,
         pool = getattr(block, "pool", None) or default
         pools.setdefault(id(pool), (pool, []))[1].append(block)
     return list(pools.values())
+
+
+def before_reset(pool: Any, give_back: Callable[[], None]) -> None:
+    """Have `give_back` called before `pool` resets its prefix cache, which it refuses while blocks are held: engines
+    whose weights change would go on with what they had. vLLM has no hook for it, so its method is replaced."""
+    reset = pool.reset_prefix_cache
+
+    def resetting() -> bool:
+        give_back()
+        done: bool = reset()
+        return done
+
+    pool.reset_prefix_cache = resetting
 
 
 @dataclass(slots=True)
@@ -80,6 +93,13 @@ class Holds:
             held.waits_for.difference_update(ranks)
             if not held.waits_for:
                 self.give_back(job)
+
+    def give_all_back(self) -> tuple[int, ...]:
+        """Whether or not somebody reads them; the jobs that held them."""
+        jobs = tuple(self._held)
+        for job in jobs:
+            self.give_back(job)
+        return jobs
 
     def give_back(self, job: int) -> None:
         """Nobody reads its blocks."""

@@ -66,6 +66,7 @@ class SavingOrders:
         self._tainted: set[str] = set()
         self._pending: list[_Pending] = []
         self._ready: list[Save] = []
+        self._abandoned: list[int] = []
         self._stored_at: dict[int, bytes] = {}  # by block of the first group: the hash of what was stored from it
         self._unseen: OrderedDict[int, _Unseen] = OrderedDict()
         self._visible: list[Stored] = []
@@ -127,6 +128,21 @@ class SavingOrders:
         self._drop("reset")
         self._stored_at.clear()
         self._unseen.clear()
+
+    def abandon(self) -> None:
+        """Give all blocks back, also those that are being copied: workers store nothing of such a job that is not
+        copied when they hear of it, which is before any of its blocks is written."""
+        self._drop("reset")
+        if self._holds is not None:
+            for job in self._holds.give_all_back():
+                self._abandoned.append(job)
+                self._unseen.pop(job, None)
+
+    def take_abandoned(self) -> tuple[int, ...]:
+        """Jobs that the workers do not know to be abandoned."""
+        abandoned = tuple(self._abandoned)
+        self._abandoned.clear()
+        return abandoned
 
     def _drop(self, reason: str) -> None:
         for save in (*self._ready, *(one.save for one in self._pending)):

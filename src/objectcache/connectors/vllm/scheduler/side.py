@@ -15,7 +15,7 @@ from typing import Any
 
 from objectcache.connectors.vllm.messages import Load, Orders, Report
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.scheduler.holding import BlockPool, evict
+from objectcache.connectors.vllm.scheduler.holding import BlockPool, before_reset, evict
 from objectcache.connectors.vllm.scheduler.requests import KnownRequest
 from objectcache.connectors.vllm.scheduler.saves import Due, Known, Saves
 from objectcache.connectors.vllm.scheduler.saving_orders import Group, SavingOrders
@@ -97,16 +97,17 @@ class SchedulerSide:
     # What vLLM binds
 
     def bind_kv_cache_manager(self, manager: Any) -> None:
-        self._pool = manager.block_pool
-        self._tables = LiveTables(manager)
-        self._orders.bind(manager.block_pool, live=True)
+        self._bind(manager.block_pool, LiveTables(manager))
 
     def bind_gpu_block_pool(self, pool: BlockPool) -> None:
         """Where vLLM tells no more than that."""
         if self._tables is None:
-            self._pool = pool
-            self._tables = ToldTables(pool)
-            self._orders.bind(pool, live=False)
+            self._bind(pool, ToldTables(pool))
+
+    def _bind(self, pool: BlockPool, tables: Tables) -> None:
+        self._pool, self._tables = pool, tables
+        self._orders.bind(pool, live=isinstance(tables, LiveTables))
+        before_reset(pool, self._orders.abandon)
 
     # Requests
 
@@ -183,6 +184,7 @@ class SchedulerSide:
             tuple(self._loads),
             drops,
             self._orders.take(),
+            self._orders.take_abandoned(),
             idle=not output.num_scheduled_tokens,
             full_graph=self._uniform.full(output.num_scheduled_tokens),
             tokens=sum(output.num_scheduled_tokens.values()),

@@ -41,6 +41,8 @@ class _Job:
         self._reading = 1  # while it is being begun, and one for each layer
         self._unsettled = 1
         self._lost = False
+        self._abandoned = False
+        self._handles: list[StoreHandle] = []
 
     def reads(self) -> None:
         with self._lock:
@@ -57,6 +59,28 @@ class _Job:
     def begins(self) -> None:
         with self._lock:
             self._unsettled += 1
+
+    def taken(self, handle: StoreHandle) -> None:
+        """It stores one part, or is dropped at once."""
+        with self._lock:
+            self._handles.append(handle)
+            abandoned = self._abandoned
+        if abandoned:
+            handle.drop(Reason.ABANDONED)
+
+    @property
+    def abandoned(self) -> bool:
+        return self._abandoned
+
+    def abandon(self) -> None:
+        """Its blocks may be written from here on: what of them is not copied is not stored."""
+        with self._lock:
+            if not self._reading:
+                return
+            self._abandoned = True
+            handles = list(self._handles)
+        for handle in handles:
+            handle.drop(Reason.ABANDONED)
 
     def settled(self, lost: str = "") -> None:
         """One part is visible, or why it is not."""
@@ -95,6 +119,7 @@ class Saving:
         self._copied: deque[int] = deque()
         self._stored: deque[int] = deque()
         self._open = 0
+        self._jobs: dict[int, _Job] = {}  # until they are told of as copied
         self._closing = threading.Event()
 
     # -- for the engine ---------------------------------------------------------------------------
@@ -107,7 +132,7 @@ class Saving:
         """Its blocks hold what they are to hold once what the current stream holds by now is done."""
         saver = self._saver
         self._open += 1
-        job = _Job(save.job, self)
+        job = self._jobs[save.job] = _Job(save.job, self)
         if not self._parts:  # somebody else does
             job.copied()
             job.settled()
@@ -120,6 +145,12 @@ class Saving:
         if not self._thread.submit(lambda: self._save(job, save, epoch, none_hash, moment)):
             self._end(job, save, Reason.CLOSED.value)
 
+    def abandon(self, job: int) -> None:
+        """Its blocks are somebody else's from here on."""
+        found = self._jobs.get(job)
+        if found is not None:
+            found.abandon()
+
     @property
     def under_way(self) -> bool:
         """Whether blocks are held for any."""
@@ -129,6 +160,8 @@ class Saving:
         """Jobs whose blocks are not read any more, since the last call."""
         copied = _taken(self._copied)
         self._open -= len(copied)
+        for job in copied:
+            self._jobs.pop(job, None)
         return copied
 
     def take_stored(self) -> list[int]:
@@ -158,8 +191,8 @@ class Saving:
         lost = ""
         try:
             self._waiting.pop()
-            if self._closing.is_set():
-                lost = Reason.CLOSED.value
+            if self._closing.is_set() or job.abandoned:
+                lost = (Reason.ABANDONED if job.abandoned else Reason.CLOSED).value
             else:
                 self._begin(job, save, epoch, none_hash, moment)
         except ObjectCacheError as error:
@@ -191,6 +224,7 @@ class Saving:
                 if part is not None and wanted.block_ids:
                     handle = self._begin_part(self._queue, job, save, namespace, chain, part, wanted)
                     if handle is not None:
+                        job.taken(handle)
                         handles.append((handle, part, wanted))
             for handle, part, wanted in handles:
                 self._give(job, handle, part, wanted, moment)

@@ -117,6 +117,8 @@ class WorkerSide:
         for look_up in orders.look_ups:
             refused = Outcome.FAILED if self._caches is None or not self._options.load else None
             self._transfers.look_up(look_up, orders.epoch, orders.none_hash, refused=refused)
+        for job in orders.abandoned:
+            self._saving.abandon(job)
         for save in orders.saves:
             self._saving.put(save, orders.epoch, orders.none_hash)
         if self._caches is not None and self._marks is not None and self._measures(orders):
