@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,13 +11,15 @@ import pytest
 
 import objectcache
 from objectcache.cache import KVCache
-from objectcache.connectors.vllm.messages import Orders, Stage
+from objectcache.connectors.vllm.messages import Adapter, Orders, Stage
 from objectcache.connectors.vllm.options import VllmOptions
+from objectcache.keys import Namespace
 from tests.connectors.vllm.workers import (
     BLOCK_TOKENS,
     CACHES,
     LAYERS,
     NUM_BLOCKS,
+    RankIdentity,
     Worker,
     one_group,
     prompt_of,
@@ -195,25 +196,29 @@ def test_two_ranks_have_their_own_shards(cache: KVCache) -> None:
         worker.close()
 
 
-def test_what_a_reset_took_the_blocks_of_is_whole_or_not_stored(cache: KVCache) -> None:
+class Gated(RankIdentity):
+    """Names nothing while `gate` is closed."""
+
+    gate = threading.Event()
+
+    def namespace(self, epoch: int, none_hash: bytes, adapter: Adapter | None) -> Namespace:
+        assert self.gate.wait(10)
+        return super().namespace(epoch, none_hash, adapter)
+
+
+def test_what_a_reset_took_the_blocks_of_is_not_stored(cache: KVCache) -> None:
     name = next(iter(CACHES))
-    worker = Worker(one_group(slice_bytes(name)), CACHES[name], cache)
-    blocks, others = list(range(1, 25)), list(range(30, 54))
-    for seed in range(12):
-        prompt = prompt_of(24, seed=seed)
-        worker.fill(seed)
-        saved = worker.everything()
-        job = worker.save(prompt, [blocks], wait=False)
-        time.sleep(seed % 4 * 0.001)
-        worker.step(Orders(0, abandoned=(job,), idle=True))
-        worker.fill(100 + seed)
-        worker.run(lambda job=job: job in worker.copied)  # type: ignore[misc]
-        attempt = worker.find(prompt)
-        if worker.stage(attempt) is Stage.STAGED:
-            worker.step(Orders(0, loads=(worker.load(attempt, 0, worker.tokens(attempt), [others]),), tokens=1))
-            for layer in worker.names:
-                for here, there in zip(blocks[: worker.tokens(attempt) // BLOCK_TOKENS], others, strict=False):
-                    assert worker.block(layer, there) == saved[layer, here]
+    identity = one_group(slice_bytes(name))
+    worker = Worker(Gated(identity.layout, identity.groups, identity.parts), CACHES[name], cache)
+    worker.fill(1)
+    Gated.gate.clear()
+    job = worker.save(prompt_of(6), [[1, 2, 3, 4, 5, 6]], wait=False)
+    worker.step(Orders(0, abandoned=(job,), idle=True))
+    worker.fill(2)
+    Gated.gate.set()
+    worker.run(lambda: job in worker.copied)
+    assert worker.stage(worker.find(prompt_of(6))) is Stage.MISSED
+    assert not worker.stored
     worker.close()
 
 
