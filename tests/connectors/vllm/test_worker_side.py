@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -217,6 +218,7 @@ def test_what_a_reset_took_the_blocks_of_is_not_stored(cache: KVCache) -> None:
     worker.fill(2)
     Gated.gate.set()
     worker.run(lambda: job in worker.copied)
+    time.sleep(0.5)  # what is stored would be visible by then
     assert worker.stage(worker.find(prompt_of(6))) is Stage.MISSED
     assert not worker.stored
     worker.close()
