@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.process import GatewayProcess
-from tests.vllm.engines import Taken
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stored import settle, stored_chunks
 from tests.vllm.support import CACHED_MODELS, CHUNKING_MODELS, MODELS, extra

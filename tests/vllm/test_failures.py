@@ -11,7 +11,8 @@ import pytest
 from objectcache.bench.guarding import free_ports
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
-from tests.vllm.engines import Engine, Taken
+from tests.vllm.engines import Engine
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_same, full, tokens
 from tests.vllm.stalling import stalled
 from tests.vllm.stored import settle

@@ -6,7 +6,8 @@ import pytest
 
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import eventually
-from tests.vllm.engines import Output, Run, Taken
+from tests.vllm.engines import Output, Run
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stalling import stalled
 from tests.vllm.stored import settle

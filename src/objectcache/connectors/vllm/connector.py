@@ -9,18 +9,11 @@ from math import lcm
 from typing import Any
 
 import torch
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorMetadata,
-    KVConnectorRole,
-    KVConnectorWorkerMetadata,
-    SupportsHMA,
-)
+import vllm
 
 from objectcache.connectors.vllm.facts import EngineFacts
 from objectcache.connectors.vllm.group_facts import GroupKind
 from objectcache.connectors.vllm.messages import Orders, Report, declined
-from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
 from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason
 from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.connectors.vllm.reading import engine_facts, none_hash
@@ -30,11 +23,24 @@ from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, Scheduler
 from objectcache.connectors.vllm.stats import scheduler_stats, worker_stats
 from objectcache.connectors.vllm.steps import FullGraphs
 from objectcache.connectors.vllm.telling import scheduler_counts, worker_counts
-from objectcache.connectors.vllm.versions import check_version
+from objectcache.connectors.vllm.versions import check_version, lacks_interface, minor_version
 from objectcache.connectors.vllm.watching import Watching
 from objectcache.connectors.vllm.weights import Weights
 from objectcache.connectors.vllm.worker_side import WorkerSide
 from objectcache.errors import ObjectCacheError
+
+try:
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+        KVConnectorBase_V1,
+        KVConnectorMetadata,
+        KVConnectorRole,
+        KVConnectorWorkerMetadata,
+        SupportsHMA,
+    )
+
+    from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
+except ImportError as error:
+    raise lacks_interface(vllm.__version__, str(error)) from error
 
 try:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
@@ -68,8 +74,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         super().__init__(vllm_config, role, kv_cache_config)
         worker = role == KVConnectorRole.WORKER
         self._options = VllmOptions.from_extra(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        check_version(vllm.__version__, minor_version(vllm.__version__), untested=self._options.untested_vllm)
         self._facts = facts = engine_facts(vllm_config, kv_cache_config, worker=worker)
-        check_version(facts.version, facts.minor_version, untested=self._options.untested_vllm)
         check_hashes(facts)
         idle = idle_reason(facts)
         self._scheduler: SchedulerSide | None = None
