@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
 from objectcache.connectors.vllm.versions import NEWEST, OLDEST, text_of
+from objectcache.errors import ConfigError
 from tests.vllm.engines import EngineError
 from tests.vllm.pool import Taken
 from tests.vllm.support import VLLM, extra
@@ -23,6 +26,16 @@ def test_versions_that_nobody_tried_are_refused(version: str, engine: Taken, tmp
     for said in (f"vLLM {version}", text_of(OLDEST), text_of(NEWEST), "untested_vllm"):
         assert said in raised.value.message
     vllm.made("llama", {**asked, "untested_vllm": True}, version=version)
+
+
+@pytest.mark.filterwarnings("ignore")  # of what vLLM imports
+def test_a_vllm_without_the_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = importlib.import_module("vllm.distributed.kv_transfer.kv_connector.v1.base")
+    monkeypatch.delattr(base, "SupportsHMA")
+    monkeypatch.delitem(sys.modules, "objectcache.connectors.vllm.connector", raising=False)
+    with pytest.raises(ConfigError, match="SupportsHMA") as raised:
+        importlib.import_module("objectcache.connectors.vllm.connector")
+    assert text_of(OLDEST) in str(raised.value)
 
 
 def test_the_version_that_is_installed_is_taken(engine: Taken, tmp_path: Path) -> None:
