@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from objectcache.connectors.vllm.versions import NEWEST, OLDEST, text_of
+from objectcache.connectors.vllm.naming.versions import NEWEST, OLDEST, text_of
 from objectcache.errors import ConfigError
 from tests.vllm.engines import EngineError
 from tests.vllm.pool import Taken

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 import vllm
 
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.group_facts import GroupKind
 from objectcache.connectors.vllm.messages import Orders, Report, declined
-from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.group_facts import GroupKind
+from objectcache.connectors.vllm.naming.namespaces import Identity, check_hashes, idle_reason
+from objectcache.connectors.vllm.naming.reading import engine_facts, none_hash
+from objectcache.connectors.vllm.naming.safety import policy_warning, safety
+from objectcache.connectors.vllm.naming.versions import check_version, lacks_interface
+from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.reading import engine_facts, none_hash
-from objectcache.connectors.vllm.safety import policy_warning, safety
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.steps import FullGraphs
 from objectcache.connectors.vllm.stats import scheduler_stats, worker_stats
-from objectcache.connectors.vllm.steps import FullGraphs
 from objectcache.connectors.vllm.telling import scheduler_counts, worker_counts
-from objectcache.connectors.vllm.versions import check_version, lacks_interface, minor_version
 from objectcache.connectors.vllm.watching import Watching
-from objectcache.connectors.vllm.weights import Weights
-from objectcache.connectors.vllm.worker_side import WorkerSide
+from objectcache.connectors.vllm.worker.side import WorkerSide
 from objectcache.errors import ObjectCacheError
 
 try:
@@ -74,7 +74,7 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         super().__init__(vllm_config, role, kv_cache_config)
         worker = role == KVConnectorRole.WORKER
         self._options = VllmOptions.from_extra(vllm_config.kv_transfer_config.kv_connector_extra_config)
-        check_version(vllm.__version__, minor_version(vllm.__version__), untested=self._options.untested_vllm)
+        check_version(vllm.__version__, untested=self._options.untested_vllm)
         self._facts = facts = engine_facts(vllm_config, kv_cache_config, worker=worker)
         check_hashes(facts)
         idle = idle_reason(facts)
@@ -84,14 +84,12 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self._bound: Orders | None = None
         self._watching = Watching(self._options, facts, worker=worker)
         if worker:
-            # Both sides find the same reasons, and only one of them need say so.
-            self._weights = None if idle else _weights(self._options, facts)
+            self._weights = None if idle else _weights(self._options, facts)  # the other side says why
             return
         if idle:
             log.warning("objectcache stores and loads nothing of this model: %s", idle)
             return
-        warning = policy_warning(facts)
-        if warning:
+        if warning := policy_warning(facts):
             log.warning("objectcache: %s", warning)
         events = vllm_config.kv_events_config
         self._scheduler = SchedulerSide(
@@ -269,6 +267,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
+        if self._weights is not None:
+            self._weights.close()
         self._watching.close()
 
 

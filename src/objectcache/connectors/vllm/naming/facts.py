@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from objectcache.connectors.vllm.group_facts import GroupFacts, LayerFacts
-from objectcache.connectors.vllm.versions import minor_version
+from objectcache.connectors.vllm.naming.group_facts import GroupFacts, LayerFacts
+from objectcache.connectors.vllm.naming.versions import minor_version
 from objectcache.errors import ConfigError
 
 

@@ -9,9 +9,9 @@ NEWEST = (0, 32)
 """Both ends are tested; what lies between is taken to be like them."""
 
 
-def check_version(version: str, minor: tuple[int, int], *, untested: bool = False) -> None:
+def check_version(version: str, *, untested: bool = False) -> None:
     """Raises ConfigError for a vLLM that nobody has tried this with, unless `untested` versions are wanted."""
-    if untested or OLDEST <= minor <= NEWEST:
+    if untested or OLDEST <= minor_version(version) <= NEWEST:
         return
     raise ConfigError(
         f"vLLM {version} was not tested with this connector, whose interface in vLLM changes between versions: use "
