@@ -10,7 +10,7 @@ import pytest
 
 from tests.gateway.fixtures import gateway, own_gateway
 from tests.services import s3_environment, seaweedfs
-from tests.vllm.engines import Engines, Taken
+from tests.vllm.pool import Engines, Taken
 from tests.vllm.prompts import References
 from tests.vllm.support import MODELS
 

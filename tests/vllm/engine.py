@@ -55,16 +55,35 @@ class EngineHost:
 
     def start(self, model: str, folder: str, connector: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
         """`connector` is what its `kv_connector_extra_config` says; None: vLLM without one."""
-        import vllm
         from vllm import LLM
 
-        vllm.__version__ = os.environ.get("OBJECTCACHE_TEST_VLLM_VERSION", vllm.__version__)
         arguments = {**DEFAULTS, "model": str(make(model, Path(folder))), **settings}
         if connector is not None:
             arguments["kv_transfer_config"] = {**CONNECTOR, "kv_connector_extra_config": dict(connector)}
         self._llm = LLM(**arguments)
         if connector is not None and arguments["distributed_executor_backend"] == "uni":
             self._watch_waits()
+
+    def made(
+        self, model: str, folder: str, connector: Mapping[str, Any], settings: Mapping[str, Any], version: str
+    ) -> None:
+        """The connector alone, as an engine makes it, in a vLLM that says it is of `version` ("": of its own)."""
+        import vllm
+        from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+        from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.kv_cache_interface import KVCacheConfig
+
+        transfer = {**CONNECTOR, "kv_connector_extra_config": dict(connector)}
+        arguments = {**DEFAULTS, "model": str(make(model, Path(folder))), "kv_transfer_config": transfer, **settings}
+        config = EngineArgs(**arguments).create_engine_config()
+        before = vllm.__version__
+        vllm.__version__ = version or before
+        try:
+            nothing = KVCacheConfig(num_blocks=1, kv_cache_tensors=[], kv_cache_groups=[])
+            KVConnectorFactory.create_connector(config, KVConnectorRole.SCHEDULER, nothing).shutdown()
+        finally:
+            vllm.__version__ = before
 
     def run(
         self,

@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tests.vllm.models import BLOCK_TOKENS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -91,26 +88,32 @@ class Settings:
         model: str,
         connector: Mapping[str, Any] | None,
         engine: Mapping[str, Any],
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None] | None,
     ) -> Settings:
-        texts = [json.dumps(what, sort_keys=True) for what in (connector, dict(engine), dict(environment))]
-        return cls(model, *texts)
+        connector_text, engine_text = (json.dumps(what, sort_keys=True) for what in (connector, dict(engine)))
+        return cls(model, connector_text, engine_text, environment_text(environment))
+
+
+def environment_text(environment: Mapping[str, str | None] | None) -> str:
+    """What differs from the others'; None: not set."""
+    return json.dumps(dict(environment or {}), sort_keys=True)
 
 
 class Engine:
     """One process; `start` may follow `stop`."""
 
-    def __init__(self, models: Path, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, models: Path, log: Path, environment: Mapping[str, str | None]) -> None:
         self.settings: Settings | None = None
-        self.environment = json.dumps(dict(environment), sort_keys=True)
+        self.environment = environment_text(environment)
         self._models = models
         self._log = log
         self._asked = False
+        whole = {**os.environ, **ENVIRONMENT, **environment}
         with log.open("ab") as written:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.vllm.engine"],
                 cwd=ROOT,
-                env={**os.environ, **ENVIRONMENT, **environment},
+                env={name: value for name, value in whole.items() if value is not None},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=written,
@@ -126,10 +129,16 @@ class Engine:
         self.ask("start", model=settings.model, folder=str(self._models), connector=connector, settings=engine)
         self.settings = settings
 
-    @property
-    def block_tokens(self) -> int:
-        assert self.settings is not None
-        return BLOCK_TOKENS[self.settings.model]
+    def made(self, model: str, connector: Mapping[str, Any], *, version: str = "", **settings: Any) -> None:
+        """The connector alone. Raises EngineError."""
+        self.ask(
+            "made",
+            model=model,
+            folder=str(self._models),
+            connector=dict(connector),
+            settings=settings,
+            version=version,
+        )
 
     def begin(self, what: str, **more: Any) -> None:
         """Ask, and go on: `end` has the answer."""
@@ -214,87 +223,3 @@ class Engine:
     @property
     def usable(self) -> bool:
         return self._process.poll() is None and not self._asked
-
-
-class Engines:
-    """All processes of a session. At most `LIMIT` are there, more only while a test has them all."""
-
-    LIMIT = 3
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._idle: list[Engine] = []
-        self._made = 0
-
-    @contextmanager
-    def taken(self) -> Iterator[Taken]:
-        """For one test; then others may use its engines."""
-        taken = Taken(self)
-        try:
-            yield taken
-        finally:
-            for engine in taken.engines:
-                if engine.usable:
-                    self._idle.append(engine)
-                else:
-                    engine.close()
-            while len(self._idle) > self.LIMIT:
-                self._idle.pop(0).close()
-
-    def take(self, settings: Settings) -> Engine:
-        """One that runs with these settings already, or is started with them."""
-        same = [engine for engine in self._idle if engine.settings == settings]
-        # Those without a connector, which are for reference, stay as they are while there are others.
-        alike = [engine for engine in self._idle if engine.environment == settings.environment]
-        alike.sort(key=lambda engine: engine.settings is not None and engine.settings.connector == "null")
-        if same:
-            engine = same[0]
-        elif alike and len(self._idle) >= self.LIMIT - 1:
-            engine = alike[0]
-        else:
-            self._made += 1
-            engine = Engine(self._folder, self._folder / f"{self._made}.log", json.loads(settings.environment))
-            self._idle.append(engine)
-        self._idle.remove(engine)
-        try:
-            if engine.settings != settings:
-                if engine.settings is not None:
-                    engine.stop()
-                engine.start(settings)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
-
-    def close(self) -> None:
-        for engine in self._idle:
-            engine.close()
-
-
-class Taken:
-    """Engines of one test."""
-
-    def __init__(self, engines: Engines) -> None:
-        self.engines: list[Engine] = []
-        self._pool = engines
-
-    def __call__(
-        self,
-        model: str,
-        connector: Mapping[str, Any] | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-        **settings: Any,
-    ) -> Engine:
-        engine = self._pool.take(Settings.of(model, connector, settings, environment or {}))
-        self.engines.append(engine)
-        return engine
-
-    def restart(self, engine: Engine) -> Engine:
-        """Another process with the same settings."""
-        settings = engine.settings
-        assert settings is not None
-        self.engines.remove(engine)
-        engine.close()
-        self.engines.append(self._pool.take(settings))
-        return self.engines[-1]

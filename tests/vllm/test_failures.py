@@ -11,11 +11,12 @@ import pytest
 from objectcache.bench.guarding import free_ports
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually
-from tests.vllm.engines import Engine, Taken
+from tests.vllm.engines import Engine
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_same, full, tokens
 from tests.vllm.stalling import stalled
 from tests.vllm.stored import settle
-from tests.vllm.support import CACHED_MODELS, DEADLINE_S, MODELS, extra
+from tests.vllm.support import CACHED_MODELS, DEADLINE_S, MODELS, VLLM, extra
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -80,7 +81,8 @@ def test_gateway_killed_in_mid_load(
     run = vllm.end_run()
     assert_same(run, references(model, asked))
     assert run.seconds < DEADLINE_S + HARDLY_S
-    assert run.of("failures") + run.of("misses") > 0, "all of it came"
+    if admission != "whole" or VLLM >= (0, 29):
+        assert run.of("failures") + run.of("misses") > 0, "all of it came"
     gateway.start()
     eventually(lambda: vllm.run(asked).loaded == full(model, 400), "it is found again")
 
@@ -100,7 +102,8 @@ def test_gateway_stalls_in_mid_load(
         run = vllm.end_run()
     assert_same(run, references(model, asked))
     assert run.seconds < 0.5 + 0.3 + HARDLY_S
-    assert run.of("failures") + run.of("misses") > 0, "all of it came"
+    if admission != "whole" or VLLM >= (0, 29):
+        assert run.of("failures") + run.of("misses") > 0, "all of it came"
 
 
 @pytest.mark.parametrize("model", MODELS)

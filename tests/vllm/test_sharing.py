@@ -10,7 +10,7 @@ import pytest
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess
 from tests.services import S3Service
-from tests.vllm.engines import Taken
+from tests.vllm.pool import Taken
 from tests.vllm.prompts import References, assert_hit, assert_same, full, tokens
 from tests.vllm.stored import settle, stored_chunks
 from tests.vllm.support import CACHED_MODELS, extra

@@ -32,9 +32,8 @@ class _Engine:
     """`hooks` are those of the connector, where they are timed."""
 
     def __init__(self, arguments: dict[str, Any], hooks: Any) -> None:
-        from vllm.v1.engine.llm_engine import LLMEngine
-
         from vllm import EngineArgs, SamplingParams
+        from vllm.v1.engine.llm_engine import LLMEngine
 
         self._sampling = SamplingParams
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))

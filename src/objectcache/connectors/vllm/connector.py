@@ -9,22 +9,15 @@ from math import lcm
 from typing import Any
 
 import torch
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorMetadata,
-    KVConnectorRole,
-    KVConnectorWorkerMetadata,
-    SupportsHMA,
-)
+import vllm
 
 from objectcache.connectors.vllm.messages import Orders, Report, declined
-from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
 from objectcache.connectors.vllm.naming.facts import EngineFacts
 from objectcache.connectors.vllm.naming.group_facts import GroupKind
 from objectcache.connectors.vllm.naming.namespaces import Identity, check_hashes, idle_reason
 from objectcache.connectors.vllm.naming.reading import engine_facts, none_hash
 from objectcache.connectors.vllm.naming.safety import policy_warning, safety
-from objectcache.connectors.vllm.naming.versions import check_version
+from objectcache.connectors.vllm.naming.versions import check_version, lacks_interface
 from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.connectors.vllm.scheduler.saving_orders import Group
@@ -35,6 +28,19 @@ from objectcache.connectors.vllm.telling import scheduler_counts, worker_counts
 from objectcache.connectors.vllm.watching import Watching
 from objectcache.connectors.vllm.worker.side import WorkerSide
 from objectcache.errors import ObjectCacheError
+
+try:
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+        KVConnectorBase_V1,
+        KVConnectorMetadata,
+        KVConnectorRole,
+        KVConnectorWorkerMetadata,
+        SupportsHMA,
+    )
+
+    from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
+except ImportError as error:
+    raise lacks_interface(vllm.__version__, str(error)) from error
 
 try:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
@@ -68,8 +74,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         super().__init__(vllm_config, role, kv_cache_config)
         worker = role == KVConnectorRole.WORKER
         self._options = VllmOptions.from_extra(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        check_version(vllm.__version__, untested=self._options.untested_vllm)
         self._facts = facts = engine_facts(vllm_config, kv_cache_config, worker=worker)
-        check_version(facts.version, facts.minor_version, untested=self._options.untested_vllm)
         check_hashes(facts)
         idle = idle_reason(facts)
         self._scheduler: SchedulerSide | None = None
@@ -78,14 +84,12 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self._bound: Orders | None = None
         self._watching = Watching(self._options, facts, worker=worker)
         if worker:
-            # Both sides find the same reasons, and only one of them need say so.
-            self._weights = None if idle else _weights(self._options, facts)
+            self._weights = None if idle else _weights(self._options, facts)  # the other side says why
             return
         if idle:
             log.warning("objectcache stores and loads nothing of this model: %s", idle)
             return
-        warning = policy_warning(facts)
-        if warning:
+        if warning := policy_warning(facts):
             log.warning("objectcache: %s", warning)
         events = vllm_config.kv_events_config
         self._scheduler = SchedulerSide(

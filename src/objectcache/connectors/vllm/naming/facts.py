@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from objectcache.connectors.vllm.naming.group_facts import GroupFacts, LayerFacts
+from objectcache.connectors.vllm.naming.versions import minor_version
 from objectcache.errors import ConfigError
 
 
@@ -82,11 +83,7 @@ class EngineFacts:
     @property
     def minor_version(self) -> tuple[int, int]:
         """(0, 32) of "0.32.0+cpu". Raises ConfigError for what is no version."""
-        words = self.version.split(".")
-        try:
-            return int(words[0]), int(words[1])
-        except (ValueError, IndexError) as error:
-            raise ConfigError(f"vLLM says that it is of version {self.version!r}, which is none") from error
+        return minor_version(self.version)
 
     @property
     def ranks(self) -> int:

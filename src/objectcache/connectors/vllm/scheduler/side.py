@@ -207,6 +207,8 @@ class SchedulerSide:
         clean = not (report.failed_loads or output.invalid_block_ids)
         if not clean:
             self.counters["unclean_steps"] += 1
+        # vLLM computes those anew; before 0.29 it is told of their blocks only, and nobody counts them.
+        self.counters["failed_loads"] += len(getattr(output, "failed_recving", None) or ())
         for request in output.finished_recving or ():
             self._waiting.unparked(request)
         self._waiting.loaded(report.step)
