@@ -94,7 +94,7 @@ def _end(session: int) -> None:
 
 
 def _logs(folder: Path) -> str:
-    return "".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted((folder / "vllm").glob("*.log")))
+    return "".join(f"--- {log.name}\n{log.read_text()[-9000:]}" for log in sorted((folder / "vllm").glob("*.log")))
 
 
 def tokens(told: str) -> tuple[int, int, int]:
