@@ -48,7 +48,7 @@ test: lint ## lint, then all tests but those of time, and those with other progr
 		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/vllm
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
-	$(BIN)/pytest -m timing tests/gateway
+	$(BIN)/pytest -m timing --ignore=tests/vllm
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs

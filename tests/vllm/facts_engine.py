@@ -19,10 +19,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from objectcache.connectors.vllm.namespaces import Identity, idle_reason
-from objectcache.connectors.vllm.reading import engine_facts, none_hash
-from objectcache.connectors.vllm.safety import safety
-from objectcache.connectors.vllm.weights import Weights
+from objectcache.connectors.vllm.naming.namespaces import Identity, idle_reason
+from objectcache.connectors.vllm.naming.reading import engine_facts, none_hash
+from objectcache.connectors.vllm.naming.safety import safety
+from objectcache.connectors.vllm.naming.weights import Weights
 
 SEEN: dict[str, Any] = {}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from objectcache.bench.guarding import free_ports
-from objectcache.connectors.vllm.versions import NEWEST, text_of
+from objectcache.connectors.vllm.naming.versions import NEWEST, text_of
 
 vllm = pytest.importorskip("vllm")
 if tuple(map(int, vllm.__version__.split(".")[:2])) != NEWEST:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from objectcache.connectors.vllm.facts import EngineFacts
+from objectcache.connectors.vllm.naming.facts import EngineFacts
 
 pytest.importorskip("vllm")
 
@@ -187,7 +187,7 @@ def configured(models: Path, name: str, groups: int = 1, **arguments: Any) -> En
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 
-    from objectcache.connectors.vllm.reading import engine_facts
+    from objectcache.connectors.vllm.naming.reading import engine_facts
 
     transfer = {
         "kv_connector": "Recorder",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from objectcache.connectors.vllm.facts import EngineFacts, HashFacts, WeightsFacts
-from objectcache.connectors.vllm.group_facts import GroupFacts, GroupKind, LayerFacts
+from objectcache.connectors.vllm.naming.facts import EngineFacts, HashFacts, WeightsFacts
+from objectcache.connectors.vllm.naming.group_facts import GroupFacts, GroupKind, LayerFacts
 
 CONFIG = '{"hidden_size":128,"rope_parameters":{"rope_theta":10000.0}}'
 

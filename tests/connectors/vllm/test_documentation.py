@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from objectcache.connectors.vllm.counters import Outcome
+from objectcache.connectors.vllm.naming.safety import rows
+from objectcache.connectors.vllm.naming.versions import NEWEST, OLDEST, text_of
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.safety import rows
 from objectcache.connectors.vllm.stats import COUNTERS
-from objectcache.connectors.vllm.versions import NEWEST, OLDEST, text_of
+from objectcache.connectors.vllm.worker.counters import Outcome
 from objectcache.storing.reasons import Reason
 
 PAGE = (Path(__file__).parents[3] / "docs" / "vllm.md").read_text()

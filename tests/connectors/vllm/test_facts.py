@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from objectcache.connectors.vllm.facts import block_layout
+from objectcache.connectors.vllm.naming.facts import block_layout
 from objectcache.errors import ConfigError
 from tests.connectors.vllm.described import engine, full, layers, window
 

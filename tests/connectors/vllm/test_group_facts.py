@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from objectcache.connectors.vllm.group_facts import GroupKind, group_facts
+from objectcache.connectors.vllm.naming.group_facts import GroupKind, group_facts
 
 
 @dataclass

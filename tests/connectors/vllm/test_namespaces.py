@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from objectcache import MatchRule, Namespace, PartId
-from objectcache.connectors.vllm.facts import EngineFacts, HashFacts, WeightsFacts
 from objectcache.connectors.vllm.messages import Adapter
-from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason, make_layout
-from objectcache.connectors.vllm.weights import Weights
+from objectcache.connectors.vllm.naming.facts import EngineFacts, HashFacts, WeightsFacts
+from objectcache.connectors.vllm.naming.namespaces import Identity, check_hashes, idle_reason, make_layout
+from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.errors import ConfigError, LayoutError
 from tests.connectors.vllm.described import CONFIG, engine, full, window
 

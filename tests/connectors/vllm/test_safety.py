@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from objectcache.connectors.vllm.naming.safety import AFTER, BEFORE, UNSAFE, policy_warning, rows, safety
+from objectcache.connectors.vllm.naming.versions import check_version
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.safety import AFTER, BEFORE, UNSAFE, policy_warning, rows, safety
-from objectcache.connectors.vllm.versions import check_version
 from objectcache.errors import ConfigError
 from tests.connectors.vllm.described import engine, full, window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.connectors.vllm.saves import RUN_CHUNKS, Due, Known, Saves
+from objectcache.connectors.vllm.scheduler.saves import RUN_CHUNKS, Due, Known, Saves
 
 CHUNK = 4
 
@@ -13,8 +13,8 @@ CHUNK = 4
 class Engine:
     """One request "r", of whom `tokens` are known."""
 
-    def __init__(self, prompt: int, *, stored: int = 0, decoded: bool = True) -> None:
-        self.saves = Saves(CHUNK, decoded=decoded)
+    def __init__(self, prompt: int, *, stored: int = 0, decoded: bool = True, min_tokens: int = 0) -> None:
+        self.saves = Saves(CHUNK, decoded=decoded, min_tokens=min_tokens)
         self.tokens = prompt
         self.generation = 0
         self.step = 0
@@ -88,6 +88,17 @@ def test_a_request_that_a_step_ends_waits_for_word_of_it() -> None:
     engine.schedule(16, 1)
     engine.tokens += 1
     assert engine.finish(17, in_step=True) == Due("r", 0, 16, True, first)
+
+
+def test_what_is_short_is_not_saved_and_what_grows_is_saved_from_its_start() -> None:
+    engine = Engine(20, min_tokens=30)
+    assert engine.process(engine.schedule(0, 20), 1) == []
+    for computed in range(20, 31):
+        assert engine.process(engine.schedule(computed, 1), 1) == []
+    assert engine.process(engine.schedule(31, 1), 1) == [Due("r", 0, 32, True)]
+    short = Engine(20, min_tokens=30)
+    short.process(short.schedule(0, 20), 1)
+    assert short.finish(20, in_step=False) is None
 
 
 def test_rejected_drafts_are_not_final() -> None:

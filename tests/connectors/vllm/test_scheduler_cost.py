@@ -10,8 +10,8 @@ import pytest
 
 from objectcache.connectors.vllm.messages import Progress, Report, Stage
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
 from tests.connectors.vllm.fakes import BLOCK, Cached, Manager, New, Output, Pool, Request, Scheduled
 
 pytestmark = pytest.mark.timing

@@ -9,16 +9,16 @@ import pytest
 
 from objectcache.connectors.vllm.messages import Progress, Report, SavePart, Stage, declined
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
-from objectcache.connectors.vllm.steps import FullGraphs
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.steps import FullGraphs
 from tests.connectors.vllm.fakes import BLOCK, Blocks, Cached, Manager, New, Output, Pool, Request, Scheduled
 
 
 class Engine:
     def __init__(self, *, ranks: int = 1, groups: tuple[Group, ...] = (Group(BLOCK),), live: bool = True, **more: Any):
         self.now = 0.0
-        options = VllmOptions(url="file:///nowhere", admission=AdmissionMode.AT_ONCE)
+        options = VllmOptions(url="file:///nowhere", admission=AdmissionMode.AT_ONCE, store_min_tokens=0)
         facts = SchedulerFacts(ranks, groups, BLOCK, BLOCK, 512, more.pop("safe", True), lambda: b"none", **more)
         self.side = SchedulerSide(options, facts, clock=lambda: self.now, new_epoch=lambda: 77)
         self.pool = Pool(100)
@@ -205,7 +205,20 @@ def test_a_prefix_that_vllm_had_is_saved_unless_it_was() -> None:
         assert [(part.first, part.block_ids) for save in saves for part in save.parts] == (
             [expected] if expected else []
         )
-        engine.report(step, copied={save.job: frozenset((0,)) for save in saves})
+        rank = {save.job: frozenset((0,)) for save in saves}
+        engine.report(step, copied=rank, stored=rank)
+
+
+def test_a_prefix_that_was_not_stored_when_it_was_handed_over_is_saved_again() -> None:
+    engine = Engine()
+    for number, (tokens, have) in enumerate([(49, 0), (49, 48), (65, 48), (65, 64)]):
+        request = Request(str(number), tokens)
+        engine.side.get_num_new_matched_tokens(request, have)
+        engine.report(engine.prefill(request, [1, 2, 3, 4, 5], have=have).step)
+        saves = engine.idle().saves
+        blocks = (1, 2, 3, 4)[: tokens // BLOCK]
+        assert [part.block_ids for save in saves for part in save.parts] == [blocks]
+        engine.report(0, copied={save.job: frozenset((0,)) for save in saves})
 
 
 def test_without_vllms_own_tables_they_are_put_together() -> None:

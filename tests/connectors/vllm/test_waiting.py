@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.connectors.vllm.attempts import agreed_tokens
 from objectcache.connectors.vllm.messages import HASH_BYTES, Progress, Prompt, Report, Stage
 from objectcache.connectors.vllm.options import AdmissionMode
-from objectcache.connectors.vllm.waiting import Answer, Waiting, WaitingOptions
+from objectcache.connectors.vllm.scheduler.attempts import agreed_tokens
+from objectcache.connectors.vllm.scheduler.waiting import Answer, Waiting, WaitingOptions
 
 PROMPT = Prompt(bytes(HASH_BYTES * 10))
 NOTHING, LATER = Answer(0), Answer(None)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from objectcache.connectors.vllm import weights as module
-from objectcache.connectors.vllm.facts import WeightsFacts
 from objectcache.connectors.vllm.messages import Adapter
-from objectcache.connectors.vllm.weights import Weights
+from objectcache.connectors.vllm.naming import weights as module
+from objectcache.connectors.vllm.naming.facts import WeightsFacts
+from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.errors import ConfigError, NotReadyError
 
 

@@ -92,6 +92,7 @@ def fetching(worker: Worker, reads: Callable[[], bool] = lambda: True) -> int:
     return attempt
 
 
+@pytest.mark.timing
 def test_with_a_delay_for_each_layer_a_step_waits_for_the_first_one_only(worker: Worker, store: NearStore) -> None:
     store.delay_s = 0.03
     attempt = fetching(worker)
@@ -107,6 +108,7 @@ def test_with_a_delay_for_each_layer_a_step_waits_for_the_first_one_only(worker:
     assert told[0].longest_s > 0.01 > told[1].longest_s
 
 
+@pytest.mark.timing
 def test_fits_when_the_rest_comes_within_the_windows(worker: Worker, store: NearStore) -> None:
     for _ in range(4):  # windows of 50 ms
         worker.step(Orders(0, tokens=64, context=TOKENS), compute_s=0.05)

@@ -26,7 +26,7 @@ from objectcache.connectors.vllm.messages import (
     Stage,
 )
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.worker_side import WorkerSide
+from objectcache.connectors.vllm.worker.side import WorkerSide
 from objectcache.keys import Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 

@@ -10,7 +10,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1, Sup
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
 from objectcache.connectors.vllm.messages import Orders, Report
-from objectcache.connectors.vllm.scheduler_side import SchedulerSide
+from objectcache.connectors.vllm.scheduler.side import SchedulerSide
 
 sides: list[SchedulerSide] = []
 """Of the scheduler that is built next."""

@@ -33,8 +33,8 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
 from tests.vllm.hazards import connector
 
 TELLS_TABLES = hasattr(KVConnectorBase_V1, "bind_kv_cache_manager")
@@ -150,7 +150,7 @@ def build(setting: Setting, side: SchedulerSide) -> Scheduler:
 
 
 def side_of(setting: Setting, clock: Any) -> SchedulerSide:
-    options = VllmOptions(url="file:///nowhere", admission=setting.mode, deadline_s=1.0)
+    options = VllmOptions(url="file:///nowhere", admission=setting.mode, deadline_s=1.0, store_min_tokens=0)
     groups = (Group(BLOCK), Group(BLOCK, windowed=True))[: setting.groups]
     facts = SchedulerFacts(
         ranks=setting.ranks,

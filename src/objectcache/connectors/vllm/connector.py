@@ -17,23 +17,23 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.group_facts import GroupKind
 from objectcache.connectors.vllm.messages import Orders, Report, declined
 from objectcache.connectors.vllm.metrics import ObjectCacheMetrics, ObjectCacheStats
-from objectcache.connectors.vllm.namespaces import Identity, check_hashes, idle_reason
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.group_facts import GroupKind
+from objectcache.connectors.vllm.naming.namespaces import Identity, check_hashes, idle_reason
+from objectcache.connectors.vllm.naming.reading import engine_facts, none_hash
+from objectcache.connectors.vllm.naming.safety import policy_warning, safety
+from objectcache.connectors.vllm.naming.versions import check_version
+from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.reading import engine_facts, none_hash
-from objectcache.connectors.vllm.safety import policy_warning, safety
-from objectcache.connectors.vllm.saving_orders import Group
-from objectcache.connectors.vllm.scheduler_side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.saving_orders import Group
+from objectcache.connectors.vllm.scheduler.side import SchedulerFacts, SchedulerSide
+from objectcache.connectors.vllm.scheduler.steps import FullGraphs
 from objectcache.connectors.vllm.stats import scheduler_stats, worker_stats
-from objectcache.connectors.vllm.steps import FullGraphs
 from objectcache.connectors.vllm.telling import scheduler_counts, worker_counts
-from objectcache.connectors.vllm.versions import check_version
 from objectcache.connectors.vllm.watching import Watching
-from objectcache.connectors.vllm.weights import Weights
-from objectcache.connectors.vllm.worker_side import WorkerSide
+from objectcache.connectors.vllm.worker.side import WorkerSide
 from objectcache.errors import ObjectCacheError
 
 try:
@@ -263,6 +263,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
+        if self._weights is not None:
+            self._weights.close()
         self._watching.close()
 
 

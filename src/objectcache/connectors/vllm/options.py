@@ -106,6 +106,6 @@ class VllmOptions:
 
     def storing(self) -> StoreOptions:
         """For a `StoreQueue`."""
-        # How many chunks come at once is the scheduler side's to decide: it does not offer them again.
-        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=self.store_min_tokens, min_new_chunks=0)
+        # How long prefixes are, and how many chunks come at once, is for the scheduler's side to decide.
+        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=0, min_new_chunks=0)
         return StoreOptions(admission, staging_bytes=self.saving_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from objectcache.connectors.vllm.counters import Outcome, WorkerStats
+from objectcache.connectors.vllm.worker.counters import Outcome, WorkerStats
 
 Stats = Mapping[str, float]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from objectcache.connectors.status import DROPPED, OUTCOME, EngineStatus
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.namespaces import idle_reason
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.namespaces import idle_reason
+from objectcache.connectors.vllm.naming.safety import AFTER, BEFORE, safety
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.safety import AFTER, BEFORE, safety
 
 # Of the scheduler's side: look-ups that came to nothing there.
 _OUTCOMES = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from objectcache.cache.base import PartId
 from objectcache.connectors.status import StatusWriter, default_folder
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.identity import CachedGroup, Identity
 from objectcache.connectors.vllm.messages import Adapter
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.identity import CachedGroup, Identity
 from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.connectors.vllm.telling import engine_status
 from objectcache.errors import ObjectCacheError

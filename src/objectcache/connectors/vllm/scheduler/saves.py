@@ -61,10 +61,12 @@ class _Step:
 
 
 class Saves:
-    """`chunk_tokens` is the smallest chunk of all groups. `decoded`: what decoding computes is saved, too."""
+    """`chunk_tokens` is the smallest chunk of all groups. `decoded`: what decoding computes is saved, too. Prefixes
+    shorter than `min_tokens` are not; one that grows beyond that is saved from its start."""
 
-    def __init__(self, chunk_tokens: int, *, decoded: bool = True) -> None:
+    def __init__(self, chunk_tokens: int, *, decoded: bool = True, min_tokens: int = 0) -> None:
         self.chunk_tokens = chunk_tokens
+        self.least_tokens = -(-min_tokens // chunk_tokens) * chunk_tokens
         self.run_tokens = RUN_CHUNKS * chunk_tokens
         self.decoded = decoded
         self._requests: dict[str, _Saving] = {}
@@ -135,7 +137,7 @@ class Saves:
         if not self.decoded:
             final = min(final, saving.prompt_tokens)
         stop = final - final % self.chunk_tokens
-        if stop <= saving.saved:
+        if stop <= saving.saved or stop < self.least_tokens:
             return None
         return Due(request, saving.saved, stop, True, after_step)
 
@@ -156,5 +158,5 @@ class Saves:
         """As many tokens must be final until something is saved."""
         prompt = saving.prompt_tokens - saving.prompt_tokens % self.chunk_tokens
         if saving.saved < prompt:
-            return min(prompt, saving.saved + self.run_tokens)
-        return saving.saved + self.run_tokens if self.decoded else NEVER
+            return max(self.least_tokens, min(prompt, saving.saved + self.run_tokens))
+        return max(self.least_tokens, saving.saved + self.run_tokens) if self.decoded else NEVER

@@ -18,17 +18,17 @@ import objectcache
 from objectcache.cache.base import KVCache
 from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.steps import Marks, Step, StepClock, marks_of
-from objectcache.connectors.vllm.cache_access import CacheAccess
-from objectcache.connectors.vllm.chains import KeyMaker
-from objectcache.connectors.vllm.counters import Outcome, WorkerCounter, WorkerStats
-from objectcache.connectors.vllm.fetching import Fetcher
-from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.messages import Orders, Report
+from objectcache.connectors.vllm.naming.identity import Identity
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.paged_caches import PagedCaches
-from objectcache.connectors.vllm.saving import Saving
-from objectcache.connectors.vllm.step_loads import StepLoads
-from objectcache.connectors.vllm.transfers import Transfers
+from objectcache.connectors.vllm.worker.cache_access import CacheAccess
+from objectcache.connectors.vllm.worker.chains import KeyMaker
+from objectcache.connectors.vllm.worker.counters import Outcome, WorkerCounter, WorkerStats
+from objectcache.connectors.vllm.worker.fetching import Fetcher
+from objectcache.connectors.vllm.worker.paged_caches import PagedCaches
+from objectcache.connectors.vllm.worker.saving import Saving
+from objectcache.connectors.vllm.worker.step_loads import StepLoads
+from objectcache.connectors.vllm.worker.transfers import Transfers
 from objectcache.device import cuda_registrar
 from objectcache.errors import ObjectCacheError
 from objectcache.scheduling.advisor import Advisor

@@ -10,12 +10,12 @@ from time import perf_counter
 
 from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.rates import pace_of
-from objectcache.connectors.vllm.cache_access import CacheAccess, outcome_of
-from objectcache.connectors.vllm.counters import Outcome, WorkerCounter, WorkerStats
-from objectcache.connectors.vllm.fetching import Fetcher
-from objectcache.connectors.vllm.look_ups import LookUpLine
 from objectcache.connectors.vllm.messages import LookUp, Progress, Stage
-from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.cache_access import CacheAccess, outcome_of
+from objectcache.connectors.vllm.worker.counters import Outcome, WorkerCounter, WorkerStats
+from objectcache.connectors.vllm.worker.fetching import Fetcher
+from objectcache.connectors.vllm.worker.look_ups import LookUpLine
 from objectcache.errors import DeliveryTimeoutError, ObjectCacheError
 from objectcache.scheduling.advisor import Advisor
 

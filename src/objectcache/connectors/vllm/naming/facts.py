@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from objectcache.connectors.vllm.group_facts import GroupFacts, LayerFacts
+from objectcache.connectors.vllm.naming.group_facts import GroupFacts, LayerFacts
 from objectcache.errors import ConfigError
 
 

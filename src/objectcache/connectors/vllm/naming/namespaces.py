@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectcache.cache.base import PartId
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.group_facts import GroupKind
 from objectcache.connectors.vllm.messages import Adapter
-from objectcache.connectors.vllm.weights import Weights
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.group_facts import GroupKind
+from objectcache.connectors.vllm.naming.weights import Weights
 from objectcache.errors import ConfigError, LayoutError
 from objectcache.keys import Namespace, salt_digest
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule

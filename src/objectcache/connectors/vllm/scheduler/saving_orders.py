@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from objectcache.connectors.vllm.events import Stored, stored_events
-from objectcache.connectors.vllm.holding import BlockPool, Holds
 from objectcache.connectors.vllm.messages import Report, Save, SavePart
-from objectcache.connectors.vllm.requests import KnownRequest
-from objectcache.connectors.vllm.saves import RUN_CHUNKS, Due
-from objectcache.connectors.vllm.tables import Table
+from objectcache.connectors.vllm.scheduler.events import Stored, stored_events
+from objectcache.connectors.vllm.scheduler.holding import BlockPool, Holds
+from objectcache.connectors.vllm.scheduler.requests import KnownRequest
+from objectcache.connectors.vllm.scheduler.saves import RUN_CHUNKS, Due
+from objectcache.connectors.vllm.scheduler.tables import Table
 
 UNSEEN_JOBS = 1024
 """So many jobs may be on their way into the store, and their events be waited for."""
@@ -33,9 +33,26 @@ class _Pending:
     after_step: int | None
 
 
+@dataclass(slots=True)
+class _Unseen:
+    """A job that is not visible yet, on all ranks but these. `blocks` are of the first group, with their hashes, and
+    `before` is the one before them, if there is any."""
+
+    before: tuple[int, bytes] | None
+    blocks: tuple[tuple[int, bytes], ...]
+    stored: Stored | None = None
+    ranks: set[int] = field(default_factory=set)
+
+
 class SavingOrders:
     def __init__(
-        self, groups: Sequence[Group], hash_tokens: int, ranks: int, counters: Counter[str], *, events: bool
+        self,
+        groups: Sequence[Group],
+        hash_tokens: int,
+        ranks: int,
+        counters: Counter[str],
+        *,
+        events: bool,
     ) -> None:
         self._groups = groups
         self._hash_tokens = hash_tokens
@@ -50,7 +67,7 @@ class SavingOrders:
         self._pending: list[_Pending] = []
         self._ready: list[Save] = []
         self._stored_at: dict[int, bytes] = {}  # by block of the first group: the hash of what was stored from it
-        self._unseen: OrderedDict[int, tuple[Stored, set[int]]] = OrderedDict()
+        self._unseen: OrderedDict[int, _Unseen] = OrderedDict()
         self._visible: list[Stored] = []
 
     def bind(self, pool: BlockPool, *, live: bool) -> None:
@@ -71,11 +88,16 @@ class SavingOrders:
 
     def loaded(self, request: Any, table: Table, first: int, stop: int) -> None:
         """Tokens [first, stop) come from the store."""
+        self._stored_at.update(self._named(request, table, first, stop))
+
+    def _named(self, request: Any, table: Table, first: int, stop: int) -> tuple[tuple[int, bytes], ...]:
+        """Blocks of the first group, with the hashes of what is in them."""
         tokens = self._groups[0].block_tokens
-        for index in range(first // tokens, stop // tokens):
-            block = table[0][index]
-            if not block.is_null:
-                self._stored_at[block.block_id] = self._hash(request, index)
+        found = ((table[0][index], index) for index in range(first // tokens, stop // tokens))
+        return tuple((block.block_id, self._hash(request, index)) for block, index in found if not block.is_null)
+
+    def _is_stored(self, block: tuple[int, bytes]) -> bool:
+        return self._stored_at.get(block[0]) == block[1]
 
     def _hash(self, request: Any, index: int) -> bytes:
         stride = self._groups[0].block_tokens // self._hash_tokens
@@ -104,6 +126,7 @@ class SavingOrders:
         self._poisoned = False
         self._drop("reset")
         self._stored_at.clear()
+        self._unseen.clear()
 
     def _drop(self, reason: str) -> None:
         for save in (*self._ready, *(one.save for one in self._pending)):
@@ -135,11 +158,15 @@ class SavingOrders:
         self._holds.take(job, held, now)
         request, ended = known.request, due.ended and (last or stop == due.stop)
         save = Save(job, due.request, known.prompt(stop // self._hash_tokens), tuple(parts), ended)
-        self.loaded(request, table, due.first, stop)
-        if self._events:
-            self._unseen[job] = Stored.of(request, due.first, stop, self._hash_tokens), set()
-            if len(self._unseen) > UNSEEN_JOBS:
-                self._unseen.popitem(last=False)
+        tokens = self._groups[0].block_tokens
+        before = self._named(request, table, max(0, due.first - tokens), due.first)
+        self._unseen[job] = _Unseen(
+            before[0] if before else None,
+            self._named(request, table, due.first, stop),
+            Stored.of(request, due.first, stop, self._hash_tokens) if self._events else None,
+        )
+        if len(self._unseen) > UNSEEN_JOBS:
+            self._unseen.popitem(last=False)
         if due.after_step is None:
             self._ready.append(save)
         else:
@@ -182,9 +209,16 @@ class SavingOrders:
         for job, ranks in report.stored.items():
             found = self._unseen.get(job)
             if found is not None:
-                found[1].update(ranks)
-                if len(found[1]) >= self._ranks:
-                    self._visible.append(self._unseen.pop(job)[0])
+                found.ranks.update(ranks)
+                if len(found.ranks) >= self._ranks:
+                    self._visibly(self._unseen.pop(job))
+
+    def _visibly(self, unseen: _Unseen) -> None:
+        """What follows a gap is not taken as stored: it is offered again, from the gap on."""
+        if unseen.before is None or self._is_stored(unseen.before):
+            self._stored_at.update(unseen.blocks)
+        if unseen.stored is not None:
+            self._visible.append(unseen.stored)
 
     def take_events(self) -> Iterable[Any]:
         visible, self._visible = self._visible, []

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from objectcache.connectors.vllm.facts import EngineFacts
-from objectcache.connectors.vllm.versions import NEWEST, OLDEST, text_of
+from objectcache.connectors.vllm.naming.facts import EngineFacts
+from objectcache.connectors.vllm.naming.versions import NEWEST, OLDEST, text_of
 
 BEFORE, AFTER = "before it is verified", "when it is verified"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from objectcache.connectors.vllm.counters import Outcome, WorkerCounter, WorkerStats
-from objectcache.connectors.vllm.identity import Identity
-from objectcache.connectors.vllm.loads import BlockLoader, Loading, blocks_of
 from objectcache.connectors.vllm.messages import Load, Progress, Stage
-from objectcache.connectors.vllm.paged_caches import PagedCaches
-from objectcache.connectors.vllm.transfers import Transfers
+from objectcache.connectors.vllm.naming.identity import Identity
+from objectcache.connectors.vllm.worker.counters import Outcome, WorkerCounter, WorkerStats
+from objectcache.connectors.vllm.worker.loads import BlockLoader, Loading, blocks_of
+from objectcache.connectors.vllm.worker.paged_caches import PagedCaches
+from objectcache.connectors.vllm.worker.transfers import Transfers
 from objectcache.errors import DeliveryError, ObjectCacheError
 
 log = logging.getLogger(__name__)

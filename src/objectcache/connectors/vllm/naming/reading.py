@@ -8,8 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from objectcache.connectors.vllm.facts import EngineFacts, HashFacts, WeightsFacts
-from objectcache.connectors.vllm.group_facts import group_facts
+from objectcache.connectors.vllm.naming.facts import EngineFacts, HashFacts, WeightsFacts
+from objectcache.connectors.vllm.naming.group_facts import group_facts
 
 # What a model's configuration says about where it came from, who reads it, and how its output is used.
 _NOT_ABOUT_KV = frozenset(

@@ -10,8 +10,8 @@ from time import perf_counter
 
 from objectcache.cache.base import Match
 from objectcache.cache.retrieval import Retrieval
-from objectcache.connectors.vllm.counters import Outcome
 from objectcache.connectors.vllm.messages import LookUp, Progress, Stage
+from objectcache.connectors.vllm.worker.counters import Outcome
 from objectcache.scheduling.giving_up import LoadGuard
 from objectcache.scheduling.pipeline import arrivals_s, latest_begin_s
 

@@ -10,13 +10,13 @@ from functools import partial
 
 from objectcache.cache.base import PartId
 from objectcache.connectors.background import BackgroundThread
-from objectcache.connectors.vllm.cache_access import CacheAccess
-from objectcache.connectors.vllm.chains import KeyMaker
-from objectcache.connectors.vllm.counters import WorkerCounter, WorkerStats
-from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.messages import Save, SavePart
+from objectcache.connectors.vllm.naming.identity import Identity
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.paged_caches import PagedCaches
+from objectcache.connectors.vllm.worker.cache_access import CacheAccess
+from objectcache.connectors.vllm.worker.chains import KeyMaker
+from objectcache.connectors.vllm.worker.counters import WorkerCounter, WorkerStats
+from objectcache.connectors.vllm.worker.paged_caches import PagedCaches
 from objectcache.device import DeviceSaver, block_table
 from objectcache.device.streams import Event
 from objectcache.errors import ObjectCacheError

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from objectcache.connectors.vllm.holding import BlockPool, evict
 from objectcache.connectors.vllm.messages import Load, Orders, Report
 from objectcache.connectors.vllm.options import VllmOptions
-from objectcache.connectors.vllm.requests import KnownRequest
-from objectcache.connectors.vllm.saves import Due, Known, Saves
-from objectcache.connectors.vllm.saving_orders import Group, SavingOrders
-from objectcache.connectors.vllm.steps import FullGraphs, Uniform, batches, context
-from objectcache.connectors.vllm.tables import LiveTables, Table, Tables, ToldTables
-from objectcache.connectors.vllm.waiting import Admitted, Waiting, WaitingOptions
+from objectcache.connectors.vllm.scheduler.holding import BlockPool, evict
+from objectcache.connectors.vllm.scheduler.requests import KnownRequest
+from objectcache.connectors.vllm.scheduler.saves import Due, Known, Saves
+from objectcache.connectors.vllm.scheduler.saving_orders import Group, SavingOrders
+from objectcache.connectors.vllm.scheduler.steps import FullGraphs, Uniform, batches, context
+from objectcache.connectors.vllm.scheduler.tables import LiveTables, Table, Tables, ToldTables
+from objectcache.connectors.vllm.scheduler.waiting import Admitted, Waiting, WaitingOptions
 
 PATIENCE_S = 0.1
 """vLLM waits for blocks that are held for as long, rather than preempting a request for want of them."""
@@ -82,8 +82,14 @@ class SchedulerSide:
             self.counters,
         )
         chunk_tokens = min(group.block_tokens for group in facts.groups)
-        self._saves = Saves(chunk_tokens, decoded=options.save_decoded)
-        self._orders = SavingOrders(facts.groups, facts.hash_tokens, facts.ranks, self.counters, events=facts.events)
+        self._saves = Saves(chunk_tokens, decoded=options.save_decoded, min_tokens=options.store_min_tokens)
+        self._orders = SavingOrders(
+            facts.groups,
+            facts.hash_tokens,
+            facts.ranks,
+            self.counters,
+            events=facts.events,
+        )
         self._uniform = Uniform(facts.graphs, facts.draft_tokens)
         self._pool: BlockPool | None = None
         self._tables: Tables | None = None

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from objectcache.connectors.fingerprint import SET_IT, fingerprint, of_text, weight_files
-from objectcache.connectors.vllm.facts import WeightsFacts
 from objectcache.connectors.vllm.messages import Adapter
+from objectcache.connectors.vllm.naming.facts import WeightsFacts
 from objectcache.errors import ConfigError, NotReadyError, ObjectCacheError
 
 logger = logging.getLogger(__name__)

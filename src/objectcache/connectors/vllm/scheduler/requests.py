@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from objectcache.connectors.vllm.messages import HASH_BYTES, Adapter, Prompt
-from objectcache.connectors.vllm.saves import Known
+from objectcache.connectors.vllm.scheduler.saves import Known
 
 _BY_A_STEP = frozenset(("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"))
 _FROM_OUTSIDE = "FINISHED_ABORTED"

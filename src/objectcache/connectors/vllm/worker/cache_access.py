@@ -8,7 +8,7 @@ from time import perf_counter
 
 from objectcache.cache.base import KVCache
 from objectcache.client.breaker import Breaker
-from objectcache.connectors.vllm.counters import Outcome
+from objectcache.connectors.vllm.worker.counters import Outcome
 from objectcache.errors import (
     DeliveryTimeoutError,
     GatewayUnavailableError,

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
-from objectcache.connectors.vllm.cache_access import CacheAccess
-from objectcache.connectors.vllm.counters import Outcome
-from objectcache.connectors.vllm.fetching import Fetcher, Found, NothingToLoad
-from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.cache_access import CacheAccess
+from objectcache.connectors.vllm.worker.counters import Outcome
+from objectcache.connectors.vllm.worker.fetching import Fetcher, Found, NothingToLoad
 from objectcache.cores import leave_bound_core
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from objectcache.connectors.vllm.identity import Identity
 from objectcache.connectors.vllm.messages import Load
-from objectcache.connectors.vllm.paged_caches import PagedCaches
-from objectcache.connectors.vllm.rank_attempts import Fetch, Watch
+from objectcache.connectors.vllm.naming.identity import Identity
+from objectcache.connectors.vllm.worker.attempts import Fetch, Watch
+from objectcache.connectors.vllm.worker.paged_caches import PagedCaches
 from objectcache.device import DeviceLoader, DeviceRetrieval, Place, block_table
 from objectcache.errors import DeliveryTimeoutError, LayoutError, ObjectCacheError
 

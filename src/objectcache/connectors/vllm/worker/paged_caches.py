@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from objectcache.cache.base import PartId
-from objectcache.connectors.vllm.identity import Identity
+from objectcache.connectors.vllm.naming.identity import Identity
 from objectcache.device import BlockLayer
 from objectcache.errors import LayoutError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from objectcache.connectors.vllm.holding import BlockPool
+from objectcache.connectors.vllm.scheduler.holding import BlockPool
 
 Table = tuple[Sequence[Any], ...]
 """vLLM's block objects of one request, by group, from its first token on."""

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from objectcache.connectors.vllm.attempts import Attempt
 from objectcache.connectors.vllm.messages import LookUp, Progress, Prompt, Report, Stage
 from objectcache.connectors.vllm.options import AdmissionMode
+from objectcache.connectors.vllm.scheduler.attempts import Attempt
 
 ATTEMPTS = 2
 """Of one request, between preemptions."""

@@ -6,12 +6,12 @@ from contextlib import suppress
 from time import perf_counter
 
 from objectcache.cache.base import Match, RetrieveOptions
-from objectcache.connectors.vllm.cache_access import CacheAccess, outcome_of
-from objectcache.connectors.vllm.chains import KeyMaker
-from objectcache.connectors.vllm.counters import Outcome
-from objectcache.connectors.vllm.identity import Identity
+from objectcache.connectors.vllm.naming.identity import Identity
 from objectcache.connectors.vllm.options import AdmissionMode, VllmOptions
-from objectcache.connectors.vllm.rank_attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.attempts import Attempt, Fetch
+from objectcache.connectors.vllm.worker.cache_access import CacheAccess, outcome_of
+from objectcache.connectors.vllm.worker.chains import KeyMaker
+from objectcache.connectors.vllm.worker.counters import Outcome
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import delivery_geometry
 from objectcache.scheduling.advice import Advice, Offer
