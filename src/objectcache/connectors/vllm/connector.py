@@ -253,7 +253,7 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
             new = self._worker.take_stats()
             if new:
                 data = worker_stats(new)
-            self._watching.count(worker_counts(new), left_alone=self._worker.left_alone)
+            self._watching.count(worker_counts(new) if new else {}, left_alone=self._worker.left_alone)
         elif self._scheduler is not None:
             counters = self._scheduler.counters
             if counters:

@@ -26,7 +26,8 @@ class Watching:
 
     def count(self, counts: Mapping[str, float], *, left_alone: bool = False) -> None:
         """`left_alone`: the storage side failed lately, and nothing is asked of it."""
-        self._writer.count(counts)
+        if counts:
+            self._writer.count(counts)
         self._writer.tell(breaker_open=left_alone)
 
     def failed(self, error: ObjectCacheError) -> None:

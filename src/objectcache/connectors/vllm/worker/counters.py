@@ -60,7 +60,9 @@ class WorkerStats:
     dropped: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return self != WorkerStats()
+        """Whether anything was counted. Asked every step, hence not by comparing all of it."""
+        counted = self.hits or self.tokens or self.bytes or self.failed_loads or self.stored_bytes or self.saves
+        return bool(counted or self.outcomes or self.waits or self.dropped)
 
     def add(self, other: WorkerStats) -> None:
         """`other` on top."""

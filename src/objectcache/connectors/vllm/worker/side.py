@@ -199,15 +199,18 @@ class WorkerSide:
         self._told = False
         self._loads.give_back()
         progress = self._transfers.news() | self._loads.take_progress()
+        copied, stored = self._saving.take_copied(), self._saving.take_stored()
+        failed = self._loads.take_failed_attempts()
+        if not (progress or copied or stored or failed):
+            return None
         mine = frozenset((self._rank,))
-        report = Report(
+        return Report(
             self._orders.step,
             {attempt: {self._rank: told} for attempt, told in progress.items()},
-            dict.fromkeys(self._saving.take_copied(), mine),
-            dict.fromkeys(self._saving.take_stored(), mine),
-            self._loads.take_failed_attempts(),
+            dict.fromkeys(copied, mine),
+            dict.fromkeys(stored, mine),
+            failed,
         )
-        return report if report != Report(self._orders.step) else None
 
     @property
     def left_alone(self) -> bool:
