@@ -62,7 +62,7 @@ def problems(*args: CacheSeen | EngineStatus, alive: frozenset[int] = frozenset(
 
 
 def test_where_all_is_well_nothing_is_wrong() -> None:
-    found = checks(cache(), engine(announced="when it is verified"))
+    found = checks(cache(), engine(announced="when they are verified"))
     assert [check.name for check in found if not check.ok] == []
     assert {"reached", "signed in", "bucket", "room", "stored", "running", "namespace", "look-ups", "stores"} <= {
         check.name for check in found
@@ -178,6 +178,10 @@ def test_prefixes_that_are_computed_faster() -> None:
 def test_look_ups_that_find_nothing() -> None:
     found = problems(engine({f"{OUTCOME}not_stored": 9, "saves": 1, "stored_bytes": 1}))["look-ups"]
     assert "objectcache why" in found.next_step
+
+
+def test_first_look_ups_need_not_find_anything() -> None:
+    assert problems(engine({f"{OUTCOME}not_stored": 2, "saves": 1, "stored_bytes": 1})) == {}
 
 
 def test_a_breaker_that_is_open() -> None:

@@ -26,6 +26,8 @@ from objectcache.storing.reasons import Reason
 LITTLE_ROOM_BYTES = 256 << 20
 MANY = 0.1
 """What part of look-ups, or of saves, has to fail for it to be a problem."""
+FEW = 4
+"""Of fewer look-ups none need be a hit: what comes for the first time is computed."""
 _UNREACHED = (GatewayUnavailableError, StoreUnavailableError)
 _NOT_SIGNED_IN = (
     AccessDeniedError,
@@ -244,6 +246,8 @@ def _loading(status: EngineStatus) -> Iterator[Check]:
     elif not hits and outcomes.get("recompute", 0) > asked / 2:
         step = 'computing is taken to be faster here; "advise": false loads all the same'
         yield Check("look-ups", False, text, step)
+    elif not hits and asked < FEW:
+        yield Check("look-ups", True, f"{text}; too few to say anything")
     elif not hits:
         step = "`objectcache why` says of one prompt how far it matches; do prompts begin alike?"
         yield Check("look-ups", False, text, step)

@@ -34,9 +34,9 @@ def test_an_engine_in_the_words_of_a_status() -> None:
     )
     assert (found.chunk_tokens, found.idle_reason, found.announced) == (16, "", "")
     found = engine_status(engine(), OPTIONS, worker=False)
-    assert (found.role, found.announced) == ("scheduler", "before it is verified")
+    assert (found.role, found.announced) == ("scheduler", "before they are verified")
     found = engine_status(engine(groups=(full(0), window(1, problem="odd"))), OPTIONS, worker=False)
-    assert found.announced == "when it is verified"
+    assert found.announced == "when they are verified"
     assert "odd" in found.idle_reason
 
 

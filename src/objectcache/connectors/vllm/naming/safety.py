@@ -1,4 +1,4 @@
-"""Where a prefix may be announced to vLLM before it is verified: where vLLM recovers rightly from a load that fails.
+"""Where a prefix may be announced to vLLM before they are verified: where vLLM recovers rightly from a load that fails.
 
 Elsewhere only what lies verified in staging is announced, so that a failure merely makes the match shorter. The rules
 were found by reading vLLM's scheduler and model runners, of 0.28 and of 0.32.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from objectcache.connectors.vllm.naming.facts import EngineFacts
 from objectcache.connectors.vllm.naming.versions import NEWEST, OLDEST, text_of
 
-BEFORE, AFTER = "before it is verified", "when it is verified"
+BEFORE, AFTER = "before they are verified", "when they are verified"
 
 
 @dataclass(frozen=True, slots=True)
