@@ -65,9 +65,8 @@ class GroupFacts:
         return tuple(layer.name for layer in self.layers)
 
 
-def group_facts(group: Any, index: int, *, tensor_parallel: int, kv_heads: int, target_layers: int) -> GroupFacts:
-    """Of vLLM's KVCacheGroupSpec. `kv_heads` are those of the whole model, `target_layers` its layers without drafts
-    (0: not known)."""
+def group_facts(group: Any, index: int, *, tensor_parallel: int, target_layers: int) -> GroupFacts:
+    """Of vLLM's KVCacheGroupSpec. `target_layers` are the model's layers without drafts (0: not known)."""
     spec = group.kv_cache_spec
     by_layer = {
         name: spec.kv_cache_specs[name] if type(spec).__name__ == _UNIFORM else spec for name in group.layer_names
@@ -76,8 +75,10 @@ def group_facts(group: Any, index: int, *, tensor_parallel: int, kv_heads: int, 
     layers = [_layer(name, one, target_layers) for name, one in by_layer.items()]
     kinds = {_KINDS.get(type(one).__name__, GroupKind.OTHER) for one in specs}
     windows = {_window(one) for one in specs}
-    shards = {_tensor_shards(one, tensor_parallel, kv_heads) for one in specs}
+    shards = {_tensor_shards(one, tensor_parallel) for one in specs}
     problems = [*_problems_of_group(group), *(problem for one in specs for problem in _problems(one))]
+    if any("indexer" in name for name in by_layer):
+        problems.append("its layers are of an indexer, which asks for nothing before it reads")
     if len(kinds) > 1 or len(windows) > 1:
         problems.append("its layers keep KV of several kinds")
     return GroupFacts(
@@ -121,6 +122,8 @@ def _problems(spec: Any) -> Iterable[str]:
         yield "vLLM does not cache prefixes of it"
     if getattr(spec, "tokens_per_state", 1) != 1 or getattr(spec, "compress_ratio", 1) != 1:
         yield "it keeps states of several tokens"
+    if "INDEX" in str(getattr(spec, "cache_role", "")).upper():
+        yield "its layers are of an indexer, which asks for nothing before it reads"
     if getattr(spec, "model_version", None):
         yield f"it is in the format of {spec.model_version}"
 
@@ -141,15 +144,13 @@ def _block_bytes(spec: Any) -> int:
     return int(spec.page_size_bytes)
 
 
-def _tensor_shards(spec: Any, tensor_parallel: int, kv_heads: int) -> int:
+def _tensor_shards(spec: Any, tensor_parallel: int) -> int:
     """Ranks whose parts may be alike but are not known to be are told apart, which costs room and is never wrong."""
     known = getattr(spec, "max_tp_shards", None)
     if known is not None:
         shards = min(tensor_parallel, int(known))
     elif type(spec).__name__ in _LATENT:
         shards = 1
-    elif getattr(spec, "num_kv_heads", 0) == 1 and 0 < kv_heads < tensor_parallel:
-        shards = kv_heads
     else:
         shards = tensor_parallel
     return shards if tensor_parallel % shards == 0 else tensor_parallel

@@ -50,7 +50,6 @@ def engine_facts(vllm_config: Any, kv_cache_config: Any, *, worker: bool) -> Eng
             group,
             index,
             tensor_parallel=parallel.tensor_parallel_size,
-            kv_heads=model.get_total_num_kv_heads(),
             target_layers=model.get_total_num_hidden_layers() if vllm_config.speculative_config else 0,
         )
         for index, group in enumerate(kv_cache_config.kv_cache_groups)
@@ -223,6 +222,16 @@ def _problems(vllm_config: Any, kv_cache_config: Any) -> tuple[str, ...]:
         "KV scales that vLLM computes from the first requests (calculate_kv_scales) are of one process only": bool(
             getattr(vllm_config.cache_config, "calculate_kv_scales", False)
         ),
+        "images have no names without --mm-processor-cache-gb or prefix caching: vLLM counts them in each process": bool(
+            getattr(model, "multimodal_config", None)
+        )
+        and not getattr(model.multimodal_config, "mm_processor_cache_gb", 1)
+        and not vllm_config.cache_config.enable_prefix_caching,
+        "with an external launcher each rank schedules for itself, and hears of no other": str(
+            parallel.distributed_executor_backend
+        )
+        == "external_launcher"
+        and parallel.tensor_parallel_size * parallel.pipeline_parallel_size > 1,
         "with this vLLM, models of several KV cache groups are not supported: it does not tell connectors which blocks "
         "of a window are still there": len(kv_cache_config.kv_cache_groups) > 1
         and not hasattr(KVConnectorBase_V1, "bind_kv_cache_manager"),

@@ -36,6 +36,7 @@ class Weights:
         if draft is not None and not given:
             reads.append(self._reader(draft))
         self._names: Future[tuple[str, ...]] = Future()
+        self._adapters: dict[Adapter, str] = {}
         self._thread = threading.Thread(target=self._read, args=(reads,), name="objectcache-weights", daemon=True)
         self._thread.start()
 
@@ -52,10 +53,18 @@ class Weights:
         """Empty where there is none, or where the user names the weights. Raises as `model` does."""
         return "".join(self._read_names(wait_s)[1:])
 
-    @staticmethod
-    def adapter(adapter: Adapter | None) -> str:
-        """Of a LoRA adapter's folder, read again whenever its files change. Raises ConfigError."""
-        return fingerprint(weight_files(adapter.path)) if adapter is not None else ""
+    def adapter(self, adapter: Adapter | None) -> str:
+        """Of a LoRA adapter's folder. Raises ConfigError where it cannot be read, or where its files have changed since
+        they were first seen: vLLM may use what it loaded then, or not."""
+        if adapter is None:
+            return ""
+        found = fingerprint(weight_files(adapter.path))
+        if self._adapters.setdefault(adapter, found) != found:
+            raise ConfigError(
+                f"the files of adapter {adapter.name} have changed since it was loaded: load it as another one, under a "
+                "number of its own"
+            )
+        return found
 
     def _read_names(self, wait_s: float) -> tuple[str, ...]:
         try:

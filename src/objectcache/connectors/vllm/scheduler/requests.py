@@ -38,7 +38,7 @@ class KnownRequest:
             request,
             load and wishes.get("load", True) is not False,
             store and wishes.get("store", True) is not False,
-            None if lora is None else Adapter(lora.lora_name, lora.lora_path),
+            None if lora is None else Adapter(lora.lora_name, lora.lora_path, lora.lora_int_id),
         )
 
     def prompt(self, blocks: int | None = None) -> Prompt:
