@@ -25,11 +25,11 @@ LAYER_S = 0.03
 def test_computing_hides_all_layers_but_the_first(
     engine: Taken, references: References, own_gateway: StartGateway
 ) -> None:
-    """The gateway sends one layer in 30 ms; with 512 new tokens the model takes longer than that to compute one."""
+    """The gateway sends one layer in 30 ms; with 480 new tokens the model takes longer than that to compute one."""
     gateway = own_gateway(bandwidth=f"{LAYER_BYTES / LAYER_S / 1e6:.0f}MB/s")
     prefix = tokens("wide", PREFIX)
-    long, short = prefix + tokens("long", 512), prefix + tokens("short", 1)
-    vllm = engine("wide-llama", extra(gateway.url, admission="at-once"), max_model_len=2048)
+    long, short = prefix + tokens("long", 480), prefix + tokens("short", 1)
+    vllm = engine("wide-llama", extra(gateway.url, admission="at-once"))
     vllm.run([prefix])
     settle(vllm, gateway.url, more_than=0)
     late = vllm.run([short], max_tokens=1)
