@@ -57,6 +57,9 @@ class Pool:
         self.blocks = [Block(id, is_null=id == 0) for id in range(blocks)]
         self.evicted: set[int] = set()
 
+    def get_num_free_blocks(self) -> int:
+        return self.num_gpu_blocks - 1 - len(self.held)
+
     def touch(self, blocks: Sequence[Block]) -> None:
         for block in blocks:
             block.ref_cnt += 1
@@ -120,6 +123,7 @@ class Scheduled:
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
     scheduled_new_reqs: list[New] = field(default_factory=list)
     scheduled_cached_reqs: Cached = field(default_factory=Cached)
+    preempted_req_ids: set[str] | None = None
 
 
 @dataclass

@@ -58,8 +58,8 @@ class Group:
 NAMES = ["model.layers.10.attn", "model.layers.2.attn"]
 
 
-def facts(group: Group, *, tensor_parallel: int = 1, kv_heads: int = 8, target_layers: int = 0) -> Any:
-    return group_facts(group, 3, tensor_parallel=tensor_parallel, kv_heads=kv_heads, target_layers=target_layers)
+def facts(group: Group, *, tensor_parallel: int = 1, target_layers: int = 0) -> Any:
+    return group_facts(group, 3, tensor_parallel=tensor_parallel, target_layers=target_layers)
 
 
 def test_layers_come_in_the_order_that_they_compute_in() -> None:
@@ -115,18 +115,22 @@ def test_layers_of_one_kind_and_several_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "kv_heads", "shards"),
+    ("spec", "shards"),
     [
-        (FullAttentionSpec(num_kv_heads=2), 8, 4),
-        (FullAttentionSpec(num_kv_heads=1), 2, 2),  # heads are repeated: two ranks hold the same
-        (FullAttentionSpec(num_kv_heads=1), 3, 4),  # of which nobody knows who holds what
-        (FullAttentionSpec(num_kv_heads=2, max_tp_shards=2), 8, 2),
-        (MLAAttentionSpec(num_kv_heads=1), 128, 1),
-        (UniformTypeKVCacheSpecs(16, {NAMES[0]: MLAAttentionSpec(), NAMES[1]: FullAttentionSpec()}), 8, 4),
+        (FullAttentionSpec(num_kv_heads=2), 4),
+        (FullAttentionSpec(num_kv_heads=1), 4),  # heads may be repeated, or not: groups have numbers of their own
+        (FullAttentionSpec(num_kv_heads=2, max_tp_shards=2), 2),
+        (MLAAttentionSpec(num_kv_heads=1), 1),
+        (UniformTypeKVCacheSpecs(16, {NAMES[0]: MLAAttentionSpec(), NAMES[1]: FullAttentionSpec()}), 4),
     ],
 )
-def test_who_holds_what_of_tensor_ranks(spec: Any, kv_heads: int, shards: int) -> None:
-    assert facts(Group(NAMES, spec), tensor_parallel=4, kv_heads=kv_heads).tensor_shards == shards
+def test_who_holds_what_of_tensor_ranks(spec: Any, shards: int) -> None:
+    assert facts(Group(NAMES, spec), tensor_parallel=4).tensor_shards == shards
+
+
+def test_an_indexer_is_left_to_the_engine() -> None:
+    group = Group(["model.layers.0.self_attn.indexer.k_cache"], MLAAttentionSpec())
+    assert "indexer" in facts(group).problem
 
 
 def test_a_group_without_layers_on_this_stage() -> None:

@@ -104,6 +104,37 @@ def test_a_reset_does_not_wait_for_copies() -> None:
     assert engine.pool.held == []
 
 
+def test_a_reset_that_others_stand_in_the_way_of_costs_no_save() -> None:
+    engine = Engine()
+    request = Request("r", 50)
+    step = engine.prefill(request, [5, 6, 7, 8]).step
+    request.sampled()
+    engine.report(step)
+    assert len(engine.idle().saves) == 1
+    engine.pool.touch([engine.pool.blocks[50]])
+    assert not engine.pool.reset_prefix_cache()
+    assert engine.pool.held == [5, 6, 7, 50]
+    assert engine.idle().abandoned == ()
+
+
+def test_a_step_without_tokens_is_not_idle_while_another_one_runs() -> None:
+    engine = Engine()
+    step = engine.prefill(Request("r", 50), [5, 6, 7, 8]).step
+    assert not engine.idle().idle
+    engine.report(step)
+    assert engine.idle().idle
+
+
+def test_what_was_computed_before_a_reset_is_not_found_when_its_request_ends() -> None:
+    engine = Engine()
+    request = Request("r", 50)
+    engine.report(engine.prefill(request, [5, 6, 7, 8]).step)
+    engine.side.reset_cache()
+    engine.pool.evicted.clear()
+    engine.side.request_finished(request)
+    assert {5, 6, 7, 8} <= engine.pool.evicted
+
+
 def test_what_was_not_ordered_yet_is_forgotten_by_a_reset() -> None:
     engine = Engine()
     request = Request("r", 50)

@@ -104,12 +104,15 @@ def test_unknown_weights_are_an_error_that_says_what_to_set(where: WeightsFacts)
         Weights(facts(load_format="dummy"), where)
 
 
-def test_adapters_are_read_again_when_they_change(tmp_path: Path) -> None:
+def test_adapters_are_those_of_their_files_when_they_were_first_seen(tmp_path: Path) -> None:
+    weights = Weights(facts(load_format="dummy"))
     path = folder(tmp_path / "lora", name="adapter_model.safetensors")
-    before = Weights.adapter(Adapter("a", path))
-    assert Weights.adapter(Adapter("b", path)) == before
+    before = weights.adapter(Adapter("a", path, 1))
+    assert weights.adapter(Adapter("b", path, 2)) == before == weights.adapter(Adapter("a", path, 1))
     folder(tmp_path / "lora", b"other weights", name="adapter_model.safetensors")
-    assert Weights.adapter(Adapter("a", path)) != before
-    assert Weights.adapter(None) == ""
+    with pytest.raises(ConfigError, match="have changed"):
+        weights.adapter(Adapter("a", path, 1))
+    assert weights.adapter(Adapter("a", path, 3)) != before
+    assert weights.adapter(None) == ""
     with pytest.raises(ConfigError):
-        Weights.adapter(Adapter("a", "hub/name"))
+        weights.adapter(Adapter("a", "hub/name", 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import Any
 
@@ -15,7 +15,7 @@ from objectcache.connectors.vllm.messages import Orders, Report, declined
 from objectcache.connectors.vllm.naming.facts import EngineFacts
 from objectcache.connectors.vllm.naming.group_facts import GroupKind
 from objectcache.connectors.vllm.naming.namespaces import Identity, check_hashes, idle_reason
-from objectcache.connectors.vllm.naming.reading import engine_facts, none_hash
+from objectcache.connectors.vllm.naming.reading import all_layers_ask, engine_facts, none_hash
 from objectcache.connectors.vllm.naming.safety import policy_warning, safety
 from objectcache.connectors.vllm.naming.versions import check_version, lacks_interface
 from objectcache.connectors.vllm.naming.weights import Weights
@@ -82,9 +82,11 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self._worker: WorkerSide | None = None
         self._weights: Weights | None = None
         self._bound: Orders | None = None
+        self._asks = True  # each layer for its KV, before it reads
         self._watching = Watching(self._options, facts, worker=worker)
         if worker:
             self._weights = None if idle else _weights(self._options, facts)  # the other side says why
+            self._asks = not facts.draft_method and all_layers_ask(vllm_config, facts)
             return
         if idle:
             log.warning("objectcache stores and loads nothing of this model: %s", idle)
@@ -92,8 +94,11 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         if warning := policy_warning(facts):
             log.warning("objectcache: %s", warning)
         events = vllm_config.kv_events_config
+        options = replace(
+            self._options, load=self._options.load and facts.loads, store=self._options.store and facts.saves
+        )
         self._scheduler = SchedulerSide(
-            self._options, scheduler_facts(facts, vllm_config, events=bool(events and events.enable_kv_cache_events))
+            options, scheduler_facts(facts, vllm_config, events=bool(events and events.enable_kv_cache_events))
         )
 
     # -- vLLM asks the class ----------------------------------------------------------------------
@@ -205,7 +210,8 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
             orders = self._get_connector_metadata().orders
-            self._worker.start_loads(wait_all=orders.full_graph or _runs_as_one_graph(forward_context))
+            as_one = orders.full_graph or _runs_as_one_graph(forward_context)
+            self._worker.start_loads(wait_all=as_one or not self._asks)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         if self._worker is not None:

@@ -16,8 +16,8 @@ HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter, as vLLM names it; workers make its fingerprint of what lies at `path`. vLLM loads a `number` once,
-    whatever becomes of the files."""
+    """A LoRA adapter, as vLLM names it; workers make its fingerprint of what lies at `path`. vLLM loads each `number`
+    once, whatever becomes of the files."""
 
     name: str
     path: str

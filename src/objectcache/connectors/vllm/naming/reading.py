@@ -94,6 +94,17 @@ def none_hash() -> bytes:
     return bytes(getattr(kv_cache_utils, "NONE_HASH", b""))
 
 
+def all_layers_ask(vllm_config: Any, facts: EngineFacts) -> bool:
+    """Whether vLLM asks for the KV of each layer before the layer reads it, within the step's own forward: that of a
+    draft model comes after it, and only these two classes have the hook."""
+    layers = vllm_config.compilation_config.static_forward_context
+    return all(
+        any(kind.__name__ in ("Attention", "MLAAttention") for kind in type(layers.get(layer.name)).__mro__)
+        and not layer.draft
+        for layer in facts.layers
+    )
+
+
 def hash_facts(vllm_config: Any, kv_cache_config: Any) -> HashFacts:
     """Raises what vLLM raises for block sizes that do not go together."""
     from vllm.v1.core import kv_cache_utils
@@ -222,11 +233,11 @@ def _problems(vllm_config: Any, kv_cache_config: Any) -> tuple[str, ...]:
         "KV scales that vLLM computes from the first requests (calculate_kv_scales) are of one process only": bool(
             getattr(vllm_config.cache_config, "calculate_kv_scales", False)
         ),
-        "images have no names without --mm-processor-cache-gb or prefix caching: vLLM counts them in each process": bool(
-            getattr(model, "multimodal_config", None)
-        )
-        and not getattr(model.multimodal_config, "mm_processor_cache_gb", 1)
-        and not vllm_config.cache_config.enable_prefix_caching,
+        "images have no names without --mm-processor-cache-gb or prefix caching: each process counts them": (
+            bool(getattr(model, "multimodal_config", None))
+            and not getattr(model.multimodal_config, "mm_processor_cache_gb", 1)
+            and not vllm_config.cache_config.enable_prefix_caching
+        ),
         "with an external launcher each rank schedules for itself, and hears of no other": str(
             parallel.distributed_executor_backend
         )

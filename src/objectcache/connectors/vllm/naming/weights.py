@@ -61,8 +61,8 @@ class Weights:
         found = fingerprint(weight_files(adapter.path))
         if self._adapters.setdefault(adapter, found) != found:
             raise ConfigError(
-                f"the files of adapter {adapter.name} have changed since it was loaded: load it as another one, under a "
-                "number of its own"
+                f"the files of adapter {adapter.name} have changed since it was loaded: load it as another one, under "
+                "a number of its own"
             )
         return found
 

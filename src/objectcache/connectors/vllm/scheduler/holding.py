@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ class BlockPool(Protocol):
     @property
     def blocks(self) -> Sequence[Any]: ...
 
+    def get_num_free_blocks(self) -> int: ...
     def touch(self, blocks: Sequence[Any]) -> None: ...
     def free_blocks(self, ordered_blocks: Iterable[Any]) -> None: ...
     def evict_blocks(self, block_ids: set[int]) -> None: ...
@@ -93,6 +95,13 @@ class Holds:
             held.waits_for.difference_update(ranks)
             if not held.waits_for:
                 self.give_back(job)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else uses a block of the pool."""
+        counts = Counter(block.block_id for held in self._held.values() for block in held.blocks)
+        used = self._pool.num_gpu_blocks - 1 - self._pool.get_num_free_blocks()  # but for the null block
+        return used == len(counts) and all(self._pool.blocks[id].ref_cnt == count for id, count in counts.items())
 
     def give_all_back(self) -> tuple[int, ...]:
         """Whether or not somebody reads them; the jobs that held them."""

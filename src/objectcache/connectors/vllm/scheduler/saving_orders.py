@@ -112,6 +112,10 @@ class SavingOrders:
         if local and self._tainted:
             self._tainted.add(request)
 
+    def is_tainted(self, request: str) -> bool:
+        """What it computes follows from what a reset made worthless."""
+        return request in self._tainted
+
     def ended(self, request: str) -> None:
         self._tainted.discard(request)
 
@@ -131,9 +135,10 @@ class SavingOrders:
 
     def abandon(self) -> None:
         """Give all blocks back, also those that are being copied: workers store nothing of such a job that is not
-        copied when they hear of it, which is before any of its blocks is written."""
-        self._drop("reset")
-        if self._holds is not None:
+        copied when they hear of it, which is before any of its blocks is written. Nothing is given back where others
+        use blocks, too, so that the reset is refused all the same."""
+        if self._holds is not None and self._holds.alone:
+            self._drop("reset")
             for job in self._holds.give_all_back():
                 self._abandoned.append(job)
                 self._unseen.pop(job, None)

@@ -64,7 +64,7 @@ class SchedulerSide:
         self._clock = clock
         self._new_epoch = new_epoch
         self._epoch = options.epoch
-        self._step = 0
+        self._step = self._busy_step = self._reported = 0
         self._requests: dict[str, KnownRequest] = {}
         self._active: set[str] = set()
         self._loads: list[Load] = []
@@ -163,9 +163,12 @@ class SchedulerSide:
         due = self._saves.finished(id, known.now, request.num_computed_tokens, in_step=known.ended_by_a_step)
         if due is not None and known.worth_saving:
             self._save(known, due, last=True)
-        self._orders.ended(id)
         if self._tables is not None:
+            if self._orders.is_tainted(id) and self._pool is not None:
+                for blocks in self._tables.of(id):
+                    evict(blocks, self._pool)
             self._tables.forget(id)
+        self._orders.ended(id)
         return False, None
 
     # Steps
@@ -174,6 +177,10 @@ class SchedulerSide:
         """The orders of the step that `output` describes."""
         self._step += 1
         self._active = set(output.num_scheduled_tokens)
+        if self._active:
+            self._busy_step = self._step
+        if self._pool is not None and any(map(self._orders.is_tainted, output.preempted_req_ids or ())):
+            evict(self._pool.blocks, self._pool)  # its blocks were given back, and may be found
         self._saves.scheduled(self._step, output.num_scheduled_tokens, *batches(output))
         if self._tables is not None:
             self._tables.scheduled(output)
@@ -185,7 +192,7 @@ class SchedulerSide:
             drops,
             self._orders.take(),
             self._orders.take_abandoned(),
-            idle=not output.num_scheduled_tokens,
+            idle=not self._active and self._reported >= self._busy_step,
             full_graph=self._uniform.full(output.num_scheduled_tokens),
             tokens=sum(output.num_scheduled_tokens.values()),
             context=context(output),
@@ -201,6 +208,7 @@ class SchedulerSide:
         if report is None:
             return
         now = self._clock()
+        self._reported = max(self._reported, report.step)
         self._waiting.told(report, now)
         for attempt in report.failed_loads:
             self._failed(attempt)

@@ -14,6 +14,8 @@ from objectcache.errors import DeliveryTimeoutError, LayoutError, ObjectCacheErr
 NULL_BLOCK = 0
 """vLLM's block that stands for nothing: never written."""
 LOOK_S = 0.02
+LONGEST_WAIT_S = 15.0
+"""For which a load may keep its step, however slowly it comes."""
 
 
 class Loading:
@@ -26,6 +28,7 @@ class Loading:
         self.error: ObjectCacheError | None = None
         self._missing = set(fetch.layers)
         self._watch = Watch(perf_counter())
+        self._waited_s = 0.0
 
     @property
     def complete(self) -> bool:
@@ -45,17 +48,22 @@ class Loading:
             self._missing.discard(layer)
         except ObjectCacheError as error:
             self.fail(error)
-        return perf_counter() - begin_s
+        waited_s = perf_counter() - begin_s
+        self._waited_s += waited_s
+        return waited_s
 
     def _await(self, layer: int, deadline_s: float) -> None:
         # What came before the step began to wait is no progress of this wait.
-        self._watch = Watch(perf_counter())
+        begin_s = perf_counter()
+        self._watch = Watch(begin_s)
         while True:
             try:
                 self.moving.wait(layer, timeout_s=min(LOOK_S, deadline_s))
             except DeliveryTimeoutError:
                 arrived_bytes = self.fetch.retrieval.arrived_bytes()
-                if self.moving.error is not None or self._watch.stalled_s(arrived_bytes, perf_counter()) >= deadline_s:
+                now_s = perf_counter()
+                late = self._waited_s + now_s - begin_s >= LONGEST_WAIT_S
+                if late or self.moving.error is not None or self._watch.stalled_s(arrived_bytes, now_s) >= deadline_s:
                     raise
             else:
                 return
