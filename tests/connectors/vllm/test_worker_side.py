@@ -269,10 +269,10 @@ def test_caches_that_are_not_what_the_layout_says_are_left_alone(cache: KVCache)
     worker.close()
 
 
-def test_the_cache_is_opened_with_the_first_use_only(tmp_path: Path) -> None:
+def test_the_cache_is_opened_beside_the_engine(tmp_path: Path) -> None:
     options = VllmOptions((tmp_path / "cache").as_uri(), store_min_tokens=0)
     worker = Worker(one_group(slice_bytes("cpu")), CACHES["cpu"], options=options)
-    assert not (tmp_path / "cache").exists()
+    worker.run((tmp_path / "cache").exists)
     prompt = prompt_of(4)
     worker.save(prompt, [[1, 2, 3, 4]])
     worker.close()

@@ -105,6 +105,9 @@ class Rank:
                 del self.tries[number]
         for look_up in orders.look_ups:
             self.tries[look_up.attempt] = self._begin(look_up, orders.epoch)
+        abandoned = [copy for copy in self.copies if copy.save.job in orders.abandoned]
+        self.counts["abandoned"] += len(abandoned)
+        self.copies = [copy for copy in self.copies if copy not in abandoned]
         for save in orders.saves:
             self.copies.append(_Copy(save, orders.epoch, weights, self.tick + self._steps("copy")))
         for load in orders.loads:

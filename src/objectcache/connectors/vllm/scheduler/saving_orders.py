@@ -247,8 +247,8 @@ class SavingOrders:
 
     @property
     def pending(self) -> bool:
-        """Blocks are held."""
-        return bool(self._holds)
+        """Blocks are held, or workers do not know that they are not any more."""
+        return bool(self._holds) or bool(self._abandoned)
 
     def frees(self, since: float) -> bool:
         return self._holds is not None and self._holds.frees(since)

@@ -101,8 +101,7 @@ class WorkerSide:
             self._saving.use(caches)
             self._marks = marks_of(caches.device)
             self._caches = caches
-            if caches.device.type == "cuda":  # pinning its memory takes seconds
-                self._background.submit(self._open_ahead)
+            self._background.submit(self._open_ahead)  # imports, and pinning on a GPU, take their time
         except Exception:
             log.exception("KV of this model is neither loaded nor stored")
 
