@@ -52,7 +52,7 @@ def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) 
         for landed, copied, waited, computed in zip(*layers, strict=True):
             assert landed <= copied <= waited <= computed <= row["samples"][0]
         assert row["added_ms"] == pytest.approx(row["samples"][0] - _local(result, row)["samples"][0], abs=0.01)
-        assert row["floor_ms"] >= _local(result, row)["samples"][0]
+        assert row["floor_ms"] >= _local(result, row)["samples"][0] - 0.001  # which are rounded
 
 
 def _local(result: BenchmarkResult, row: dict[str, object]) -> dict[str, list[float]]:
