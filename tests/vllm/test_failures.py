@@ -20,7 +20,7 @@ from tests.vllm.support import CACHED_MODELS, DEADLINE_S, MODELS, VLLM, extra
 
 pytestmark = pytest.mark.timeout(180)
 
-SLOW = {"llama": "2Mbps", "gemma3": "2Mbps", "deepseek2": "16Mbps"}
+SLOW = {"llama": "2Mbps", "gemma3": "2Mbps", "deepseek2": "32Mbps"}
 """Some 400 tokens of the tiny models take seconds to arrive, and a layer of them less than the deadline."""
 HARDLY_S = 3.0
 """What else a run of tiny models takes at most, on a machine where much runs."""
