@@ -131,7 +131,7 @@ def test_abort_in_mid_load(
 ) -> None:
     gateway = own_gateway(bandwidth=SLOW[model])
     asked = [tokens(f"given up {model} {i}", 300) for i in range(3)]
-    vllm = engine(model, extra(gateway.url, admission=admission))
+    vllm = engine(model, extra(gateway.url, admission=admission, deadline_s=5.0))
     free = vllm.ask("free_blocks")
     _stored(vllm, gateway, asked)
     expected = references(model, asked)
