@@ -86,8 +86,7 @@ class Paths(AbstractContextManager["Paths"]):
             name = path_name(where, how)
             engine = self._engine(name, transfer_of(url, admission), environment)
             if how == LAYERWISE:
-                self._store_prefixes(name, engine, partial(engine.run_idle, _IDLE_S))
-                wait_until_stored(self._store.below(where), self._prefixes * self._prefix_bytes)
+                self._store_prefixes(name, engine, partial(self._settle, engine, self._store.below(where)))
             self._paths[name] = _Path(engine, self._settings.prefix_tokens, forget, _nothing)
 
     def _add_peer(self, python: Path) -> None:
@@ -98,7 +97,7 @@ class Paths(AbstractContextManager["Paths"]):
             engine.run_idle(_IDLE_S)
             server.settle()
 
-        self._store_prefixes(PEER, engine, settle)
+        self._store_prefixes(PEER, engine, lambda _: settle())
         self._paths[PEER] = _Path(engine, self._settings.prefix_tokens, settle, settle)
 
     def _engine(
@@ -119,12 +118,17 @@ class Paths(AbstractContextManager["Paths"]):
         self._step()
         return engine
 
-    def _store_prefixes(self, name: str, engine: Engine, settle: Callable[[], None]) -> None:
+    def _settle(self, engine: Engine, store: BenchStore, prefixes: int) -> None:
+        """Until so many are stored: a prefix cache that is emptied before takes from under a copy what it reads."""
+        engine.run_idle(_IDLE_S)
+        wait_until_stored(store, prefixes * self._prefix_bytes)
+
+    def _store_prefixes(self, name: str, engine: Engine, settle: Callable[[int], None]) -> None:
         self._begin(f"storing: {name}")
         for number in range(self._prefixes):
             # One more token: the last one that is computed is never stored.
             engine.prefill(self._settings.prompt(number)[: self._settings.prefix_tokens + 1])
-            settle()
+            settle(number + 1)
         self._step()
 
     @property
