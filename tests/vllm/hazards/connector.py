@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1, SupportsHMA
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
-from objectcache.connectors.vllm.messages import Orders, Report
+from objectcache.connectors.vllm.connector import OrdersMetadata
 from objectcache.connectors.vllm.scheduler.side import SchedulerSide
 
 sides: list[SchedulerSide] = []
 """Of the scheduler that is built next."""
-
-
-@dataclass
-class Ordered(KVConnectorMetadata):  # type: ignore[misc]
-    orders: Orders
-
-
-@dataclass
-class Reported(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    report: Report
-
-    def aggregate(self, other: Reported) -> Reported:
-        return Reported(self.report.merged(other.report))
 
 
 class HazardConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -43,8 +28,8 @@ class HazardConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self.side.update_state_after_alloc(request, blocks, num_external_tokens)
 
-    def build_connector_meta(self, scheduler_output: Any) -> Ordered:
-        return Ordered(self.side.build_connector_meta(scheduler_output))
+    def build_connector_meta(self, scheduler_output: Any) -> OrdersMetadata:
+        return OrdersMetadata(self.side.build_connector_meta(scheduler_output))
 
     def update_connector_output(self, connector_output: Any) -> None:
         meta = connector_output.kv_connector_worker_meta

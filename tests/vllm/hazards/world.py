@@ -11,9 +11,9 @@ from vllm.distributed.kv_transfer.kv_connector.utils import KVOutputAggregator
 from vllm.v1.outputs import DraftTokenIds, KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 
+from objectcache.connectors.vllm.connector import ReportMetadata
 from tests.vllm.hazards import engine
 from tests.vllm.hazards.cache import WRONG_TOKEN, continued, tags
-from tests.vllm.hazards.connector import Reported
 from tests.vllm.hazards.engine import Setting
 from tests.vllm.hazards.script import Draws, Script
 from tests.vllm.hazards.worker import Rank, Store
@@ -186,7 +186,7 @@ class World:
             connector = KVConnectorOutput(
                 finished_recving=one.finished or None,
                 invalid_block_ids=one.invalid,
-                kv_connector_worker_meta=Reported(one.report),
+                kv_connector_worker_meta=ReportMetadata(one.report),
             )
             outputs.append(
                 ModelRunnerOutput(

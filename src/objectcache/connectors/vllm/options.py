@@ -70,7 +70,8 @@ class VllmOptions:
             raise ConfigError(f"kv_connector_extra_config has {unknown}, which are none of {sorted(known)}")
         if not extra.get("url"):
             raise ConfigError(
-                'kv_connector_extra_config needs "url": http://gateway:9000/bucket, s3://bucket/prefix or file:///folder'
+                'kv_connector_extra_config needs "url": http://gateway:9000/bucket, s3://bucket/prefix, '
+                "rados://pool/prefix or file:///folder"
             )
         values = dict(extra)
         for one in fields(cls):
