@@ -149,9 +149,9 @@ class Delivery:
         try:
             return self._retrieval.wait_until(layer, timeout_s)
         except DeliveryCancelledError:
-            if self._ahead is None or not self._retrieval.complete:
+            if self._ahead is None:
                 raise
-            return True  # all of it is on the device already
+            return True  # closed by the thread that moves layers ahead, which has the layer, or knows why it has not
 
     @property
     def arrived_bytes(self) -> int:
