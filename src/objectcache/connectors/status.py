@@ -160,7 +160,7 @@ class StatusWriter:
     def tell(self, *, breaker_open: bool | None = None, idle_reason: str | None = None) -> None:
         """What changed of these."""
         if breaker_open in (None, self._status.breaker_open) and idle_reason in (None, self._status.idle_reason):
-            return  # engines say so every step
+            return
         with self._changed:
             status = self._status
             if breaker_open is not None:

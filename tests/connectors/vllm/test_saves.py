@@ -22,7 +22,7 @@ class Engine:
 
     def schedule(self, before: int, count: int) -> int:
         self.step += 1
-        self.saves.scheduled(self.step, {"r": count}, (["r"], [before]))
+        self.saves.scheduled(self.step, {"r": count}, ((["r"], [before]),))
         return self.step
 
     def process(self, step: int, sampled: int = 0, *, clean: bool = True) -> list[Due]:

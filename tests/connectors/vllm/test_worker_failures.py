@@ -103,7 +103,7 @@ def test_with_a_delay_for_each_layer_a_step_waits_for_the_first_one_only(worker:
     waits = [worker.waited_s[name] for name in worker.names]
     assert waits[0] > 0.01
     assert max(waits[1:]) < 0.01
-    told = worker.side.take_stats().waits
+    told = worker.counted().waits
     assert [told[layer].count for layer in range(LAYERS)] == [1] * LAYERS
     assert told[0].longest_s > 0.01 > told[1].longest_s
 

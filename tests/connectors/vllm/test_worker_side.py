@@ -12,7 +12,7 @@ import pytest
 
 import objectcache
 from objectcache.cache import KVCache
-from objectcache.connectors.vllm.messages import Adapter, Orders, Stage
+from objectcache.connectors.vllm.messages import Adapter, Orders, Report, Stage
 from objectcache.connectors.vllm.options import VllmOptions
 from objectcache.keys import Namespace
 from tests.connectors.vllm.workers import (
@@ -75,7 +75,7 @@ def test_what_is_saved_comes_back_in_other_blocks(cache: KVCache, name: str) -> 
         (layer, block) for layer in worker.names for block in others[:6]
     }
     worker.close()
-    stats = worker.side.take_stats()
+    stats = worker.counted()
     assert (stats.hits, stats.tokens) == (1, 6 * BLOCK_TOKENS)
     assert stats.stored_bytes == stats.bytes == 6 * LAYERS * slice_bytes(name)
     assert sorted(stats.waits) == list(range(LAYERS))
@@ -98,7 +98,17 @@ def test_a_part_of_what_was_fetched_is_loaded(cache: KVCache) -> None:
         for index in range(8):
             expected = saved[layer, blocks[index]] if 3 <= index < 6 else before[layer, others[index]]
             assert worker.block(layer, others[index]) == expected
-    assert worker.side.take_stats().bytes == 6 * LAYERS * slice_bytes("cpu"), "what is there is not fetched"
+    assert worker.counted().bytes == 6 * LAYERS * slice_bytes("cpu"), "what is there is not fetched"
+    worker.close()
+
+
+def test_a_step_without_a_load_tells_nothing_and_waits_for_nothing(cache: KVCache) -> None:
+    worker = Worker(one_group(slice_bytes("cpu")), CACHES["cpu"], cache)
+    assert worker.side.bind(Orders(1, tokens=1)) is False, "no layer need ask for its KV"
+    worker.side.end_step()
+    assert (worker.side.finished_loads(), worker.side.failed_blocks()) == (set(), set())
+    assert worker.side.report() == Report(1)
+    assert worker.side.take_stats() is None
     worker.close()
 
 

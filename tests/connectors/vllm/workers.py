@@ -26,6 +26,7 @@ from objectcache.connectors.vllm.messages import (
     Stage,
 )
 from objectcache.connectors.vllm.options import VllmOptions
+from objectcache.connectors.vllm.worker.counters import WorkerStats
 from objectcache.connectors.vllm.worker.side import WorkerSide
 from objectcache.keys import Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
@@ -149,15 +150,16 @@ class Worker:
 
     def step(
         self, orders: Orders | None = None, *, compute_s: float = 0.0, wait_all: bool = False, ask: bool = True
-    ) -> Report | None:
+    ) -> Report:
         """In vLLM's order of calls."""
         orders = replace(orders or Orders(0, idle=True), step=next(self.steps))
-        self.side.bind(orders)
+        wanted = self.side.bind(orders)
         self.side.start_loads(wait_all=wait_all)
         if not orders.idle:
             for name in self.names if ask else ():
                 begin_s = time.perf_counter()
-                self.side.wait(name)
+                if wanted:
+                    self.side.wait(name)
                 self.waited_s[name] = time.perf_counter() - begin_s
                 time.sleep(compute_s)
             self.side.end_step()
@@ -165,12 +167,11 @@ class Worker:
         self.failed_requests |= self.side.failed_loads()
         self.failed_blocks |= self.side.failed_blocks()
         report = self.side.report()
-        if report is not None:
-            for attempt, ranks in report.progress.items():
-                self.progress.setdefault(attempt, []).extend(ranks.values())
-            self.copied += report.copied
-            self.stored += report.stored
-            self.failed |= report.failed_loads
+        for attempt, ranks in report.progress.items():
+            self.progress.setdefault(attempt, []).extend(ranks.values())
+        self.copied += report.copied
+        self.stored += report.stored
+        self.failed |= report.failed_loads
         return report
 
     def run(self, until: Callable[[], object], within_s: float = PATIENCE_S) -> None:
@@ -219,6 +220,12 @@ class Worker:
     ) -> Load:
         ids = tuple(tuple(table) for table in tables)
         return Load(attempt, f"request-{attempt}", first, stop, ids, parked)
+
+    def counted(self) -> WorkerStats:
+        """Since it was asked last."""
+        stats = self.side.take_stats()
+        assert stats is not None
+        return stats
 
     def close(self) -> None:
         self.side.close(5.0)

@@ -83,6 +83,9 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         self._weights: Weights | None = None
         self._bound: Orders | None = None
         self._asks = True  # each layer for its KV, before it reads
+        self._layerwise = False  # somebody listens to that in this step
+        self._loading = False  # there are loads, in this step or beside it
+        self._left_alone = False
         self._watching = Watching(self._options, facts, worker=worker)
         if worker:
             self._weights = None if idle else _weights(self._options, facts)  # the other side says why
@@ -205,13 +208,20 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         """Once a step: runners call both of the above, or only the latter."""
         if self._worker is not None and orders is not self._bound:
             self._bound = orders
-            self._worker.bind(orders)
+            self._layerwise = self._worker.bind(orders)
+            self._loading = self._worker.loading
+
+    def has_connector_metadata(self) -> bool:
+        """vLLM asks it at each layer, and for nothing else: whether `wait_for_layer_load` and `save_kv_layer` are to be
+        called. In steps without a load, which are most, they are not."""
+        return self._layerwise and bool(super().has_connector_metadata())
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
             orders = self._get_connector_metadata().orders
-            as_one = orders.full_graph or _runs_as_one_graph(forward_context)
-            self._worker.start_loads(wait_all=as_one or not self._asks)
+            if orders.loads or orders.idle:
+                as_one = orders.full_graph or _runs_as_one_graph(forward_context)
+                self._worker.start_loads(wait_all=as_one or not self._asks)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         if self._worker is not None:
@@ -221,16 +231,18 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         pass  # what is stored is what is final, after the step
 
     def wait_for_save(self) -> None:
-        if self._worker is not None:
+        if self._worker is not None and self._loading:
             self._worker.end_step()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return None, None if self._worker is None else self._worker.finished_loads() or None
+        if self._worker is None or not self._loading:
+            return None, None
+        return None, self._worker.finished_loads() or None
 
     if KVConnectorTransferResults is not None:
 
         def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
-            if self._worker is None:
+            if self._worker is None or not self._loading:
                 return KVConnectorTransferResults()
             finished = self._worker.finished_loads()
             return KVConnectorTransferResults(
@@ -238,12 +250,12 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
             )
 
         def get_block_ids_with_load_errors(self) -> set[int]:
-            return set() if self._worker is None else self._worker.failed_blocks()
+            return self._worker.failed_blocks() if self._worker is not None and self._loading else set()
 
     else:
 
         def get_block_ids_with_load_errors(self) -> set[int]:
-            if self._worker is None:
+            if self._worker is None or not self._loading:
                 return set()
             return self._worker.failed_blocks() | self._worker.failed_parked_blocks()
 
@@ -251,21 +263,23 @@ class ObjectCacheConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[mis
         if self._worker is None:
             return ReportMetadata(declined(self._get_connector_metadata().orders, self._facts.rank))
         # Every step, though nothing were new: the scheduler's side takes what a step computed as final by it.
-        return ReportMetadata(self._worker.report() or Report(self._get_connector_metadata().orders.step))
+        return ReportMetadata(self._worker.report())
 
     def get_kv_connector_stats(self) -> ObjectCacheStats | None:
         data: dict[str, float] = {}
         if self._worker is not None:
             new = self._worker.take_stats()
-            if new:
+            if new is not None:
                 data = worker_stats(new)
-            self._watching.count(worker_counts(new) if new else {}, left_alone=self._worker.left_alone)
-        elif self._scheduler is not None:
+                self._watching.count(worker_counts(new))
+            if self._worker.left_alone is not self._left_alone:
+                self._left_alone = not self._left_alone
+                self._watching.left_alone(self._left_alone)
+        elif self._scheduler is not None and self._scheduler.counters:
             counters = self._scheduler.counters
-            if counters:
-                data = scheduler_stats(counters)
-                self._watching.count(scheduler_counts(counters))
-                counters.clear()
+            data = scheduler_stats(counters)
+            self._watching.count(scheduler_counts(counters))
+            counters.clear()
         return ObjectCacheStats(data=data) if data else None
 
     # -- both -------------------------------------------------------------------------------------

@@ -91,14 +91,14 @@ class Save:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would take longer, every step
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
     be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is
     computed in this step. `abandoned` are jobs whose blocks were given back before they were copied: what is not copied
     of them by now is not stored. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch`
     is of the namespace; `none_hash` is what the first block's hash began with. `tokens` are what the step computes in
-    all, `context` what is before those of the request that computes most.
+    all, `context` what is before those of the request that computes most (0: nobody wants to know).
     """
 
     step: int
@@ -143,7 +143,7 @@ class Progress:
     arrived_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Orders
 class Report:
     """Of one or more ranks, after a step: what is new. Every rank reports every step, with nothing new as well: only
     then is the step known to be clean. `copied` are jobs whose blocks are not read any more, by the ranks that say so,

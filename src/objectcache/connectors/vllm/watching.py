@@ -24,10 +24,12 @@ class Watching:
         folder = Path(options.status_dir).expanduser() if options.status_dir else default_folder()
         self._writer = StatusWriter(folder, engine_status(facts, options, worker=worker))
 
-    def count(self, counts: Mapping[str, float], *, left_alone: bool = False) -> None:
-        """`left_alone`: the storage side failed lately, and nothing is asked of it."""
-        if counts:
-            self._writer.count(counts)
+    def count(self, counts: Mapping[str, float]) -> None:
+        """On top of what was counted before."""
+        self._writer.count(counts)
+
+    def left_alone(self, left_alone: bool) -> None:
+        """Whether the storage side failed lately, and nothing is asked of it."""
         self._writer.tell(breaker_open=left_alone)
 
     def failed(self, error: ObjectCacheError) -> None:

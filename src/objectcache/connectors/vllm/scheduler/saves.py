@@ -19,6 +19,10 @@ RUN_CHUNKS = 64
 NEVER = 1 << 62
 
 
+Batches = tuple[tuple[Sequence[str], Sequence[int]], ...]
+"""Requests of a step, and how many tokens of each were computed before."""
+
+
 class Known(NamedTuple):
     """Of a request now: all its `tokens`, and how often it was preempted."""
 
@@ -47,10 +51,9 @@ class _Saving:
     due: int = NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):
     number: int
-    batches: tuple[tuple[Sequence[str], Sequence[int]], ...]
+    batches: Batches
     counts: Mapping[str, int]
 
     def end_of(self, request: str) -> int | None:
@@ -93,8 +96,8 @@ class Saves:
             saving.saved = tokens
             saving.due = self._due(saving)
 
-    def scheduled(self, step: int, counts: Mapping[str, int], *batches: tuple[Sequence[str], Sequence[int]]) -> None:
-        """In `step` each request computes `counts` tokens; batches say how many were computed of each before."""
+    def scheduled(self, step: int, counts: Mapping[str, int], batches: Batches) -> None:
+        """In `step` each request computes `counts` tokens."""
         if counts:
             self._steps.append(_Step(step, batches, counts))
 

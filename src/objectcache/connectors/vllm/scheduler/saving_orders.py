@@ -64,7 +64,8 @@ class SavingOrders:
         self._allowed = True
         self._poisoned = False
         self._tainted: set[str] = set()
-        self._pending: list[_Pending] = []
+        self.unclear: list[_Pending] = []
+        """Ordered, but what they save is not known to be clean."""
         self._ready: list[Save] = []
         self._abandoned: list[int] = []
         self._stored_at: dict[int, bytes] = {}  # by block of the first group: the hash of what was stored from it
@@ -143,17 +144,11 @@ class SavingOrders:
                 self._abandoned.append(job)
                 self._unseen.pop(job, None)
 
-    def take_abandoned(self) -> tuple[int, ...]:
-        """Jobs that the workers do not know to be abandoned."""
-        abandoned = tuple(self._abandoned)
-        self._abandoned.clear()
-        return abandoned
-
     def _drop(self, reason: str) -> None:
-        for save in (*self._ready, *(one.save for one in self._pending)):
+        for save in (*self._ready, *(one.save for one in self.unclear)):
             self._give_back(save.job, reason)
         self._ready.clear()
-        self._pending.clear()
+        self.unclear.clear()
 
     # Orders
 
@@ -191,7 +186,7 @@ class SavingOrders:
         if due.after_step is None:
             self._ready.append(save)
         else:
-            self._pending.append(_Pending(save, due.after_step))
+            self.unclear.append(_Pending(save, due.after_step))
         return stop
 
     def _fitting(self, due: Due, room: int, *, last: bool) -> int:
@@ -207,21 +202,25 @@ class SavingOrders:
     def processed(self, step: int, *, clean: bool) -> None:
         """Saves that wait for `step` go, or not. What waits for an earlier one was never said to be clean."""
         waiting: list[_Pending] = []
-        for one in self._pending:
+        for one in self.unclear:
             if one.after_step is None or one.after_step > step:
                 waiting.append(one)
             elif clean and one.after_step == step:
                 self._ready.append(one.save)
             else:
                 self._give_back(one.save.job, "unclean")
-        self._pending = waiting
+        self.unclear = waiting
 
-    def take(self) -> tuple[Save, ...]:
-        """Orders that the workers do not have."""
-        saves = tuple(self._ready)
+    def take(self) -> tuple[tuple[Save, ...], tuple[int, ...]]:
+        """Orders that the workers do not have, and jobs that they do not know to be abandoned."""
+        if not (self._ready or self._abandoned):
+            return (), ()
+        saves, abandoned = tuple(self._ready), tuple(self._abandoned)
         self._ready.clear()
-        self._counters["save_jobs"] += len(saves)
-        return saves
+        self._abandoned.clear()
+        if saves:
+            self._counters["save_jobs"] += len(saves)
+        return saves, abandoned
 
     def told(self, report: Report) -> None:
         if self._holds is not None:

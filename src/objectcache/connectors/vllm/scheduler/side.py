@@ -67,6 +67,7 @@ class SchedulerSide:
         self._step = self._busy_step = self._reported = 0
         self._requests: dict[str, KnownRequest] = {}
         self._active: set[str] = set()
+        self._none_hash = b""
         self._loads: list[Load] = []
         self._open: list[tuple[int, bytes]] = []  # loads of this step that may fail: where they begin, and that hash
         self._waiting = Waiting(
@@ -90,7 +91,8 @@ class SchedulerSide:
             self.counters,
             events=facts.events,
         )
-        self._uniform = Uniform(facts.graphs, facts.draft_tokens)
+        never = facts.graphs is FullGraphs.NEVER
+        self._uniform = None if never else Uniform(facts.graphs, facts.draft_tokens)
         self._pool: BlockPool | None = None
         self._tables: Tables | None = None
 
@@ -176,28 +178,35 @@ class SchedulerSide:
     def build_connector_meta(self, output: Any) -> Orders:
         """The orders of the step that `output` describes."""
         self._step += 1
-        self._active = set(output.num_scheduled_tokens)
+        counts = output.num_scheduled_tokens
+        self._active = set(counts)
         if self._active:
             self._busy_step = self._step
-        if self._pool is not None and any(map(self._orders.is_tainted, output.preempted_req_ids or ())):
+        preempted = output.preempted_req_ids
+        if preempted and self._pool is not None and any(map(self._orders.is_tainted, preempted)):
             evict(self._pool.blocks, self._pool)  # its blocks were given back, and may be found
-        self._saves.scheduled(self._step, output.num_scheduled_tokens, *batches(output))
+        computing = batches(output)
+        self._saves.scheduled(self._step, counts, computing)
         if self._tables is not None:
             self._tables.scheduled(output)
+        if not self._none_hash:
+            self._none_hash = self._facts.none_hash()
         look_ups, drops = self._waiting.take()
+        saves, abandoned = self._orders.take()
+        tokens = sum(counts.values())
         orders = Orders(
             self._step,
             look_ups,
             tuple(self._loads),
             drops,
-            self._orders.take(),
-            self._orders.take_abandoned(),
+            saves,
+            abandoned,
             idle=not self._active and self._reported >= self._busy_step,
-            full_graph=self._uniform.full(output.num_scheduled_tokens),
-            tokens=sum(output.num_scheduled_tokens.values()),
-            context=context(output),
+            full_graph=self._uniform is not None and self._uniform.full(counts),
+            tokens=tokens,
+            context=context(counts, computing) if tokens > 1 else 0,
             epoch=self._epoch,
-            none_hash=self._facts.none_hash(),
+            none_hash=self._none_hash,
         )
         self._loads.clear()
         self._open.clear()
@@ -207,21 +216,25 @@ class SchedulerSide:
         """The outputs of the step of `report` were processed. Without a report nothing is known to be clean."""
         if report is None:
             return
-        now = self._clock()
         self._reported = max(self._reported, report.step)
-        self._waiting.told(report, now)
+        if report.progress:
+            self._waiting.told(report, self._clock())
         for attempt in report.failed_loads:
             self._failed(attempt)
         clean = not (report.failed_loads or output.invalid_block_ids)
         if not clean:
             self.counters["unclean_steps"] += 1
         # vLLM computes those anew; before 0.29 it is told of their blocks only, and nobody counts them.
-        self.counters["failed_loads"] += len(getattr(output, "failed_recving", None) or ())
+        if failed := getattr(output, "failed_recving", None):
+            self.counters["failed_loads"] += len(failed)
         for request in output.finished_recving or ():
             self._waiting.unparked(request)
-        self._waiting.loaded(report.step)
-        self._orders.told(report)
-        self._orders.processed(report.step, clean=clean)
+        if self._waiting.loading:
+            self._waiting.loaded(report.step)
+        if report.copied or report.stored:
+            self._orders.told(report)
+        if self._orders.unclear:
+            self._orders.processed(report.step, clean=clean)
         for due in self._saves.processed(report.step, clean, self._now):
             reached = self._save(self._requests[due.request], due, last=False)
             if reached < due.stop:

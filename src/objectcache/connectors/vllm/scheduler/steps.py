@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
+
+from objectcache.connectors.vllm.scheduler.saves import Batches
 
 
 class FullGraphs(StrEnum):
@@ -24,7 +26,7 @@ class Uniform:
 
     def full(self, counts: Mapping[str, int]) -> bool:
         """Whether the step may run as one graph."""
-        if self._graphs is FullGraphs.NEVER or not counts:
+        if not counts:
             return False
         if self._graphs is FullGraphs.ALWAYS:
             return True
@@ -32,8 +34,8 @@ class Uniform:
         return max(values) <= self._most and min(values) == max(values)
 
 
-def batches(output: Any) -> tuple[tuple[Sequence[str], Sequence[int]], ...]:
-    """The step's requests, and how many tokens of each were computed before."""
+def batches(output: Any) -> Batches:
+    """Of what is scheduled."""
     cached, new = output.scheduled_cached_reqs, output.scheduled_new_reqs
     running = (cached.req_ids, cached.num_computed_tokens)
     if not new:
@@ -41,11 +43,10 @@ def batches(output: Any) -> tuple[tuple[Sequence[str], Sequence[int]], ...]:
     return running, ([one.req_id for one in new], [one.num_computed_tokens for one in new])
 
 
-def context(output: Any) -> int:
+def context(counts: Mapping[str, int], batches: Batches) -> int:
     """What lies before the tokens of the request that computes most of them."""
-    counts = output.num_scheduled_tokens
     most = max(counts, key=counts.__getitem__, default="")
-    for ids, before in batches(output):
+    for ids, before in batches:
         if most in ids:
             return before[ids.index(most)]
     return 0

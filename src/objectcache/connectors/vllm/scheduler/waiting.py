@@ -81,7 +81,8 @@ class Waiting:
         self._requests: dict[int, str] = {}
         self._look_ups: dict[int, LookUp] = {}
         self._drops: list[int] = []
-        self._steps: deque[tuple[int, int]] = deque()  # steps and the attempts that load in them
+        self.loading: deque[tuple[int, int]] = deque()
+        """Steps, and the attempts that load in them."""
 
     def asked(
         self,
@@ -138,7 +139,7 @@ class Waiting:
         stop = waiter.asked_with + external_tokens
         waiter.loading = Admitted(attempt.number, waiter.asked_with, stop, answer.parked, attempt.staged)
         if not answer.parked:
-            self._steps.append((step, attempt.number))
+            self.loading.append((step, attempt.number))
         self._counters["hits"] += 1
         self._counters["hit_tokens"] += external_tokens
         return waiter.loading
@@ -164,8 +165,8 @@ class Waiting:
 
     def loaded(self, step: int) -> None:
         """The loads of all steps up to `step` are over, except those beside them."""
-        while self._steps and self._steps[0][0] <= step:
-            _, attempt = self._steps.popleft()
+        while self.loading and self.loading[0][0] <= step:
+            _, attempt = self.loading.popleft()
             waiter = self._waiters.get(self._requests.get(attempt, ""))
             if waiter is not None:
                 self._forget(waiter)
@@ -191,6 +192,8 @@ class Waiting:
 
     def take(self) -> tuple[tuple[LookUp, ...], tuple[int, ...]]:
         """Look-ups and drops that the workers do not know of yet."""
+        if not (self._look_ups or self._drops):
+            return (), ()
         look_ups, drops = tuple(self._look_ups.values()), tuple(self._drops)
         self._look_ups.clear()
         self._drops.clear()

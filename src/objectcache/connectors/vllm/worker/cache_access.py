@@ -45,6 +45,8 @@ class CacheAccess:
         self._lock = threading.Lock()
         self._asking, self._delivering = Breaker(1), Breaker(1)
         self._closed = False
+        self.left_alone = False
+        """Whether either failed lately, and has not been tried with success since. Engines look at it every step."""
 
     def get(self) -> KVCache:
         """Raises ObjectCacheError."""
@@ -54,10 +56,6 @@ class CacheAccess:
             if self._cache is None:
                 self._cache = self._make()
             return self._cache
-
-    @property
-    def left_alone(self) -> bool:
-        return self._asking.is_open or self._delivering.is_open
 
     def may_ask(self) -> bool:
         """Whether a look-up may try. After a pause True once."""
@@ -72,16 +70,22 @@ class CacheAccess:
     def answered(self) -> None:
         with self._lock:
             self._asking.succeeded()
+            self._look()
 
     def delivered(self) -> None:
         with self._lock:
             self._delivering.succeeded()
+            self._look()
 
     def failed(self, outcome: Outcome, *, delivering: bool = False) -> None:
         """Only what says that others would fail as well counts."""
         if outcome in (Outcome.UNAVAILABLE, Outcome.LATE):
             with self._lock:
                 (self._delivering if delivering else self._asking).failed(perf_counter())
+                self._look()
+
+    def _look(self) -> None:
+        self.left_alone = self._asking.is_open or self._delivering.is_open
 
     def close(self) -> None:
         with self._opening:

@@ -59,11 +59,6 @@ class WorkerStats:
     saves: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        """Whether anything was counted. Asked every step, hence not by comparing all of it."""
-        counted = self.hits or self.tokens or self.bytes or self.failed_loads or self.stored_bytes or self.saves
-        return bool(counted or self.outcomes or self.waits or self.dropped)
-
     def add(self, other: WorkerStats) -> None:
         """`other` on top."""
         for name in ("hits", "tokens", "bytes", "failed_loads", "stored_bytes", "saves"):
@@ -83,18 +78,25 @@ class WorkerCounter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._new = WorkerStats()
+        self._new: WorkerStats | None = None
 
     def add(self, stats: WorkerStats) -> None:
         with self._lock:
-            self._new.add(stats)
+            self._counting().add(stats)
 
     def waited(self, layer: int, seconds: float) -> None:
         with self._lock:
-            self._new.waits.setdefault(layer, LayerWaits()).add(LayerWaits(1, seconds, seconds))
+            self._counting().waits.setdefault(layer, LayerWaits()).add(LayerWaits(1, seconds, seconds))
 
-    def take(self) -> WorkerStats:
-        """What is new since the last call."""
+    def take(self) -> WorkerStats | None:
+        """What was counted since the last call. None: nothing, as after most steps."""
+        if self._new is None:
+            return None
         with self._lock:
-            new, self._new = self._new, WorkerStats()
+            new, self._new = self._new, None
         return new
+
+    def _counting(self) -> WorkerStats:
+        if self._new is None:
+            self._new = WorkerStats()
+        return self._new

@@ -77,6 +77,9 @@ class WorkerSide:
         self._orders = Orders(0)
         self._told = False
         self._steps = 0
+        self.loading = False
+        """Whether there are loads in the step, beside it, or that are still to be told of: the same from `bind` to the
+        step's end."""
 
     def _open(self) -> KVCache:
         cache = objectcache.open(self._options.url, options=self._options.client())
@@ -105,9 +108,12 @@ class WorkerSide:
         except Exception:
             log.exception("KV of this model is neither loaded nor stored")
 
-    def bind(self, orders: Orders) -> None:
-        """Take a step's orders. Blocks of loads that are dropped are not written from here on; saves begin: their
-        blocks are final, and a step that computes nothing has no end."""
+    def bind(self, orders: Orders) -> bool:
+        """Take a step's orders; whether `wait` is of any use in it.
+
+        Blocks of loads that are dropped are not written from here on. Saves begin: their blocks are final, and a step
+        that computes nothing has no end.
+        """
         self._orders = orders
         self._clock = None
         for number in orders.drops:
@@ -120,12 +126,14 @@ class WorkerSide:
             self._saving.abandon(job)
         for save in orders.saves:
             self._saving.put(save, orders.epoch, orders.none_hash)
-        if self._caches is not None and self._marks is not None and self._measures(orders):
+        if orders.tokens > 1 and self._caches is not None and self._marks is not None and self._measures(orders):
             self._clock = StepClock(len(self._caches.order), self._marks, self._stepped, self._loads.correct)
+        self.loading = bool(orders.loads) or not self._loads.idle
+        return bool(orders.loads) or self._clock is not None
 
     def _measures(self, orders: Orders) -> bool:
         """Whether windows are taken from this step: from some, since marks on a device cost its engine time."""
-        if orders.tokens <= 1 or orders.idle or orders.full_graph:
+        if orders.idle or orders.full_graph:
             return False
         self._steps += 1
         return bool(orders.loads) or self._steps <= FIRST_STEPS or not self._steps % EVERY_STEPS
@@ -193,15 +201,15 @@ class WorkerSide:
         self._loads.end()
         return self._loads.take_failed_blocks()
 
-    def report(self) -> Report | None:
+    def report(self) -> Report:
         """News since the last one."""
-        self._told = False
+        told, self._told = self._told, False
+        if not (told or self._transfers.attempts or self.loading):
+            return Report(self._orders.step)
         self._loads.give_back()
         progress = self._transfers.news() | self._loads.take_progress()
         copied, stored = self._saving.take_copied(), self._saving.take_stored()
         failed = self._loads.take_failed_attempts()
-        if not (progress or copied or stored or failed):
-            return None
         mine = frozenset((self._rank,))
         return Report(
             self._orders.step,
@@ -216,8 +224,8 @@ class WorkerSide:
         """Whether the storage side failed lately, and nothing is asked of it for a while."""
         return self._access.left_alone
 
-    def take_stats(self) -> WorkerStats:
-        """What is new since the last call. From any thread."""
+    def take_stats(self) -> WorkerStats | None:
+        """What was counted since the last call, if anything. From any thread."""
         return self._counter.take()
 
     def close(self, timeout_s: float = 10.0) -> None:

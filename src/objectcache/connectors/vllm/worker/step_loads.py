@@ -41,6 +41,13 @@ class StepLoads:
         self._loader = BlockLoader(self._identity, caches)
 
     @property
+    def idle(self) -> bool:
+        """Whether there is none, and nothing to tell of any."""
+        under_way = self._waited or self._parked or self._over
+        untold = self._failed_parked or self._dropped_parked or self._failed_now
+        return not (under_way or untold or self._progress or self._failed_attempts or self._failed_blocks)
+
+    @property
     def waiting(self) -> bool:
         """Whether the step has loads to wait for."""
         return bool(self._waited)

@@ -45,18 +45,19 @@ class Transfers:
         self._on_news = on_news
         self._deadline_s = deadline_s
         self._lock = threading.Lock()  # stages, and who has what is fetched
-        self._attempts: dict[int, Attempt] = {}
+        self.attempts: dict[int, Attempt] = {}
+        """Not claimed, and not told of as over."""
         self._line = LookUpLine(fetcher, access, staging_bytes, self._found, self._nothing)
 
     @property
     def under_way(self) -> bool:
         """Whether news may come of any of them."""
-        return any(attempt.stage in (None, Stage.FETCHING) for attempt in self._attempts.values())
+        return any(attempt.stage in (None, Stage.FETCHING) for attempt in self.attempts.values())
 
     def look_up(self, order: LookUp, epoch: int, none_hash: bytes, *, refused: Outcome | None = None) -> None:
         """`refused`: nothing is looked up, for this reason."""
         attempt = Attempt(order, epoch, none_hash, perf_counter())
-        self._attempts[order.attempt] = attempt
+        self.attempts[order.attempt] = attempt
         if refused is None and not self._access.may_ask():
             refused = Outcome.LEFT_ALONE
         if refused is not None:
@@ -66,7 +67,7 @@ class Transfers:
 
     def claim(self, number: int) -> tuple[Attempt, Fetch] | None:
         """What is there of an attempt, to be loaded: `give_back` it then. None: it failed, or was dropped."""
-        attempt = self._attempts.get(number)
+        attempt = self.attempts.get(number)
         if attempt is None:
             return None
         with self._lock:
@@ -74,12 +75,12 @@ class Transfers:
             fetch, attempt.fetch = (attempt.fetch, None) if usable else (None, attempt.fetch)
         if fetch is None:
             return None
-        del self._attempts[number]
+        del self.attempts[number]
         return attempt, fetch
 
     def drop(self, number: int) -> None:
         """Nobody wants it any more. Those that were claimed are not known here."""
-        attempt = self._attempts.pop(number, None)
+        attempt = self.attempts.pop(number, None)
         if attempt is not None:
             with self._lock:
                 attempt.over = True
@@ -91,7 +92,7 @@ class Transfers:
         """What has to be told, by attempt. Looks at all that is under way."""
         now_s = perf_counter()
         found = {}
-        for number, attempt in list(self._attempts.items()):
+        for number, attempt in list(self.attempts.items()):
             if attempt.stage is None:
                 self._look_at_asking(attempt, now_s)
             elif attempt.stage is Stage.FETCHING:
@@ -100,7 +101,7 @@ class Transfers:
             if progress is not None:
                 found[number] = progress
                 if attempt.ended:
-                    self._attempts.pop(number, None)
+                    self.attempts.pop(number, None)
         return found
 
     def _look_at_asking(self, attempt: Attempt, now_s: float) -> None:
@@ -184,7 +185,7 @@ class Transfers:
 
     def close(self, timeout_s: float) -> None:
         self._line.close(timeout_s)
-        for number in list(self._attempts):
+        for number in list(self.attempts):
             self.drop(number)
 
     # -- from look-up threads, too ----------------------------------------------------------------
