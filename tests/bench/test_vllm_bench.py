@@ -39,7 +39,8 @@ def prefills(path: str, token: int = 7) -> list[Prefill]:
 
 def decoding(p99_s: float, us: float) -> Decoding:
     return Decoding(
-        [0.02] * 98 + [p99_s] * 2, {"steps": 100, "us_per_step": us, "median_us": us, "by_hook": {"start_load_kv": us}}
+        [0.02] * 98 + [p99_s] * 2,
+        {"steps": 100, "calls": 30.0, "us_per_step": us, "median_us": us, "by_hook": {"start_load_kv": us}},
     )
 
 

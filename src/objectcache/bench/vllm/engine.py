@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -19,8 +20,10 @@ _CALL_TIMEOUT_S = 300.0
 _MODULE = "objectcache.bench.vllm.engine_child"
 _SCRIPT = Path(__file__).with_name("engine_child.py")
 _ENVIRONMENT = {
-    # One thread less than cores in all of them: any connector makes vLLM keep one free, its absence does not.
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",
+    # One thread less than cores in all of them, as vLLM's engine processes have beside a connector. It sees to that in
+    # them only: an engine in the process itself would have one a core, which wait for each other wherever others run.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",

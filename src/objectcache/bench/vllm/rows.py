@@ -104,13 +104,15 @@ def stall_rows(alone: Sequence[Decoding], beside: Sequence[Decoding]) -> list[Ro
 
 
 def hook_row(runs: Sequence[Decoding]) -> Row:
-    """µs a step, on average of each run; `median_us` are its medians, `by_hook` averages of the last one."""
+    """µs a step, on average of each run; `median_us` are its medians, `calls` and `by_hook` averages of the
+    last one."""
     hooks = [run.hooks for run in runs if run.hooks is not None]
     return sample_row(
         HOOKS,
         "us",
         [each["us_per_step"] for each in hooks],
         steps=sum(each["steps"] for each in hooks),
+        calls=hooks[-1]["calls"],
         median_us=[each["median_us"] for each in hooks],
         by_hook={name: round(us, 2) for name, us in hooks[-1]["by_hook"].items()},
         key="hook_us_per_step",

@@ -1,4 +1,4 @@
-"""`bench vllm`: TTFT of all paths in turn, then decodes beside a stalled store."""
+"""`bench vllm`: decodes beside a stalled store, then TTFT of all paths in turn."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def run_vllm(settings: VllmBenchSettings, console: Console) -> BenchmarkResult:
         model = directory / "model"
         write_model(model, settings.llama, settings.max_tokens, settings.seed)
         store = stack.enter_context(started_store())
-        measured = _measure_ttft(settings, store, model, directory, progress, result)
-        add_ttft(result, measured)
         progress.begin("beside a stalled store")
         decoded = measure_stalls(settings, store, model, directory, progress.step)
+        measured = _measure_ttft(settings, store, model, directory, progress, result)
+        add_ttft(result, measured)
         add_stalls(result, decoded[ALONE], decoded[BESIDE])
         return result
 
