@@ -18,8 +18,8 @@ _AT_START_OR_END = ("__init__", "register_kv_caches", "shutdown")
 class Hooks:
     """What the wrapped methods took between `begin` and `end`. A method that calls another one counts once.
 
-    What wrappers take between their looks at the clock counts too: 0.2 µs a call, and five times that after a forward has
-    emptied the caches near the core.
+    What wrappers take between their looks at the clock counts too: 0.2 µs a call, and five times that after a forward
+    has emptied the caches near the core.
     """
 
     def __init__(self) -> None:
