@@ -55,6 +55,9 @@ class SenderSession:
     announces = True
     """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
 
+    leads = True
+    """Whether credit for its deliveries is counted here, and not where its receiver's other streams are served."""
+
     def __init__(self, streams: int, on_lost: Callable[[], None] = lambda: None, *, once: bool = False) -> None:
         """`on_lost()` is called when the last stream is gone. `once`: the streams are left as they are, open, after the
         first delivery that ends well on them (an HTTP connection goes on after a response)."""
@@ -157,6 +160,14 @@ class SenderSession:
                     return
             if self.once:
                 self._early_pace = make  # its head is still on its way
+
+    def fail(self, delivery: int, epoch: int, error: ObjectCacheError) -> None:
+        """Whoever sends the rest of it could not: its streams here end with `error` too."""
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.state.fail(error)
+            self._changed.notify_all()
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
