@@ -97,6 +97,23 @@ def test_what_was_sent_and_new_windows_change_who_goes_first(board: Board) -> No
     assert board.rates[0] > board.rates[1] or board.rates[0] == CAP
 
 
+def test_what_all_carriers_have_sent_counts_and_each_goes_by_its_fraction(board: Board) -> None:
+    carriers = 3
+    paces = [board.pace(7, carrier, fraction) for carrier, fraction in enumerate((0.5, 0.25, 0.25))]
+    board.clear(7, 100 * CAP)
+    for pace in paces:
+        assert pace.due_s(0.0) <= 0.0
+        pace.take(MIB, 0.0)
+        pace.take(MIB, 0.0)
+    assert board.sent_bytes(7, carriers) == carriers * 2 * MIB
+    assert board.sent_bytes(7) == 2 * MIB
+    assert [board.sent_bytes(slot, carriers) for slot in (6, 8)] == [0, 0]
+    assert paces[0].step_bytes == pytest.approx(2 * paces[1].step_bytes, rel=0.1)
+    board.clear(7, 0.0)
+    assert board.sent_bytes(7, carriers) == 0
+    assert all(pace.due_s(1.0) > 1.0 for pace in paces)
+
+
 def test_paused_time_is_counted(board: Board) -> None:
     rates = Rates(board)
     rates.take(told(PolicyChanged(0.0, "equal"), CapChanged(0.0, "gateway", 0.0), admitted(1), admitted(2), d1=0, d2=1))

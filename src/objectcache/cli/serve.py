@@ -41,6 +41,10 @@ def run(
         list[str] | None, typer.Option(help="Bucket to make; may be repeated (default: kvcache).")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
+    workers_per_session: Annotated[
+        int | None,
+        typer.Option(help="How many data workers serve one client at once, if there are as many (default: 4)."),
+    ] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
     merge: Annotated[
         str | None,
@@ -127,6 +131,7 @@ def run(
         "advertise_host": advertise_host,
         "buckets": tuple(bucket) if bucket else None,
         "workers": workers,
+        "workers_per_session": workers_per_session,
         "limit_bytes": limit,
         "merge_bytes_s": merge,
         "bandwidth": bandwidth,

@@ -16,7 +16,7 @@ from objectcache.layout import DIGEST_BYTES, LayerRow, Span
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
-from objectcache.transports.dealing import Dealing
+from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sockets import Body
 
 MAX_TURN_BYTES = 4 << 20
@@ -134,9 +134,14 @@ def _cut(row: LayerRow, first: int, stop: int) -> tuple[tuple[Span, int, int], .
     return tuple((span, *row.digest_range(span)) for span in row.spans(first, stop))
 
 
-def turn_bytes(plan: Plan, streams: int) -> int:
-    """What a stream may send in one go of this plan: so much that every stream has a part of each layer."""
-    return max(MAX_FRAME_BYTES, min(MAX_TURN_BYTES, plan.geometry.least_layer_bytes // streams))
+def turn_bytes(plan: Plan, portion: Portion) -> int:
+    """What a stream may send in one go of this plan: so much that every stream of the session has a part of each layer.
+
+    What long turns save is the interpreter's time, of which several carriers have the more; what they cost is that the
+    last of a layer comes late.
+    """
+    most_bytes = MAX_TURN_BYTES // portion.carriers
+    return max(MAX_FRAME_BYTES, min(most_bytes, plan.geometry.least_layer_bytes // portion.streams))
 
 
 def wire_bytes(plan: Plan) -> int:

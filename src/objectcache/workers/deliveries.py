@@ -149,7 +149,7 @@ class DeliveryOrders:
         if isinstance(session, PlacingSession):
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
-        turn = turn_bytes(plan, portion.streams)
+        turn = turn_bytes(plan, portion)
         return ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
 
     def _state(self, message: Message, session: SenderSession, credit_bytes: int) -> Delivery:
