@@ -28,6 +28,7 @@ from objectcache.frames import (
     hello_frame,
 )
 from objectcache.messages import CancelAnswer, CancelRequest, SessionAnswer
+from objectcache.segment import decode_header, header_length
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, store_parts
 from objectcache.transports.sockets import recv_exact
 from tests.gateway.arrivals import set_caps
@@ -228,10 +229,11 @@ def test_what_one_worker_cannot_read_ends_all_streams_with_the_same_error(spread
     before = spreading.segments
     match = store(spreading, layers=64, chunks=1)  # one span a layer: only who sends it reads its digests
     (segment,) = spreading.segments - before
-    damaged_bytes = 2 * SLICE_BYTES  # some layer's digests are in there
+    data = segment.read_bytes()
+    geometry = decode_header(data[: header_length(data)]).geometry
     with segment.open("r+b") as file:
-        file.seek(segment.stat().st_size // 2)
-        file.write(bytes(damaged_bytes))
+        file.seek(geometry.row_offset(32))
+        file.write(bytes(geometry.rows[32].row_bytes))
     with connections(spreading) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(match)).status == 200
         client.read()
