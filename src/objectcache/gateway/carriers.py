@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from objectcache.errors import ObjectCacheError
@@ -115,18 +114,20 @@ class Carriers:
 
 
 def _together(parts: Sequence[Ended], on_failed: Callable[[ObjectCacheError], None]) -> Ended:
-    """What comes of all parts: numbers are added up, and the first failure counts. `on_failed(error)` is told of that
-    while others may go on."""
+    """What comes of all parts: numbers are added up, lists joined, and the first failure counts. `on_failed(error)` is
+    told of that while others may go on."""
     whole: Ended = asyncio.get_running_loop().create_future()
     whole.add_done_callback(lambda done: done.cancelled() or done.exception())
-    left, totals, problems = len(parts), Counter[str](), list[BaseException]()
+    left, problems = len(parts), list[BaseException]()
+    totals: Message = {}
 
     def over(part: Ended) -> None:
         nonlocal left
         left -= 1
         problem = part.exception()
         if problem is None:
-            totals.update({name: value for name, value in part.result().items() if name != "tag"})
+            for name, value in part.result().items():
+                totals[name] = totals[name] + value if name in totals else value
         else:
             problems.append(problem)
             if len(problems) == 1 and isinstance(problem, WorkerOrderError):
@@ -136,7 +137,7 @@ def _together(parts: Sequence[Ended], on_failed: Callable[[ObjectCacheError], No
         if problems:
             whole.set_exception(problems[0])
         else:
-            whole.set_result(dict(totals))
+            whole.set_result(totals)
 
     for part in parts:
         part.add_done_callback(over)

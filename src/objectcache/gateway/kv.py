@@ -38,6 +38,7 @@ from objectcache.gateway.handoff import (
 )
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.running import Running, links_of
+from objectcache.gateway.sent_times import SentTimesRoute
 from objectcache.gateway.sessions import SessionTable
 from objectcache.messages import (
     ANSWER_HEADER,
@@ -88,6 +89,7 @@ class KVRoutes:
         self._data_endpoint = data_endpoint
         self._damage = DamageRoute(buckets, pool)
         self._freshness = Freshness()
+        self._sent_times = SentTimesRoute(buckets)
         self.handlers: dict[str, Handler] = {
             "kv-match": self.match,
             "kv-release": self.release,
@@ -96,6 +98,7 @@ class KVRoutes:
             "kv-delivery": self.cancel,
             "kv-damage": self._damage.report,
             "kv-explain": ExplainRoute(buckets).explain,
+            "kv-sent": self._sent_times.show,
         }
 
     async def match(self, call: Call) -> web.StreamResponse:
@@ -154,7 +157,7 @@ class KVRoutes:
             spread = self._spread(session.carriers, descriptor, plan)
             running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
             ended = session.carriers.deliver(self._order(core, running), spread)
-            self._watch(ended, core, running)
+            self._watch(ended, core, running, call.bucket)
             return _answer(self._accepted(running).encode())
         return await self._respond(call, core, descriptor)
 
@@ -172,7 +175,7 @@ class KVRoutes:
             running = self._bandwidth.admit(Carriers([worker], session_id), 1, call, descriptor, plan)
             head = self._head(request, running)
             ended = worker.order("respond", fds=[fd], head=head, **self._order(core, running))
-            self._watch(ended, core, running)
+            self._watch(ended, core, running, call.bucket)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
                 if request.transport is None or request.transport.is_closing():
                     # Nobody reads any more. The worker, waiting for a window to open, may not be told.
@@ -223,9 +226,10 @@ class KVRoutes:
             "deadline_s": descriptor.deadline_s,
             "plan": running.plan.to_wire(),
             "slot": running.slot,
+            "timed": bool(descriptor.trace),
         }
 
-    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running) -> None:
+    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running, bucket: str) -> None:
         """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
         target = running.descriptor.target.kind
         self._metrics.deliveries_running.inc()
@@ -239,6 +243,7 @@ class KVRoutes:
             if problem is None:
                 self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
                 core.reads.read(future.result()["fetched_bytes"])
+                self._sent_times.keep(bucket, running, future.result()["sent_s"])
             elif isinstance(problem, WorkerOrderError) and problem.segment:
                 if core.store.far and isinstance(problem.error, IntegrityError):
                     # It may be a copy that is damaged: the segment itself is asked before it is forgotten.

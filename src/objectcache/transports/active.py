@@ -13,6 +13,7 @@ from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
 from objectcache.transports.pacing import Pace
+from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.sockets import Body, send_all
 from objectcache.transports.source import Outgoing
 
@@ -64,6 +65,12 @@ class Turn(NamedTuple):
     def data_bytes(self) -> int:
         return sum(stretch.data_bytes for stretch in self.stretches)
 
+    @property
+    def layers(self) -> list[int]:
+        """In the order in which they are in it."""
+        frames = (outgoing.frame for stretch in self.stretches for outgoing in stretch.frames)
+        return list(dict.fromkeys(frame.layer for frame in frames))
+
     def hold(self, stack: ExitStack) -> list[Body]:
         """The bytes of each stretch, at hand until `stack` ends.
 
@@ -96,6 +103,10 @@ class HeldTurn(AbstractContextManager["HeldTurn"]):
     @property
     def wire_bytes(self) -> int:
         return self._turn.wire_bytes
+
+    @property
+    def layers(self) -> list[int]:
+        return self._turn.layers
 
     def announce(self, sock: socket.socket) -> None:
         """The first frame's head on its own, as far as `sock` takes it at once."""
@@ -148,6 +159,8 @@ class ActiveDelivery:
         self.far = far
         self.turn_bytes = turn_bytes
         self.pace = pace
+        self.times: SentTimes | None = None
+        """Where it is noted when what was sent, if anybody wants to know."""
         self.begun = False
         self.over = False
         self.preparing = far

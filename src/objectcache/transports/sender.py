@@ -368,7 +368,10 @@ class SenderSession:
         with held:
             start_s = time.monotonic()
             held.send(sock, paced_steps(active, self._changed) if self.once and active.pace is not None else at_once)
-            self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
+            ended_s = time.monotonic()
+            self._bytes_s[stream] = held.wire_bytes / max(ended_s - start_s, TURN_S / 100)
+        if active.times is not None:
+            active.times.note(stream, held.layers, start_s, ended_s)
         self._done(stream, active, last=False)
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:

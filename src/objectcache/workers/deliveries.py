@@ -15,6 +15,7 @@ from objectcache.recent import Recent
 from objectcache.transports.active import ActiveDelivery
 from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sender import SenderSession
+from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery, PlacingSession
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
@@ -128,6 +129,7 @@ class DeliveryOrders:
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
         placing = isinstance(session, PlacingSession)
+        times = SentTimes() if message.get("timed") else None
         try:
             store = self._stores.get(message["store"])
             far = store.far
@@ -144,13 +146,19 @@ class DeliveryOrders:
             if session.once:
                 self._sessions.pop(message["session"])
             fetched_bytes = self._fetched.since_last(store) if error is None else 0
-            self._answering.answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
+            sent_s = [] if times is None else times.by_layer()
+            how: Message = {"sent_bytes": state.sent_bytes, "fetched_bytes": fetched_bytes, "sent_s": sent_s}
+            self._answering.answer(message, error, **how)
 
+        active: ActiveDelivery
         if isinstance(session, PlacingSession):
             where = {"geometry": plan.geometry, "offset": message["offset"]}
-            return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
-        turn = turn_bytes(plan, portion)
-        return ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
+            active = PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
+        else:
+            turn = turn_bytes(plan, portion)
+            active = ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
+        active.times = times
+        return active
 
     def _state(self, message: Message, session: SenderSession, credit_bytes: int) -> Delivery:
         until_s = time.monotonic() + message["deadline_s"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -176,6 +177,7 @@ class Through(Path):
         self._chunks = cell.prefix_tokens(world.shape.chunk_tokens) // world.shape.chunk_tokens
         self._tables: dict[int, BlockTable] = {}
         self._open: list[Any] = []
+        self._trace = ""
 
     def prepare(self) -> None:
         self._cache.tiering = self._tiering
@@ -190,7 +192,8 @@ class Through(Path):
         if not tokens:
             self._open = [match, None, None]
             return self.compute(recorder, lambda layer: None, first=0)
-        retrieval = cache.retrieve(match.shortened(tokens), options=self._options)
+        self._trace = secrets.token_hex(8)
+        retrieval = cache.retrieve(match.shortened(tokens), options=replace(self._options, trace=self._trace))
         recorder.timeline.answered_ms = recorder.now_ms()
         table = self._table(tokens)
         places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}
@@ -211,6 +214,9 @@ class Through(Path):
         landed = [retrieval.landed_s(layer) for layer in range(len(self.world.layers))]
         recorder.timeline.landed_ms = [recorder.since_start_ms(at_s) for at_s in landed]
         loading.close()
+        sent_s = self.world.gateway(self.cell.stored).sent_s(self._trace)
+        if len(sent_s) == len(landed):  # what the local tier had was not sent
+            recorder.timeline.sent_ms = [recorder.since_start_ms(at_s) for _, at_s in sorted(sent_s.items())]
 
     def fill_tier(self) -> None:
         """Have the tier keep its first layers, as a first request for the prefix would."""

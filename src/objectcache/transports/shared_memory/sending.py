@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -132,6 +133,7 @@ class PlacingSession(SenderSession):
             assert isinstance(at_hand, PlacingBody)
             if not self._begin(stream, active, turn.wire_bytes):
                 return
+            begun_s = time.monotonic()
             try:
                 with sock.placing():
                     at_hand.place(self.memory.view[active.place_of(outgoing)], self._files)
@@ -139,4 +141,6 @@ class PlacingSession(SenderSession):
                 supplying.fail(active, self._changed, error)  # nothing was said of it: the stream is in step
             else:
                 send_all(sock, outgoing.head)
+                if active.times is not None:
+                    active.times.note(stream, turn.layers, begun_s, time.monotonic())
         self._done(stream, active, last=False)
