@@ -38,7 +38,10 @@ class TestStripedThreads(SpreadContract):
     target = "tcp"
 
 
+@pytest.mark.parametrize("gateway", [2], indirect=True, ids=["2 workers"])
 class TestStripedProcesses(SpreadContract):
+    """Each test starts processes: once is enough."""
+
     target = "tcp"
     receiver = "process"
 

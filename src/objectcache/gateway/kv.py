@@ -164,8 +164,9 @@ class KVRoutes:
     def _spread(self, carriers: Carriers, descriptor: Descriptor, plan: Plan) -> int:
         """How many of them send it: one, where telling all takes longer than sending, or where what may be sent is
         counted byte by byte."""
-        alone = descriptor.credit_bytes or plan.payload_bytes < self._config.spread_from_bytes
-        return 1 if alone else len(carriers)
+        if len(carriers) == 1 or descriptor.credit_bytes or plan.payload_bytes < self._config.spread_from_bytes:
+            return 1
+        return len(carriers)
 
     async def _respond(self, call: Call, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
         """A delivery as the body of the response."""
