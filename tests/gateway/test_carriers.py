@@ -33,7 +33,7 @@ from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, st
 from objectcache.transports.sockets import recv_exact
 from tests.gateway.arrivals import set_caps
 from tests.gateway.fixtures import StartGateway
-from tests.gateway.process import GatewayProcess, eventually, stopped
+from tests.gateway.process import GatewayProcess, eventually, resources_of, stopped
 from tests.gateway.raw import ask, connected, descriptor_of, open_session
 
 WORKERS, STREAMS = 2, 5
@@ -123,7 +123,14 @@ def connections(gateway: GatewayProcess, streams: int = STREAMS) -> Iterator[Con
             sock.settimeout(20.0)
             found.append(Stream(sock))
         yield Connections(session, found)
-    eventually(lambda: gateway.metric("objectcache_sessions") == 0, "the session ends with its client")
+    gone = SessionNotFoundError.code
+    body = CancelRequest(session.session, 1, 0, 0.0).encode()
+
+    def ended() -> bool:
+        answer = ask(gateway, "kv-delivery", body, method="DELETE")
+        return answer.status != 200 and answer.error["Code"] == gone
+
+    eventually(ended, "the session ends with its client")
 
 
 def test_each_layer_comes_from_all_workers_and_nothing_twice(spreading: GatewayProcess, match: Match) -> None:
@@ -282,6 +289,22 @@ def test_the_first_cap_slows_down_all_that_send(spreading: GatewayProcess) -> No
         set_caps(spreading, gateway=None)
         reader.join(20.0)
         assert {stream.last for stream in client.streams} == {FrameType.END}
+
+
+def test_sessions_are_led_by_each_worker_in_turn(spreading: GatewayProcess) -> None:
+    """What is small would otherwise all be sent by one of them."""
+    eventually(lambda: spreading.metric("objectcache_sessions") == 0, "no session is left of before")
+    before = [resources_of(pid)[1] for pid in spreading.worker_pids]
+    with ExitStack() as stack:
+        for _ in range(4):  # of three streams two are the first worker's
+            stack.enter_context(connections(spreading, streams=3))
+
+        def alike() -> bool:
+            after = [resources_of(pid)[1] for pid in spreading.worker_pids]
+            more = [now - then for now, then in zip(after, before, strict=True)]
+            return abs(more[0] - more[1]) <= 2 and sum(more) >= 4 * 3 * 2  # two threads for each connection
+
+        eventually(alike, "both have as many")
 
 
 def test_a_session_has_no_more_workers_than_streams(spreading: GatewayProcess, match: Match) -> None:

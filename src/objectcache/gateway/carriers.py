@@ -37,6 +37,7 @@ class Carriers:
     # -- the session ------------------------------------------------------------------------------
 
     def open(self) -> None:
+        self.first.led.add(self.session)
         for carrier, worker in enumerate(self.workers):
             worker.sessions.add(self.session)
             own = own_streams(self._streams, len(self), carrier)
@@ -53,6 +54,7 @@ class Carriers:
         self.workers[carrier].tell("attach", fds=[sock], session=self.session, stream=at)
 
     def end(self) -> None:
+        self.first.led.discard(self.session)
         for worker in self.workers:
             worker.sessions.discard(self.session)
             worker.tell("end_session", session=self.session)

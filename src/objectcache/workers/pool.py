@@ -53,6 +53,8 @@ class WorkerHandle:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.sessions: set[bytes] = set()
+        self.led: set[bytes] = set()
+        """Those of the sessions of which it sends what is not spread."""
 
     @property
     def pid(self) -> int | None:
@@ -202,5 +204,5 @@ class WorkerPool:
 
     def idlest(self, count: int) -> list[WorkerHandle]:
         """So many, or fewer if fewer are alive, but one at least; who has the least to do comes first."""
-        ranked = sorted(self.workers, key=lambda worker: (not worker.alive, worker.load, len(worker.sessions)))
+        ranked = sorted(self.workers, key=lambda each: (not each.alive, each.load, len(each.led), len(each.sessions)))
         return ranked[: max(1, min(count, sum(worker.alive for worker in ranked)))]
