@@ -30,6 +30,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
         streams=2,
         paths=(LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST, SPLIT),
         memory=tmp_path_factory.mktemp("memory"),
+        gateway={"workers": "2", "workers_per_session": "2", "spread_from_bytes": "0"},
         quick=True,
     )
     return run_ttft(settings, Console(file=io.StringIO()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class TtftSettings:
     """`cells` are measured `runs` times each, `recompute_runs` where a path computes the whole prompt.
 
     `receiver`, `receiver_processes` and `streams` are as in ClientOptions. `memory` and `disk` are directories to store
-    in meanwhile (None: a tmpfs, and the system's temporary directory). Raises ConfigError.
+    in meanwhile (None: a tmpfs, and the system's temporary directory). `gateway` are settings of the gateway's
+    configuration file. Raises ConfigError.
     """
 
     architecture: Architecture = LLAMA_8B
@@ -112,6 +114,7 @@ class TtftSettings:
     first_layers: int = 1
     memory: Path | None = None
     disk: Path | None = None
+    gateway: Mapping[str, str] = field(default_factory=dict)
     quick: bool = False
     seed: int = 1
 

@@ -104,7 +104,7 @@ class World(AbstractContextManager["World"]):
     def gateway(self, stored: str, progress: Callable[[], None] = lambda: None) -> BenchGateway:
         """The one over "memory" or "disk", with the document stored in it. Raises ObjectCacheError."""
         if stored not in self._gateways:
-            gateway = self._stack.enter_context(BenchGateway(self.directory(stored)))
+            gateway = self._stack.enter_context(BenchGateway(self.directory(stored), self.settings.gateway))
             self._gateways[stored] = gateway
             self._store(gateway, progress)
         return self._gateways[stored]

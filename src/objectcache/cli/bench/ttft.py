@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 
 from objectcache.bench.result import BenchmarkResult
-from objectcache.cli.bench.options import CheckOption, JsonOption, PlotOption, QuickOption, finish, require
+from objectcache.cli.bench.options import (
+    CheckOption,
+    GatewayOption,
+    JsonOption,
+    PlotOption,
+    QuickOption,
+    finish,
+    gateway_settings,
+    require,
+)
 from objectcache.errors import ConfigError
 
 _QUICK_CONTEXTS = (256, 1024)
@@ -63,6 +72,7 @@ def command(
     disk: Annotated[
         Path | None, typer.Option(help="Directory of the store on disk.", show_default="the system's temporary one")
     ] = None,
+    gateway: GatewayOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -111,6 +121,7 @@ def command(
             first_layers=first_layers,
             memory=memory,
             disk=disk,
+            gateway=gateway_settings(gateway),
             quick=small,
         )
         result = run_ttft(settings, console)
