@@ -75,3 +75,22 @@ def test_one_that_stands_still_keeps_the_shared_memory_until_it_goes_on(spreadin
         view[:] = content
         eventually(lambda: spreading.metric("objectcache_deliveries_running") == 0, "the stalled delivery ends")
         assert view == content
+
+
+@pytest.mark.parametrize("options", TARGETS, ids=str)
+def test_what_one_of_them_sends_alone_ends_for_all(spreading: GatewayProcess, options: dict[str, Any]) -> None:
+    namespace = new_namespace(flat_layout(4, 64 << 10))
+    chain = prompt(namespace, 4)
+    with spreading.open(streams=4, **options) as cache:
+        assert isinstance(cache, GatewayCache)
+        store_parts(cache, namespace, chain)
+        match = cache.match(namespace, chain)
+        sessions = set()
+        for turn in range(12):
+            with cache.retrieve(match, options=LAYERWISE) as retrieval:
+                if turn % 3:
+                    check_delivery(retrieval, match)
+            sessions.add(cache._session)
+        eventually(lambda: not cache.pool.usage().quarantined_bytes, "nobody writes its memory any more")
+        assert len(sessions) == 1
+        eventually(lambda: spreading.metric("objectcache_deliveries_running") == 0, "no delivery is left")
