@@ -128,10 +128,10 @@ class Bandwidth:
         self.weights |= weights
         if not self.caps:
             self._told.clear()
+            await self.stop()  # until it has ended it may write rates once more
             for running in self._running.values():
                 if running.slot is not None and self.board is not None:
                     self.board.rates[running.slot] = inf
-            await self.stop()
         elif self._process is None:
             await self._begin()
         else:
