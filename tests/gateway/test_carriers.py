@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
-import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 
 import pytest
 
 from objectcache.cache import Match
-from objectcache.descriptor import Target, TargetKind
-from objectcache.errors import IntegrityError, ObjectCacheError, SessionNotFoundError
+from objectcache.errors import IntegrityError, SessionNotFoundError
 from objectcache.frames import (
-    FRAME_HEADER_BYTES,
-    Frame,
     FrameType,
     credit_frame,
-    decode_error,
-    decode_frame,
-    hello_frame,
 )
-from objectcache.messages import CancelAnswer, CancelRequest, SessionAnswer
+from objectcache.messages import CancelAnswer, CancelRequest
 from objectcache.segment import decode_header, header_length
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, store_parts
-from objectcache.transports.sockets import recv_exact
 from tests.gateway.arrivals import set_caps
+from tests.gateway.connections import connections
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess, eventually, resources_of, stopped
-from tests.gateway.raw import ask, connected, descriptor_of, open_session
+from tests.gateway.raw import ask
 
 WORKERS, STREAMS = 2, 5
 LAYERS, CHUNKS, SLICE_BYTES = 4, 24, 256 << 10
@@ -59,82 +49,8 @@ def match(spreading: GatewayProcess) -> Match:
     return store(spreading)
 
 
-@dataclass
-class Stream:
-    """One connection, read frame by frame: `data` are the frames that came; `last` is the last word."""
-
-    sock: socket.socket
-    data: list[Frame] = field(default_factory=list)
-    last: FrameType | None = None
-    error: ObjectCacheError | None = None
-
-    def read(self) -> None:
-        """To the last word of the delivery."""
-        scratch = memoryview(bytearray(FRAME_BYTES + (1 << 16)))
-        head = scratch[:FRAME_HEADER_BYTES]
-        while self.last is None:
-            recv_exact(self.sock, head)
-            frame = decode_frame(head)
-            rest = scratch[: frame.extra * 16 + frame.data_bytes]
-            recv_exact(self.sock, rest)
-            if frame.type is FrameType.DATA:
-                self.data.append(frame)
-                continue
-            self.last = frame.type
-            if frame.type is FrameType.ERROR:
-                self.error = decode_error(rest)
-
-
-@dataclass
-class Connections:
-    """All of a session."""
-
-    session: SessionAnswer
-    streams: list[Stream]
-
-    def descriptor(self, match: Match, **fields: object) -> bytes:
-        target = Target(TargetKind.TCP, self.session.session)
-        return descriptor_of(match, target=target, lease=b"", **fields).encode()
-
-    def read(self) -> None:
-        threads = [threading.Thread(target=stream.read) for stream in self.streams]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20.0)
-        assert all(stream.last is not None for stream in self.streams)
-
-    def cancel(self, gateway: GatewayProcess) -> bool:
-        body = CancelRequest(self.session.session, 1, 0, 5.0).encode()
-        return CancelAnswer.decode(ask(gateway, "kv-delivery", body, method="DELETE").body).quiet
-
-    def silent(self, within_s: float) -> bool:
-        """Nothing comes on any connection."""
-        return not select.select([stream.sock for stream in self.streams], [], [], within_s)[0]
-
-
-@contextmanager
-def connections(gateway: GatewayProcess, streams: int = STREAMS) -> Iterator[Connections]:
-    session = open_session(gateway, streams)
-    with ExitStack() as stack:
-        found = []
-        for number in range(streams):
-            sock = stack.enter_context(connected(session, hello_frame(session.session, number)))
-            sock.settimeout(20.0)
-            found.append(Stream(sock))
-        yield Connections(session, found)
-    gone = SessionNotFoundError.code
-    body = CancelRequest(session.session, 1, 0, 0.0).encode()
-
-    def ended() -> bool:
-        answer = ask(gateway, "kv-delivery", body, method="DELETE")
-        return answer.status != 200 and answer.error["Code"] == gone
-
-    eventually(ended, "the session ends with its client")
-
-
 def test_each_layer_comes_from_all_workers_and_nothing_twice(spreading: GatewayProcess, match: Match) -> None:
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(match)).status == 200
         client.read()
     assert {stream.last for stream in client.streams} == {FrameType.END}
@@ -158,7 +74,7 @@ def test_each_layer_comes_from_all_workers_and_nothing_twice(spreading: GatewayP
 
 def test_what_is_small_comes_from_one_worker_and_ends_on_all_streams(spreading: GatewayProcess) -> None:
     match = store(spreading, chunks=2)
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         for _ in range(3):
             assert ask(spreading, "kv-retrieve", client.descriptor(match)).status == 200
             client.read()
@@ -172,7 +88,7 @@ def test_what_is_small_comes_from_one_worker_and_ends_on_all_streams(spreading: 
 
 def test_credit_is_counted_over_all_streams_wherever_it_comes(spreading: GatewayProcess, match: Match) -> None:
     granted = 3 * (FRAME_BYTES + (1 << 12))
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(match, credit_bytes=granted)).status == 200
         reader = threading.Thread(target=client.read)
         reader.start()
@@ -199,7 +115,7 @@ def test_cancelled_in_the_middle_all_streams_say_so_and_the_session_goes_on(
     spreading: GatewayProcess, credit_bytes: int
 ) -> None:
     large = store(spreading, layers=32)  # more than sockets hold: nobody reads at first
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         asked = client.descriptor(large, credit_bytes=credit_bytes)
         assert ask(spreading, "kv-retrieve", asked).status == 200
         assert not client.silent(5.0)
@@ -224,7 +140,7 @@ def test_cancelled_in_the_middle_all_streams_say_so_and_the_session_goes_on(
 
 def test_a_worker_that_stands_still_is_not_quiet(spreading: GatewayProcess) -> None:
     large = store(spreading, layers=32)
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(large)).status == 200
         assert not client.silent(5.0)
         with stopped(spreading.worker_pids[-1]):
@@ -241,7 +157,7 @@ def test_what_one_worker_cannot_read_ends_all_streams_with_the_same_error(spread
     with segment.open("r+b") as file:
         file.seek(geometry.row_offset(32))
         file.write(bytes(geometry.rows[32].row_bytes))
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(match)).status == 200
         client.read()
         assert {stream.last for stream in client.streams} == {FrameType.ERROR}
@@ -258,7 +174,7 @@ def test_what_one_worker_cannot_read_ends_all_streams_with_the_same_error(spread
 def test_with_a_worker_that_dies_the_session_ends_on_all(spreading: GatewayProcess) -> None:
     large = store(spreading, layers=32)
     workers = spreading.worker_pids
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(large)).status == 200
         assert not client.silent(5.0)
         os.kill(workers[1], signal.SIGKILL)
@@ -275,7 +191,7 @@ def test_with_a_worker_that_dies_the_session_ends_on_all(spreading: GatewayProce
 def test_the_first_cap_slows_down_all_that_send(spreading: GatewayProcess) -> None:
     cap_bytes_s, buffered_bytes = 1e8, 40 << 20
     large = store(spreading, layers=32)
-    with connections(spreading) as client:
+    with connections(spreading, STREAMS) as client:
         assert ask(spreading, "kv-retrieve", client.descriptor(large)).status == 200
         assert not client.silent(5.0)
         set_caps(spreading, gateway=cap_bytes_s)
