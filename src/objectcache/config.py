@@ -53,7 +53,8 @@ class GatewayConfig:
     limit_bytes: int | None = None
     """Byte limit per bucket; default: 80 % of the free disk."""
     store: str = ""
-    """Where objects are instead of `data`: `s3://bucket/prefix?endpoint=…`; each bucket is a prefix below it."""
+    """Where objects are instead of `data`: `s3://bucket/prefix?endpoint=…`, `rados://pool/prefix`, or
+    `file:///mount/path?lacks=…` for a mount that lacks something; each bucket is a prefix below it."""
     cache_bytes: int | None = None
     """Size of the read cache in front of such a store; default: 80 % of the free disk; 0: none."""
     cache_dir: Path | None = None

@@ -25,9 +25,10 @@ def open_cache(
     state_dir: str | Path | None = None,
     merge_bytes_s: float = 0.0,
 ) -> KVCache:
-    """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`, `file:///data` (or a path), `memory://name`.
+    """A cache by URL: `http://gateway:9000/bucket` (or https), `s3://bucket/prefix`,
+    `rados://pool/prefix`, `file:///data` (or a path), `memory://name`.
 
-    `options` are for a gateway; `buffer_bytes` of them for all, and `tier` also for a bucket. `limit_bytes` is a
+    `options` are for a gateway; `buffer_bytes` of them for all, and `tier` also for what is far. `limit_bytes` is a
     store's byte limit (of a local one by default 80 % of the free disk). `state_dir` is where catalogs of buckets are
     kept on this machine, a few hundred bytes a chunk (default: `$XDG_CACHE_HOME/objectcache`, or
     `~/.cache/objectcache`); whoever has none begins with reading the bucket's logs.
@@ -58,8 +59,10 @@ def _gateway(url: str) -> tuple[str, int, str]:
 
 
 def open_core(url: str, *, limit_bytes: int | None = None, state_dir: str | Path | None = None) -> CacheCore:
-    """The core over a store, with a catalog of this process's own: beside the objects; of a bucket, in `state_dir`."""
-    if url.lower().startswith("s3:"):
+    """The core over a store, with a catalog of this process's own: beside the objects; in `state_dir` for what is far,
+    and for a mount that lacks something, where a database may not work.
+    """
+    if url.lower().startswith(("s3:", "rados:")) or (url.startswith("file:") and "?" in url):
         store = open_store(url, limit_bytes=limit_bytes)
         return open_beside(store, state_folder(store.url, Path(state_dir) if state_dir else None))
     if url.startswith("memory://"):
@@ -80,5 +83,5 @@ def _local_path(url: str) -> str:
             raise ConfigError(f"a file URL has three slashes, as in file:///data; got {url!r}")
         return unquote(parts.path)
     if "://" in url:
-        raise ConfigError(f"{url!r} cannot be opened: http://, https://, s3://, file:// and memory:// can")
+        raise ConfigError(f"{url!r} cannot be opened: http://, https://, s3://, rados://, file:// and memory:// can")
     return url

@@ -90,3 +90,18 @@ def test_requests_do_not_queue(proxy: DelayingProxy) -> None:
         list(pool.map(head, connections))
     assert time.perf_counter() - start_s < REQUESTS * DELAY_S * 0.8  # five seconds, one after the other
     assert proxy.count_requests() == REQUESTS
+
+
+def test_a_stalled_proxy_answers_when_it_is_told_to(proxy: DelayingProxy) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
+    get(connection)
+    proxy.stall(True)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(get, connection)
+        time.sleep(4 * DELAY_S)
+        assert not asked.done()
+        proxy.stall(False)
+        assert asked.result() > 4 * DELAY_S
+    get(connection)
+    connection.close()
+    assert proxy.count_requests() == 3

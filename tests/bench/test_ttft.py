@@ -30,7 +30,6 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
         streams=2,
         paths=(LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST, SPLIT),
         memory=tmp_path_factory.mktemp("memory"),
-        gateway={"workers": "2", "workers_per_session": "2", "spread_from_bytes": "0"},
         quick=True,
     )
     return run_ttft(settings, Console(file=io.StringIO()))
@@ -48,14 +47,12 @@ def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) 
     for row in rows:
         timeline = row["timeline"]
         assert 0 < timeline["matched_ms"] < timeline["answered_ms"]
-        assert len(timeline["sent_ms"]) == TINY.num_layers
-        assert timeline["matched_ms"] < min(timeline["sent_ms"])
         layers = [timeline[name] for name in ("landed_ms", "copied_ms", "waited_until_ms", "computed_ms")]
         assert [len(each) for each in layers] == [TINY.num_layers] * 4
         for landed, copied, waited, computed in zip(*layers, strict=True):
             assert landed <= copied <= waited <= computed <= row["samples"][0]
         assert row["added_ms"] == pytest.approx(row["samples"][0] - _local(result, row)["samples"][0], abs=0.01)
-        assert row["floor_ms"] >= _local(result, row)["samples"][0] - 0.001  # samples are rounded
+        assert row["floor_ms"] >= _local(result, row)["samples"][0] - 0.001  # which are rounded
 
 
 def _local(result: BenchmarkResult, row: dict[str, object]) -> dict[str, list[float]]:

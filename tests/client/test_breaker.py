@@ -24,6 +24,16 @@ def test_a_few_failures_are_no_reason_to_stop() -> None:
     assert not breaker.is_open
 
 
+def test_where_each_failure_is_dear_the_first_opens_it() -> None:
+    breaker = Breaker(failures_to_open=1)
+    assert breaker.allows(0.0)
+    breaker.failed(0.0)
+    assert not breaker.allows(FIRST_PAUSE_S * 0.9)
+    assert breaker.allows(FIRST_PAUSE_S)
+    breaker.succeeded()
+    assert breaker.allows(FIRST_PAUSE_S)
+
+
 def test_a_success_in_between_starts_the_count_again() -> None:
     breaker = Breaker()
     for _ in range(10):

@@ -52,6 +52,7 @@ def connect(cache: KVCache) -> Iterator[Connect]:
         more.setdefault("storing", storing)
         more.setdefault("load_or_recompute", False)  # models this small are computed as fast as loaded
         more.setdefault("options", RetrieveOptions(layers_per_unit=1))
+        more.setdefault("deadline_s", 30.0)  # on a busy machine, too
         made.append(TransformersConnector(over or cache, model, **more))
         return made[-1]
 

@@ -111,9 +111,11 @@ def test_a_failing_layer_is_recomputed(connect: Connect, cache: KVCache, model: 
     connector = connect(model, script)
     result = connector.prefill(ids)
     assert result.report.recomputed
+    assert result.report.error is script.failure  # and not that somebody closed the retrieval
     assert torch.equal(result.outputs.logits, recomputed(model, ids).logits)
     assert connector.flush(10)
-    assert (script.closed, script.released) == ([False], 1)
+    assert (script.closed, script.stores) == ([False], [])
+    assert script.released == 2  # of the load, and of what asked whether the prefix is to be stored anew: it is there
 
 
 def test_without_memory_for_the_prefix_it_is_a_miss(

@@ -19,7 +19,6 @@ from objectcache.errors import (
 )
 from tests.connectors.tiny import (
     CONFIG,
-    GENERATE,
     Connect,
     after,
     from_memory,
@@ -124,9 +123,6 @@ def test_requests_that_keys_cannot_stand_for_are_refused(connect: Connect, model
     for request in refused:
         with pytest.raises(RequestError):
             request()
-    stored(connector, ids)
-    with pytest.raises(RequestError, match="batch of 1"):
-        connector.generate(ids, num_beams=2, **GENERATE)
     training = tiny_llama()
     connector = connect(training)
     training.train()

@@ -117,6 +117,53 @@ def test_everything_comes_to_its_place(loader: DeviceLoader, layers_per_unit: in
     assert world.closed == [True]
 
 
+def test_spans_of_parts_come_to_their_places(loader: DeviceLoader) -> None:
+    world = World()
+    world.retrieval.land(0)
+    world.retrieval.land(1)
+    world.retrieval.land(2)
+    table = BlockTable([4, 1], block_tokens=4, chunk_tokens=4, num_chunks=2)
+    places: dict[tuple[int, int], Place] = {
+        (0, layer): paged_kv(world.kv[layer], chunk_tokens=4).at(table) for layer in range(2)
+    }
+    with loader.load(world.retrieval, places, spans={0: (3, 5)}) as loading:
+        assert loading.join(20)
+        for layer in range(3):
+            loading.wait(layer)
+    for layer in range(2):
+        slices = torch.zeros(2, places[0, layer].slice_bytes, dtype=torch.uint8)
+        places[0, layer].gather(slices, 0)
+        assert torch.equal(slices, world.landed(0, layer)[3:5])
+        others = [block for block in range(CHUNKS) if block not in (4, 1)]
+        assert not world.kv[layer][:, others].any()
+    assert not any(latent.any() for latent in world.latent), "a part without a span goes nowhere"
+
+
+@pytest.mark.parametrize("span", [(0, 7), (2, 2), (-1, 3), (0, 3)])
+def test_spans_that_places_do_not_take(loader: DeviceLoader, span: tuple[int, int]) -> None:
+    world = World()
+    with pytest.raises(LayoutError):
+        loader.load(world.retrieval, world.places, spans={0: span})
+    assert world.closed == []
+
+
+def test_nothing_is_written_once_it_is_forbidden(loader: DeviceLoader) -> None:
+    world = World()
+    loading = loader.load(world.retrieval, world.places)
+    world.retrieval.land(0)
+    loading.wait(0, timeout_s=20)
+    loading.forbid()
+    world.retrieval.land(1)
+    with pytest.raises(DeliveryCancelledError):
+        loading.wait(1, timeout_s=20)
+    assert loading.join(20), "what lands then makes it end"
+    assert world.holds(0)
+    assert not world.latent[0].any()
+    assert not world.kv[1].any()
+    loading.close()
+    assert len(world.closed) == 1
+
+
 def test_a_wait_is_for_one_layer(loader: DeviceLoader) -> None:
     world = World()
     with loader.load(world.retrieval, world.places) as loading:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from objectcache.device import DeviceLoader, DeviceSaver
+from objectcache.device import BlockLayer, DeviceLoader, DeviceSaver, block_table
 from tests.device.caches import Shape, make, random_slices
 from tests.device.late import LateWorld
 from tests.device.test_loading import World
@@ -48,8 +48,9 @@ def test_the_compute_stream_finds_each_layer_behind_its_wait(seed: int, monkeypa
         assert torch.equal(seen, before)
 
 
+@pytest.mark.parametrize("forbids", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_closing_early_leaves_nothing_behind(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_early_leaves_nothing_behind(seed: int, forbids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     late = LateWorld(seed)
     late.install(monkeypatch)
     loader = DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=2)
@@ -65,12 +66,15 @@ def test_closing_early_leaves_nothing_behind(seed: int, monkeypatch: pytest.Monk
     caches = [world.latent[0], *world.kv]
     others = [torch.full_like(cache, 3) for cache in caches]
     with late.lock:  # nothing runs in between but what `close` waits for
-        loading.close()
+        loading.forbid() if forbids else loading.close()
         with late.compute():
             world.places[0, 0].gather(got, 0)
             for cache, other in zip(caches, others, strict=True):
                 cache.copy_(other)  # the blocks are somebody else's now
     late.finish()
+    if forbids:
+        assert world.closed == [], "who has been forbidden to write may still be reading"
+        loading.close()
     assert loading.join(20)
     assert torch.equal(got, first)
     assert all(map(torch.equal, caches, others))
@@ -98,3 +102,22 @@ def test_a_layer_is_saved_as_it_was_computed(seed: int, pinned: bool, monkeypatc
             cache.tensors[0].copy_(torch.zeros_like(cache.tensors[0]))
         late.finish()
         assert memory == slices.tobytes()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whole_blocks_are_saved_as_they_were_at_a_moment(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That another thread asked for: what is queued in its own stream says nothing."""
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    saver = DeviceSaver("cpu", staged=True, staging_bytes=1000, num_staging=1 + seed % 3)
+    cache = torch.zeros(2, 8, 4, 2, 8)
+    blocks = BlockLayer(cache, 8)
+    blocks._rows = None  # as on a device
+    with late.compute():
+        cache.copy_(torch.full_like(cache, 5))
+    moment = saver.moment()
+    source = saver.source(blocks.at(block_table([6, 1, 2])), after=moment)
+    memory = bytearray(source.num_bytes)
+    source.copy_into(memoryview(memory))
+    assert bytes(memory) == torch.full((3, 2, 4, 2, 8), 5.0).numpy().tobytes()
+    late.finish()

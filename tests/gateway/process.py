@@ -52,9 +52,16 @@ def stopped(pid: int) -> Iterator[None]:
     """The process does nothing at all meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        eventually(lambda: _stands_still(pid), "all of its threads are stopped")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    """A thread that runs is stopped when it next comes by, which may be after it has sent something."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all(task.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T" for task in threads)
 
 
 class Answer:

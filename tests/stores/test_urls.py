@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from objectcache.errors import ConfigError
 from objectcache.stores import FileStore, open_store
+
+WITHOUT_RADOS = """
+import sys
+sys.modules["rados"] = None
+from objectcache.errors import ConfigError
+from objectcache.stores import open_store
+open_store("memory://a").close()
+try:
+    open_store("rados://pool/kv")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_without_rados_it_says_what_to_install() -> None:
+    command = [sys.executable, "-c", WITHOUT_RADOS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "apt-get install python3-rados" in ended.stdout
+    assert sysconfig.get_path("platlib") in ended.stdout
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "é#?%41&"])

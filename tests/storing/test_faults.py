@@ -310,6 +310,24 @@ def process_of(queue: StoreQueue) -> int:
     return queue.writer.pid
 
 
+def test_the_storing_process_outlives_commits_that_fail(cache: KVCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(*_: Any, **__: Any) -> None:
+        raise StoreUnavailableError("no gateway")
+
+    with StoreQueue(cache, OPTIONS) as queue:
+        namespace, chain = new_prompt()
+        handle = begun(queue, namespace, chain)
+        give(handle, chain)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "commit", commit)
+            handle.finish()
+            assert handle.wait(WAIT_S)
+            assert queue.flush(WAIT_S)
+        assert handle.reason is Reason.FAILED
+        assert stores(queue, cache)
+        assert queue.stats.processes == 1
+
+
 def test_a_storing_process_that_dies_is_replaced(cache: KVCache) -> None:
     with StoreQueue(cache, OPTIONS) as queue:
         assert stores(queue, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -23,7 +24,7 @@ class JsonChild(AbstractContextManager["JsonChild"]):
     """`python -m ARGUMENTS`, which ends when its standard input does, or on SIGTERM.
 
     Ctrl-C does not reach it: whoever started it ends it. `interpreter` comes before the arguments, where that is
-    another one. Raises BenchmarkError, with what it printed, when it fails.
+    another one; `environment` is added to ours. Raises BenchmarkError, with what it printed, when it fails.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class JsonChild(AbstractContextManager["JsonChild"]):
         *,
         pass_fds: Sequence[int] = (),
         interpreter: Sequence[str] = (sys.executable, "-m"),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._name = arguments[0]
         self._stack = ExitStack()
@@ -44,6 +46,7 @@ class JsonChild(AbstractContextManager["JsonChild"]):
                 stderr=self._errors,
                 text=True,
                 pass_fds=pass_fds,
+                env=os.environ | (environment or {}),
                 process_group=0,
             )
         except OSError as error:

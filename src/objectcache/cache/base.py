@@ -56,6 +56,13 @@ class MatchedPart:
         shape = PartShape(self.shape.layers, self.shape.slice_bytes, stop - self.first)
         return replace(self, stop=stop, keys=self.keys[: stop - self.first], shape=shape)
 
+    def after(self, first: int) -> MatchedPart:
+        """Without chunks before `first`."""
+        if first <= self.first:
+            return self
+        shape = PartShape(self.shape.layers, self.shape.slice_bytes, self.stop - first)
+        return replace(self, first=first, keys=self.keys[first - self.first :], shape=shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -69,12 +76,16 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The longest stored prefix of a chain: `tokens` long, held by all parts asked for. Empty when `tokens` is 0."""
+    """The longest stored prefix of a chain: `tokens` long, held by all parts asked for. Empty when `tokens` is 0.
+
+    The first `have_tokens` of it are the engine's already: parts are of what comes after them.
+    """
 
     namespace: Namespace
     tokens: int
     parts: tuple[MatchedPart, ...] = ()
     lease: Lease | None = None
+    have_tokens: int = 0
 
     @property
     def payload_bytes(self) -> int:
@@ -83,29 +94,50 @@ class Match:
     @property
     def boundary_tokens(self) -> int:
         """Shorter prefixes of it end at multiples of this; 0: there are none, as with windows and states."""
-        if not self.parts or any(part.first for part in self.parts):
+        if not self.parts or any(part.first * self._chunk_tokens(part) > self.have_tokens for part in self.parts):
             return 0
-        return lcm(*(self.namespace.layout.group(part.part.group).chunk_tokens for part in self.parts))
+        return lcm(*map(self._chunk_tokens, self.parts))
+
+    def _chunk_tokens(self, part: MatchedPart) -> int:
+        return self.namespace.layout.group(part.part.group).chunk_tokens
 
     def shortened(self, tokens: int) -> Match:
         """Its first `tokens` only, under the same lease. Raises RequestError for what is no prefix of it."""
         boundary = self.boundary_tokens
-        if not 0 < tokens <= self.tokens or (tokens != self.tokens and (not boundary or tokens % boundary)):
+        whole = tokens == self.tokens
+        if not self.have_tokens < tokens <= self.tokens or (not whole and (not boundary or tokens % boundary)):
             raise RequestError(f"{tokens} tokens are no prefix of {self.tokens} that match, in steps of {boundary}")
-        if tokens == self.tokens:
+        if whole:
             return self
-        layout = self.namespace.layout
         return replace(
             self,
             tokens=tokens,
-            parts=tuple(part.shortened(tokens // layout.group(part.part.group).chunk_tokens) for part in self.parts),
+            parts=tuple(part.shortened(tokens // self._chunk_tokens(part)) for part in self.parts),
+        )
+
+    def after(self, tokens: int) -> Match:
+        """What the engine lacks of it, that has its first `tokens`, under the same lease.
+
+        Raises RequestError where chunks of a part do not end there, or nothing is left.
+        """
+        if not 0 <= tokens < self.tokens or any(tokens % self._chunk_tokens(part) for part in self.parts):
+            raise RequestError(f"nothing of {self.tokens} tokens that match begins after {tokens}")
+        if tokens <= self.have_tokens:
+            return self
+        return replace(
+            self,
+            have_tokens=tokens,
+            parts=tuple(part.after(tokens // self._chunk_tokens(part)) for part in self.parts),
         )
 
     def offer(self, prompt_tokens: int, *, step_tokens: int = 0) -> Offer:
-        """What it offers to a prompt of `prompt_tokens` (`scheduling.advice.advise`). Raises RequestError without."""
+        """What it offers to a prompt of `prompt_tokens` (`scheduling.advice.advise`), counted from where it begins.
+
+        Raises RequestError without."""
         shapes = tuple(part.shape for part in self.parts)
         sizes = delivery_geometry(shapes, 1).unit_bytes if shapes else ()
-        return Offer(prompt_tokens, self.tokens, sizes, self.boundary_tokens, step_tokens)
+        have = self.have_tokens  # a multiple of every chunk, and so of the boundary
+        return Offer(prompt_tokens - have, self.tokens - have, sizes, self.boundary_tokens, step_tokens, have)
 
     def advice(
         self,

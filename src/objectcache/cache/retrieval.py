@@ -135,6 +135,11 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         """Of the payload, what is there: to the last span that was verified, where the transport says so."""
         return sum(self._sources.unit_bytes[: self._next]) if self.count_bytes is None else self.count_bytes()
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether `arrived_bytes` grows before all is there."""
+        return self.count_bytes is not None or len(self._sources.units) > 1
+
     def landed_s(self, layer: int) -> float | None:
         """When `layer` landed (time.perf_counter), or None."""
         return self._landed_s[self._unit_of[layer]] or None

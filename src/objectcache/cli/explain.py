@@ -47,7 +47,8 @@ Url = Annotated[
         metavar="URL",
         envvar="OBJECTCACHE_URL",
         show_default=False,
-        help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix, or http://gateway:9000/bucket.",
+        help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix, rados://pool/prefix, or "
+        "http://gateway:9000/bucket.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -76,7 +77,7 @@ def list_command(
 
       OBJECTCACHE_URL=file:///data objectcache ls --json
     """
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         listing = explainer.list(ListRequest(namespace, segments, limit))
     _show(asdict(listing), listing_tables(listing), as_json)
 
@@ -105,7 +106,7 @@ def inspect_command(
 
       objectcache inspect 3fb1c09a http://gateway:9000/kvcache
     """
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         found = explainer.inspect(InspectRequest(what))
         if verify and not isinstance(found, SegmentInspection):
             raise ConfigError("--verify reads a segment: give a segment's name, as `objectcache ls --segments` shows")
@@ -153,7 +154,7 @@ def why_command(
     if key and namespace:
         raise ConfigError("--key needs no --namespace: a key is of one namespace only")
     request = WhyRequest(key, _namespace(namespace), read_tokens(tokens) if tokens else ())
-    with _explainer(url) as explainer:
+    with explainer_at(url) as explainer:
         explanation = explainer.why(request)
     _show(asdict(explanation), why_tables(explanation), as_json)
 
@@ -162,7 +163,7 @@ def why_command(
 
 
 @contextmanager
-def _explainer(url: str) -> Iterator[Explains]:
+def explainer_at(url: str) -> Iterator[Explains]:
     """Raises ConfigError for a URL that is none, and what opening it does."""
     if not url:
         raise ConfigError("which cache? Give file:///data or http://gateway:9000/bucket, or set OBJECTCACHE_URL")
@@ -178,19 +179,21 @@ def _explainer(url: str) -> Iterator[Explains]:
             yield GatewayExplainer(http, bucket)
         finally:
             http.close()
-    elif parts.scheme in ("", "file"):
+    elif parts.scheme in ("", "file") and not parts.query:
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()
         with open_explainer(path) as explainer:
             yield explainer
-    elif parts.scheme == "s3":
+    elif parts.scheme in ("s3", "rados", "file"):
         with open_store(url) as store, explain_store(store, state_folder(store.url)) as explainer:
             yield explainer
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(store.request_counts().items()))
-            Console(stderr=True).print(f"requests to the bucket: {counts}", style="dim", highlight=False)
+            if counts:
+                where = "bucket" if parts.scheme == "s3" else "pool"
+                Console(stderr=True).print(f"requests to the {where}: {counts}", style="dim", highlight=False)
     else:
         raise ConfigError(
-            f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix and "
-            "http://gateway:9000/bucket"
+            f"{url!r} cannot be explained: known are file:///data, paths, s3://bucket/prefix, "
+            "rados://pool/prefix and http://gateway:9000/bucket"
         )
 
 

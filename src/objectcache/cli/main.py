@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import objectcache
-from objectcache.cli import bandwidth, bench, demo, explain, merge, serve, simulate
+from objectcache.cli import bandwidth, bench, demo, doctor, explain, merge, serve, simulate
 from objectcache.errors import ObjectCacheError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 serve.add_to(app)
 demo.add_to(app)
 explain.add_to(app)
+doctor.add_to(app)
 merge.add_to(app)
 simulate.add_to(app)
 bandwidth.add_to(app)

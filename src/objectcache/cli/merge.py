@@ -58,7 +58,7 @@ def merge_command(
             metavar="URL",
             envvar="OBJECTCACHE_URL",
             show_default=False,
-            help="file:///data or a path (also of a gateway that runs), or s3://bucket/prefix.",
+            help="file:///data or a path (also of a gateway that runs), s3://bucket/prefix or rados://pool/prefix.",
         ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be merged.")] = False,
@@ -94,9 +94,11 @@ def merge_command(
 def _existing(url: str) -> str:
     """The URL of a cache that is there. Raises ConfigError."""
     if not url:
-        raise ConfigError("which cache? Give file:///data or s3://bucket/prefix, or set OBJECTCACHE_URL")
+        raise ConfigError(
+            "which cache? Give file:///data, s3://bucket/prefix or rados://pool/prefix, or set OBJECTCACHE_URL"
+        )
     parts = urlsplit(url)
-    if parts.scheme == "s3":
+    if parts.scheme in ("s3", "rados") or (parts.scheme == "file" and parts.query):
         return url
     if parts.scheme in ("", "file"):
         path = Path(parts.path if parts.scheme else url).expanduser().absolute()

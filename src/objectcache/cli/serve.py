@@ -24,7 +24,9 @@ def run(
     data: Annotated[Path | None, typer.Option(help="Directory of the objects, or of what is kept beside them.")] = None,
     store: Annotated[
         str | None,
-        typer.Option(help="Where objects are instead, e.g. s3://bucket/prefix?endpoint=http://host:port."),
+        typer.Option(
+            help="Where objects are instead: s3://bucket/prefix?endpoint=http://host:port or rados://pool/prefix."
+        ),
     ] = None,
     cache: Annotated[
         str | None,
@@ -104,13 +106,15 @@ def run(
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,
 ) -> None:
-    """Serve a directory, or a bucket of any S3 store, as a gateway: S3 over HTTP for control, TCP for the bytes.
+    """Serve a directory, a bucket of any S3 store or a pool of Ceph as a gateway: S3 for control, TCP for the bytes.
 
     [bold]Examples[/bold]
 
       objectcache serve --data /var/lib/objectcache
 
       objectcache serve --data /var/lib/objectcache --store s3://kv/prod
+
+      objectcache serve --data /var/lib/objectcache --store rados://kv/prod --cache 0
 
       objectcache serve --config gateway.toml --port 9100
 

@@ -10,7 +10,9 @@ LONGEST_PAUSE_S = 15.0
 class Breaker:
     """Closed: everything may try. Open: nothing may. Half open, after the pause: one may try, and decides."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures_to_open: int = FAILURES_TO_OPEN) -> None:
+        """It opens after so many failures in a row."""
+        self._failures_to_open = failures_to_open
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S
         self._closed_again_s: float | None = None
@@ -34,7 +36,7 @@ class Breaker:
 
     def failed(self, now_s: float) -> None:
         self._failures += 1
-        if self._failures < FAILURES_TO_OPEN:
+        if self._failures < self._failures_to_open:
             return
         if self._closed_again_s is not None:
             if not self._trying:

@@ -79,7 +79,7 @@ def _ask(job: Job, cache: KVCache, model: Any, say: Say) -> dict[str, Any]:
     shared = shared_tokens()
     whole = shared // CHUNK_TOKENS * CHUNK_TOKENS
     keep = ids.shape[1] - whole
-    with TransformersConnector(cache, model, chunk_tokens=CHUNK_TOKENS) as connector:
+    with TransformersConnector(cache, model, chunk_tokens=CHUNK_TOKENS, load_or_recompute=False) as connector:
         say("computing the prefix in memory, to compare with")
         with torch.no_grad():
             first = model(torch.tensor([prompt("A")]), use_cache=True, logits_to_keep=1)

@@ -17,7 +17,7 @@ class DemoOptions:
     direct: bool = False
     """No gateway: the store, opened by the engine processes themselves."""
     store: str = ""
-    """Where objects are: `s3://bucket/prefix?endpoint=…`; default: files in `data`."""
+    """Where objects are: `s3://bucket/prefix?endpoint=…`, `rados://pool/prefix`; default: files in `data`."""
     target: str = "http"
     """How layers come from the gateway: "http", in the response, "tcp", over data connections, or "shm": one of its
     workers copies them into the engine's memory."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from objectcache.cache.retrieval import Retrieval
+from objectcache.cores import leave_bound_core
 from objectcache.device.places import Place
 from objectcache.device.staging import StagingRing
 from objectcache.device.streams import Event, Lane, current_mark, current_wait, exact_device, host_wait
@@ -32,6 +33,9 @@ from objectcache.layout import DeliveryGeometry
 
 Places = Mapping[tuple[int, int], Place]
 """By (index of the part in the delivery, layer)."""
+
+Spans = Mapping[int, tuple[int, int]]
+"""By index of the part in the delivery: chunks [first, stop) of what is delivered of it."""
 
 
 class DeviceLoader:
@@ -58,17 +62,30 @@ class DeviceLoader:
         self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
         self._lock = threading.Lock()
 
-    def load(self, retrieval: Retrieval, places: Places, *, idle: bool = False, stream: Any = None) -> DeviceRetrieval:
+    def load(
+        self,
+        retrieval: Retrieval,
+        places: Places,
+        *,
+        spans: Spans | None = None,
+        idle: bool = False,
+        stream: Any = None,
+    ) -> DeviceRetrieval:
         """Put every layer of `retrieval` in its place as it lands. It is the loader's from here on, which closes it
         when all are copied.
+
+        `spans` are what is put in place of each part; parts that it does not name have no places. Default: everything.
 
         Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
         still use the places. `idle` says that nothing does: layers come beside that work, and `wait` does not keep the
         host until it is done. Raises LayoutError when places are missing or of another size.
         """
-        _check(retrieval.geometry, places, self.device)
+        geometry = retrieval.geometry
+        if spans is None:
+            spans = {index: (0, part.num_chunks) for index, part in enumerate(geometry.parts)}
+        _check(geometry, spans, places, self.device)
         after = None if idle else current_mark(self.device, stream)
-        return DeviceRetrieval(self, retrieval, places, after)
+        return DeviceRetrieval(self, retrieval, places, spans, after)
 
     def move(self, slices: torch.Tensor, place: Place) -> tuple[Event, Event]:
         """Queue a layer's slices, uint8 [num_chunks, slice_bytes] in host memory, for `place`.
@@ -95,10 +112,11 @@ class DeviceLoader:
 class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
     """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`."""
 
-    def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, after: Event) -> None:
+    def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, spans: Spans, after: Event) -> None:
         self.retrieval = retrieval
         self._loader = loader
         self._places = places
+        self._spans = spans
         self._after = after
         self._condition = threading.Condition()
         self._placed: dict[int, Event] = {}
@@ -140,16 +158,21 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def forbid(self, *, stream: Any = None) -> None:
+        """As `close`, for places: none is written by anything that comes after this call. Waits for the copy of one
+        layer, and no longer; the memory goes back later, by itself or with `close`."""
+        with self._moving:
+            self._closing = True
+        current_wait(self._loader.device, self._last_placed, stream)
+        self._end(DeliveryCancelledError("the retrieval was closed"))
+
     def close(self, *, stream: Any = None) -> None:
         """Done: no place is written by anything that comes after this call in `stream` (default: the current one).
 
         Cancels what has not landed; waits for copies under way, since they read the retrieval's memory.
         """
-        with self._moving:
-            self._closing = True
+        self.forbid(stream=stream)
         self._give_back()
-        current_wait(self._loader.device, self._last_placed, stream)
-        self._end(DeliveryCancelledError("the retrieval was closed"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -173,6 +196,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
 
     def _run(self) -> None:
         error: ObjectCacheError | None = None
+        leave_bound_core()
         try:
             # By this thread, not by the scatters' stream: others load through it meanwhile.
             host_wait(self._after)
@@ -196,21 +220,30 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             if self._closing:
                 raise DeliveryCancelledError("the retrieval was closed")
             for part in self.retrieval.geometry.parts_of(layer):
-                slices = torch.from_numpy(self.retrieval.view(layer, part))
+                if part not in self._spans:
+                    continue
+                first, stop = self._spans[part]
+                slices = torch.from_numpy(self.retrieval.view(layer, part)[first:stop])
                 self._last_copied, self._last_placed = self._loader.move(slices, self._places[part, layer])
         with self._condition:
             self._placed[layer] = self._last_placed
             self._condition.notify_all()
 
 
-def _check(geometry: DeliveryGeometry, places: Places, device: torch.device) -> None:
+def _check(geometry: DeliveryGeometry, spans: Spans, places: Places, device: torch.device) -> None:
+    for part, (first, stop) in spans.items():
+        if not 0 <= first < stop <= geometry.parts[part].num_chunks:
+            raise LayoutError(f"chunks [{first}, {stop}) of part {part} are not all delivered")
     for layer in geometry.order:
         for part in geometry.parts_of(layer):
+            if part not in spans:
+                continue
             place = places.get((part, layer))
             if place is None:
                 raise LayoutError(f"layer {layer} of part {part} has no place")
             shape = geometry.parts[part]
-            expected = (shape.num_chunks, shape.slice_bytes[geometry.position(part, layer)])
+            first, stop = spans[part]
+            expected = (stop - first, shape.slice_bytes[geometry.position(part, layer)])
             if (place.num_chunks, place.slice_bytes) != expected or place.device != device:
                 raise LayoutError(
                     f"layer {layer} of part {part} is {expected[0]} slices of {expected[1]} bytes for {device}; its "

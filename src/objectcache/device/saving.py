@@ -44,17 +44,27 @@ class DeviceSaver:
         self._ring = StagingRing(self.device, staging_bytes, num_staging, self._gathers)
         self._lock = threading.Lock()
 
+    def moment(self, stream: Any = None) -> Event:
+        """When what `stream` (default: the current one) holds by now is done: for sources that another thread makes."""
+        return current_mark(self.device, stream)
+
     def source(
-        self, place: Place, *, stream: Any = None, on_copied: Callable[[], None] = lambda: None
+        self,
+        place: Place,
+        *,
+        stream: Any = None,
+        after: Event = None,
+        on_copied: Callable[[], None] = lambda: None,
     ) -> DeviceLayerSource:
-        """`place` as it is when what `stream` (default: the current one) holds by now is done.
+        """`place` as it is when what `stream` (default: the current one) holds by now is done, or `after` has come.
 
         Must not be written until `on_copied` was called, which happens once, in whatever thread: when it was copied,
         dropped, or forgotten. Raises LayoutError for a place on another device.
         """
         if place.device != self.device:
             raise LayoutError(f"the place is on {place.device}, not on {self.device}")
-        return DeviceLayerSource(self, place, current_mark(self.device, stream), on_copied)
+        produced = current_mark(self.device, stream) if after is None else after
+        return DeviceLayerSource(self, place, produced, on_copied)
 
     def move(self, place: Place, produced: Event, out: torch.Tensor) -> None:
         """Fill `out`, uint8 [num_chunks, slice_bytes] in host memory; returns when it is."""

@@ -31,6 +31,13 @@ class ConfigError(ObjectCacheError):
     status = 400
 
 
+class NotReadyError(ObjectCacheError):
+    """What this takes is still being made: the same may be asked again soon."""
+
+    code = "NotReady"
+    status = 503
+
+
 class LayoutError(ObjectCacheError):
     """A KV layout, group or shard that cannot be."""
 

@@ -40,7 +40,8 @@ class Offer:
 
     `layer_bytes` are what is sent of each layer, in order, when all `matched_tokens` are loaded. Loads end at multiples
     of `boundary_tokens`; 0: all or nothing. Of the prompt's rest the engine computes `step_tokens` in its first step,
-    and that many in each of the following ones; 0: all in one.
+    and that many in each of the following ones; 0: all in one. All tokens are counted from behind the
+    `have_tokens` that the engine has already.
     """
 
     prompt_tokens: int
@@ -48,6 +49,7 @@ class Offer:
     layer_bytes: tuple[int, ...]
     boundary_tokens: int = 0
     step_tokens: int = 0
+    have_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.matched_tokens <= self.prompt_tokens or not self.layer_bytes:
@@ -109,7 +111,7 @@ def advise(
         estimate(offer.matched_tokens),
         estimate(0),
         rate_bytes_s,
-        compute(_step(offer, tokens), tokens),
+        compute(_step(offer, tokens), offer.have_tokens + tokens),
     )
 
 
@@ -119,14 +121,14 @@ def load_ttft_s(
     """The time to the first token when the first `tokens` are loaded, and the rest of the prompt computed."""
     step = _step(offer, tokens)
     layers = len(offer.layer_bytes)
-    first_s = layers * compute(step, tokens)
+    first_s = layers * compute(step, offer.have_tokens + tokens)
     if tokens:
         landed_s, windows_s = _first_step(offer, tokens, compute, rate_bytes_s, first_byte_s)
         first_s = ttft_s(landed_s, windows_s)
     context, later_s = tokens + step, 0.0
     while context < offer.prompt_tokens:
         step = min(offer.step_tokens, offer.prompt_tokens - context)
-        later_s += layers * compute(step, context)
+        later_s += layers * compute(step, offer.have_tokens + context)
         context += step
     return first_s + later_s
 
@@ -145,7 +147,7 @@ def _first_step(
     if tokens < offer.matched_tokens:
         sizes = tuple(size * tokens // offer.matched_tokens for size in sizes)
     landed_s = arrivals_s(sizes, rate_bytes_s, first_byte_s=first_byte_s)
-    return landed_s, [compute(_step(offer, tokens), tokens)] * len(sizes)
+    return landed_s, [compute(_step(offer, tokens), offer.have_tokens + tokens)] * len(sizes)
 
 
 def _best_split(offer: Offer, compute: Compute, rate_bytes_s: float, estimate: Callable[[int], float]) -> int:
@@ -165,7 +167,8 @@ def _best_split(offer: Offer, compute: Compute, rate_bytes_s: float, estimate: C
             middle = (low + high) // 2
             tokens = middle * grain
             comes_s = transfer_s(layer_bytes * tokens / offer.matched_tokens, rate_bytes_s)
-            low, high = (middle, high) if comes_s < compute(_step(offer, tokens), tokens) else (low, middle)
+            computed_s = compute(_step(offer, tokens), offer.have_tokens + tokens)
+            low, high = (middle, high) if comes_s < computed_s else (low, middle)
         choices |= {low * grain, high * grain}
         # Steps and layers that are not alike move the best length a little.
         reach = max(1, most // _COARSE)

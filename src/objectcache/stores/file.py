@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from objectcache.errors import ConfigError
 from objectcache.stores.base import (
@@ -19,10 +18,13 @@ from objectcache.stores.base import (
     check_prefix,
 )
 from objectcache.stores.file_attributes import info_of_path
-from objectcache.stores.file_io import FileReader, FileUpload, Publication
+from objectcache.stores.file_io import FileReader, FileUpload
+from objectcache.stores.file_mount import Mount
+from objectcache.stores.file_naming import Publication
+from objectcache.stores.file_options import FileOptions
 from objectcache.stores.file_space import FileSpace
-from objectcache.stores.file_temporaries import Temporaries
-from objectcache.stores.file_tree import object_path, walk, walk_directories
+from objectcache.stores.file_temporaries import Temporaries, remove_empty
+from objectcache.stores.file_tree import directory_path, object_path, walk, walk_directories
 from objectcache.stores.os_errors import ABSENT, not_found, store_error, translated
 
 _MAX_ROOT_BYTES = 512
@@ -39,19 +41,30 @@ class FileStore(Store):
     Nothing is synced to disk: what a power failure takes or tears does not match its digests and is a miss, and
     waiting for the disk at each object would buy nothing but that.
 
+    `mount` says what the filesystem lacks, `prefix` below what prefix of the names at `root` the store's own are.
+
     `limit_bytes` defaults to 80 % of the disk's free bytes and those held already. Past it, or when the disk is full,
     uploads raise StoreFullError and all else goes on; nothing is evicted here. Other processes' changes are found by
     scans at least `rescan_s` seconds apart. Raises ConfigError for a root that cannot be used.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, limit_bytes: int | None = None, rescan_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        limit_bytes: int | None = None,
+        rescan_s: float = 30.0,
+        mount: Mount | None = None,
+        prefix: str = "",
+    ) -> None:
         path = os.path.abspath(root)
         if len(os.fsencode(path)) > _MAX_ROOT_BYTES or "\0" in path:
             raise ConfigError(
                 f"{path!r} cannot be a file store's path: at most {_MAX_ROOT_BYTES} bytes, none of them 0"
             )
-        self.url = Path(path).as_uri()
-        self._objects = f"{path}/objects"
+        self._mount = mount or Mount()
+        self.url = FileOptions(path, self._mount.lacks, prefix).url
+        self._objects = directory_path(f"{path}/objects", prefix)
         temporaries = f"{path}/tmp"
         try:
             for directory in (self._objects, temporaries):
@@ -60,7 +73,7 @@ class FileStore(Store):
             raise ConfigError(f"{path!r} cannot hold a store: {error.strerror}") from error
         except OSError as error:
             raise store_error(error, f"making {path!r}") from error
-        self._temporaries = Temporaries(temporaries)
+        self._temporaries = Temporaries(temporaries, self._objects, self._mount)
         with translated(f"scanning {path!r}"):
             self._space = FileSpace(self._objects, self._temporaries, limit_bytes=limit_bytes, rescan_s=rescan_s)
 
@@ -74,7 +87,7 @@ class FileStore(Store):
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectUpload:
         how = Publication(name, self._path(name), if_absent, if_match, check_metadata(metadata or {}))
-        return FileUpload(how, self._space, self._temporaries, size_bytes=size_bytes or 0)
+        return FileUpload(how, self._space, self._temporaries, self._mount, size_bytes=size_bytes or 0)
 
     def open(self, name: str, *, size_bytes: int | None = None) -> ObjectReader:
         path = self._path(name)
@@ -83,7 +96,7 @@ class FileStore(Store):
         except OSError as error:
             raise not_found(error, name) from error
         try:
-            return FileReader(name, descriptor)
+            return FileReader(name, descriptor, shows_files=self._mount.maps)
         except OSError as error:
             os.close(descriptor)
             raise not_found(error, name) from error
@@ -129,13 +142,7 @@ class FileStore(Store):
             if error.errno not in ABSENT:
                 raise store_error(error, f"deleting {name!r}") from error
             return
-        # Empty directories only; an upload that needs one just then makes it again.
-        try:
-            while directory != self._objects:
-                os.rmdir(directory)
-                directory = os.path.dirname(directory)
-        except OSError:
-            return
+        remove_empty(directory, self._objects)
 
     def usage(self) -> StoreUsage:
         return self._space.usage()

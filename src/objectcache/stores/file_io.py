@@ -5,22 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 
 from objectcache.errors import (
-    ObjectChangedError,
-    ObjectExistsError,
-    ObjectNotFoundError,
     StoreError,
     StoreUnavailableError,
 )
 from objectcache.integrity import Buffer
 from objectcache.stores.base import (
-    ANY_ETAG,
     FileRange,
     ObjectInfo,
     ObjectReader,
@@ -28,7 +25,9 @@ from objectcache.stores.base import (
     check_metadata,
     check_range,
 )
-from objectcache.stores.file_attributes import info_of_descriptor, info_of_path, write_attributes
+from objectcache.stores.file_attributes import info_of_descriptor, write_attributes
+from objectcache.stores.file_mount import Mount
+from objectcache.stores.file_naming import Publication, name_new, name_over
 from objectcache.stores.file_space import FileSpace
 from objectcache.stores.file_temporaries import Temporaries
 from objectcache.stores.os_errors import store_error
@@ -41,9 +40,13 @@ _NO_COPY = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EBA
 
 
 class FileReader(ObjectReader):
-    """Reads the object `name` from `descriptor`, which it owns; making one may raise OSError."""
+    """Reads the object `name` from `descriptor`, which it owns; making one may raise OSError.
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    `shows_files`: others may map the file, or send it.
+    """
+
+    def __init__(self, name: str, descriptor: int, *, shows_files: bool = True) -> None:
+        self._shows_files = shows_files
         self.info = info_of_descriptor(name, descriptor)
         self._descriptor = descriptor
         self._lock = Lock()
@@ -71,7 +74,7 @@ class FileReader(ObjectReader):
         check_range(self.info, offset, length)
         self._begin_read()
         try:
-            yield [FileRange(self._descriptor, offset, length)]
+            yield [FileRange(self._descriptor, offset, length)] if self._shows_files else None
         finally:
             self._end_read()
 
@@ -99,29 +102,20 @@ class FileReader(ObjectReader):
             os.close(self._descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """Where an object is to appear, under what conditions, and with what."""
-
-    name: str
-    path: str
-    if_absent: bool
-    if_match: str
-    metadata: Mapping[str, str]
-
-
 class FileUpload(ObjectUpload):
     """Writes the object that `how` describes, with `size_bytes` reserved. Raises StoreError."""
 
-    def __init__(self, how: Publication, space: FileSpace, temporaries: Temporaries, *, size_bytes: int) -> None:
-        self._how = how
+    def __init__(
+        self, how: Publication, space: FileSpace, temporaries: Temporaries, mount: Mount, *, size_bytes: int
+    ) -> None:
+        self._how, self._mount = how, mount
         self._name = name = how.name
         self._space, self._temporaries = space, temporaries
         self._written_bytes = 0
         space.reserve(size_bytes)
         self._reserved_bytes = size_bytes
         try:
-            self._descriptor, self._temporary = temporaries.create()
+            self._descriptor, self._temporary = temporaries.create(how.path)
         except OSError as error:
             space.settle(size_bytes)
             raise store_error(error, f"beginning {name!r}") from error
@@ -228,6 +222,8 @@ class FileUpload(ObjectUpload):
         os.ftruncate(self._descriptor, self._written_bytes)
         # The kernel's own time stamps may be a tick apart, and inode numbers come again: the etag needs better.
         now_ns = time.time_ns()
+        if not etag and self._mount.lacks:  # where inodes may have other numbers on other hosts
+            etag = f"{now_ns:x}-{secrets.token_hex(4)}"
         write_attributes(self._descriptor, etag, self._how.metadata, now_ns)
         os.utime(self._descriptor, ns=(now_ns, now_ns))
         # On network filesystems a close sends what is cached, so that others see the bytes with the name, and tells
@@ -241,7 +237,10 @@ class FileUpload(ObjectUpload):
         for _ in range(_TRIES):
             try:
                 with self._space.lock, self._temporaries.replacing():
-                    replaced_bytes = self._link() if self._how.if_absent else self._rename()
+                    if self._how.if_absent:
+                        replaced_bytes = name_new(self._how, self._mount, self._temporary, self._descriptor)
+                    else:
+                        replaced_bytes = name_over(self._how, self._temporary)
                     self._space.changed(directory, size_bytes - replaced_bytes, reserved_bytes=self._reserved_bytes)
                     self._reserved_bytes = 0  # an interrupt after this must not give them back again
                 return
@@ -251,29 +250,6 @@ class FileUpload(ObjectUpload):
                 with suppress(FileNotFoundError, FileExistsError):  # others make and remove it at the same time
                     os.makedirs(directory, exist_ok=True)
         raise StoreUnavailableError(f"publishing {self._name!r} failed: its temporary or directory keeps vanishing")
-
-    def _link(self) -> int:
-        try:
-            os.link(self._temporary, self._how.path)
-        except FileExistsError as error:
-            # NFS asks again when an answer is lost, and is then told of its own success.
-            if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._how.path)):
-                raise ObjectExistsError(f"{self._name!r} is stored already") from error
-        return 0
-
-    def _rename(self) -> int:
-        replaced_bytes = 0
-        try:
-            replaced = info_of_path(self._name, self._how.path)
-        except FileNotFoundError as error:
-            if self._how.if_match:
-                raise ObjectNotFoundError(f"{self._name!r} is not stored") from error
-        else:
-            if self._how.if_match not in ("", ANY_ETAG, replaced.etag):
-                raise ObjectChangedError(f"{self._name!r} has the etag {replaced.etag}, not {self._how.if_match}")
-            replaced_bytes = replaced.size_bytes
-        os.rename(self._temporary, self._how.path)
-        return replaced_bytes
 
 
 def _reserve_on_disk(descriptor: int, size_bytes: int) -> None:

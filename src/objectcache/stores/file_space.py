@@ -9,7 +9,7 @@ from contextlib import suppress
 from threading import Thread
 
 from objectcache.stores.budget import ByteBudget
-from objectcache.stores.file_temporaries import Temporaries
+from objectcache.stores.file_temporaries import SUFFIX, Temporaries
 from objectcache.stores.os_errors import ABSENT
 
 _log = logging.getLogger(__name__)
@@ -122,27 +122,28 @@ class FileSpace(ByteBudget):
         for _ in range(_TRIES):
             with self.lock:
                 scan.changed.discard(directory)
-            held_bytes, below = _read(directory)
+            held_bytes, below = self._read(directory)
             with self.lock:
                 if directory not in scan.changed:
                     pending += scan.add(directory, held_bytes, below)
                     return
         with self.lock:
-            pending += scan.add(directory, *_read(directory))
+            pending += scan.add(directory, *self._read(directory))
 
-
-def _read(directory: str) -> tuple[int, list[str]]:
-    """Bytes of the files in `directory`, and the directories in it; nothing when it is gone. Raises OSError."""
-    held_bytes, below = 0, []
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.path)
-                else:
-                    with suppress(FileNotFoundError):
-                        held_bytes += entry.stat(follow_symlinks=False).st_size
-    except OSError as error:
-        if error.errno not in ABSENT:
-            raise
-    return held_bytes, below
+    def _read(self, directory: str) -> tuple[int, list[str]]:
+        """Bytes of the files in `directory`, and the directories in it; nothing when it is gone. Raises OSError."""
+        held_bytes, below = 0, []
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(entry.path)
+                    elif entry.name.endswith(SUFFIX):
+                        held_bytes += self._temporaries.sweep_one(entry.path)
+                    else:
+                        with suppress(FileNotFoundError):
+                            held_bytes += entry.stat(follow_symlinks=False).st_size
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+        return held_bytes, below

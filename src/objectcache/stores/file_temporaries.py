@@ -2,7 +2,8 @@
 
 Each is held under an exclusive `flock` by the process that writes it. The lock ends with the process, however that
 ends: a temporary whose lock is free belongs to nobody and is removed. No pids, no ages, no clocks. On a shared mount
-this needs locks that hold across its hosts (NFS, CephFS, GPFS, Lustre with `-o flock`).
+this needs locks that hold across its hosts (NFS, CephFS, GPFS, Lustre with `-o flock`); where the mount lacks them, a
+temporary that nobody has written to for a day belongs to nobody.
 """
 
 from __future__ import annotations
@@ -10,22 +11,30 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
 from uuid import uuid4
 
 from objectcache.errors import StoreUnavailableError
+from objectcache.stores.file_mount import Mount
 
+ABANDONED_S = 86_400.0
+SUFFIX = ".tmp"
+"""Of temporaries beside objects."""
+_TRIES = 100
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 """EBADF: NFS locks no directories."""
 
 
 class Temporaries:
-    """The temporaries in one directory. Thread-safe. Raises OSError."""
+    """The temporaries in one directory, or beside the objects below `objects`. Thread-safe. Raises OSError."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, objects: str = "", mount: Mount | None = None) -> None:
         self._directory = directory
+        self._objects = objects
+        self._mount = mount or Mount()
         self._lock = Lock()
         self._own: set[str] = set()
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,20 +65,22 @@ class Temporaries:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def create(self) -> tuple[int, str]:
-        """A new one, open for writing and locked: (file descriptor, path)."""
+    def create(self, beside: str = "") -> tuple[int, str]:
+        """A new one, open for writing and locked: (file descriptor, path). `beside` is where the object will be."""
         while True:
             path = f"{self._directory}/{uuid4().hex}"
+            if beside and not self._mount.renames:
+                path = f"{os.path.dirname(beside)}/{uuid4().hex}{SUFFIX}"
             with self._lock:
                 self._own.add(path)
             try:
-                # Prompts are private: nobody but owner and group.
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+                descriptor = _opened(path)
             except BaseException:
                 self._forget(path)
                 raise
             try:
-                _lock_if_possible(descriptor)
+                if self._mount.locks:
+                    _lock_if_possible(descriptor)
                 if os.fstat(descriptor).st_nlink:
                     return descriptor, path
             except BaseException:
@@ -85,6 +96,8 @@ class Temporaries:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+            if not self._mount.renames:
+                remove_empty(os.path.dirname(path), self._objects)
         finally:
             self._forget(path)
 
@@ -97,12 +110,40 @@ class Temporaries:
         others_bytes = 0
         for name in os.listdir(self._directory):
             path = f"{self._directory}/{name}"
-            with self._lock:
-                own = path in self._own
-            if not own:
-                with suppress(FileNotFoundError):
-                    others_bytes += _sweep_one(path)
+            others_bytes += self.sweep_one(path)
         return others_bytes
+
+    def sweep_one(self, path: str) -> int:
+        """Remove the temporary if it is a dead process's; the bytes of what a living other one is writing."""
+        with self._lock:
+            own = path in self._own
+        if not own:
+            with suppress(FileNotFoundError):
+                return _sweep_locked(path) if self._mount.locks else _sweep_old(path)
+        return 0
+
+
+def remove_empty(directory: str, root: str) -> None:
+    """Remove `directory`, and those it is in, while they are empty, up to `root`. Never fails.
+
+    Whoever needs one just then makes it again.
+    """
+    with suppress(OSError):
+        while directory != root and directory.startswith(root):
+            os.rmdir(directory)
+            directory = os.path.dirname(directory)
+
+
+def _opened(path: str) -> int:
+    for _ in range(_TRIES):
+        # Prompts are private: nobody but owner and group.
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+        if not path.endswith(SUFFIX):
+            break
+        with suppress(FileNotFoundError, FileExistsError):  # directories vanish with their last object
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
 
 
 def _lock_if_possible(descriptor: int) -> None:
@@ -113,7 +154,16 @@ def _lock_if_possible(descriptor: int) -> None:
             raise  # without locks nothing is swept, which is safe
 
 
-def _sweep_one(path: str) -> int:
+def _sweep_old(path: str) -> int:
+    """Remove a temporary if nobody has written to it for long; the bytes it keeps."""
+    status = os.stat(path)
+    if time.time() - status.st_mtime < ABANDONED_S:
+        return status.st_size
+    os.unlink(path)
+    return 0
+
+
+def _sweep_locked(path: str) -> int:
     """Remove a temporary if its lock is free; the bytes it keeps."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)

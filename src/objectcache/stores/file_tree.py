@@ -59,6 +59,11 @@ def object_path(root: str, name: str) -> str:
     return "/".join([root, *_directories(directories), *through, _encode(rest) + _OBJECT])
 
 
+def directory_path(root: str, prefix: str) -> str:
+    """The directory of all that lies below `prefix` + "/"; `root` itself for ""."""
+    return "/".join([root, *_directories(prefix.encode().split(b"/"))]) if prefix else root
+
+
 class _Kind(Enum):
     OBJECT = auto()
     DIRECTORY = auto()

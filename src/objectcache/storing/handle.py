@@ -205,7 +205,7 @@ class StoreHandle:
             if first > self._wanted.first:
                 self._wanted = self._queue.trimmed(self._wanted, first)
             events = WriterEvents(self._copied, self._read, self._finished, self._failed, self._end)
-            if self._wanted.first < self.stop:
+            if first < self.stop:
                 self._opened = self._queue.writer.open(self._number, self._wanted, events)
         except Exception as error:  # noqa: BLE001 - nothing that storing does may reach the engine
             self._failed(as_cache_error(error))

@@ -115,9 +115,16 @@ class _Process:
             case "finish":
                 self._copying.submit(self._stores.pop(number).lane, partial(self._segments.finish, number))
             case "abort":
-                self._copying.submit(self._stores.pop(number).lane, partial(self._segments.abort, number))
+                self._abort(number)
             case other:
                 raise RequestError(f"unknown order {other!r}")
+
+    def _abort(self, number: int) -> None:
+        store = self._stores.pop(number, None)
+        if store is not None:
+            self._copying.submit(store.lane, partial(self._segments.abort, number))
+        else:  # it was finished, and then came late, turned out to be stored already, or was not committed
+            self._segments.abort(number)
 
     def _look(self) -> None:
         """Take the layers that are on the board, of every store in order."""

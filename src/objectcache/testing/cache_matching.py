@@ -113,6 +113,51 @@ class MatchingContract:
             with pytest.raises(RequestError):
                 match.shortened(wrong)
 
+    @pytest.mark.parametrize("layout", [LAYOUT, TENSOR_PARALLEL, LATENT], ids=["flat", "tensor", "latent"])
+    def test_what_the_engine_has_already_is_not_retrieved(self, cache: KVCache, layout: KVLayout) -> None:
+        namespace = new_namespace(layout)
+        chain = prompt(namespace, 12)
+        store_parts(cache, namespace, chain, all_parts(namespace), cuts=[3])
+        match = cache.match(namespace, chain)
+        step = match.boundary_tokens
+        for have in range(0, match.tokens, step):
+            rest = match.after(have)
+            assert (rest.tokens, rest.have_tokens, rest.lease) == (match.tokens, have, match.lease)
+            assert rest.payload_bytes * match.tokens == match.payload_bytes * (match.tokens - have)
+            assert rest.boundary_tokens == step
+            for _ in range(3):  # a tier keeps and reads what comes again
+                with cache.retrieve(rest) as retrieval:
+                    check_delivery(retrieval, rest)
+            shorter = rest.shortened(have + step)
+            assert shorter.shortened(have + step).after(have) == shorter
+            with cache.retrieve(shorter) as retrieval:
+                check_delivery(retrieval, shorter)
+            offer = rest.offer(match.tokens + 1)
+            assert (offer.matched_tokens, offer.prompt_tokens) == (match.tokens - have, match.tokens + 1 - have)
+            with pytest.raises(RequestError):
+                rest.shortened(have)
+        for wrong in (-step, step - 1, match.tokens):
+            with pytest.raises(RequestError):
+                match.after(wrong)
+        retrieve_and_check(cache, namespace, chain)
+
+    def test_what_a_window_sees_may_begin_later_than_what_the_engine_has(self, cache: KVCache) -> None:
+        namespace = new_namespace(WINDOWED)
+        chain = prompt(namespace, 20)
+        store_parts(cache, namespace, chain, FULL)
+        ends = [
+            upload_part(cache, namespace, chain, SLIDING, first=6, stop=10),
+            upload_part(cache, namespace, chain, STATE, first=4, stop=5),
+        ]
+        cache.commit(ends)
+        match = cache.match(namespace, chain)
+        rest = match.after(2 * 64)
+        assert rest.boundary_tokens == 0
+        firsts = {part.part: part.first for part in rest.parts}
+        assert (firsts[SLIDING], firsts[STATE]) == (8, 4)
+        with cache.retrieve(rest) as retrieval:
+            check_delivery(retrieval, rest)
+
     def test_what_needs_its_end_has_no_shorter_prefix(self, cache: KVCache) -> None:
         namespace = new_namespace(WINDOWED)
         chain = prompt(namespace, 20)

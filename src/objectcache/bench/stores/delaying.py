@@ -1,7 +1,8 @@
 """A proxy before an HTTP service that makes it seem farther away: every request waits, bytes flow at full speed.
 
 `python -m objectcache.bench.stores.delaying` reads one JSON line {"host", "port", "delay_s"} and prints {"port"}; to
-every line after that it prints {"requests"}, those since the last one. It ends when standard input does.
+every line after that it prints {"requests"}, how many there were, and a line {"stalled"} makes those that follow wait
+until another one ends that. It ends when standard input does.
 
 HTTP/1.1 without pipelining is a conversation in turns, so that nothing needs to be parsed: what a client says after an
 answer is the next request. Answers pass through a pipe in the kernel.
@@ -41,6 +42,10 @@ class DelayingProxy(AbstractContextManager["DelayingProxy"]):
         requests: int = self._child.ask({})["requests"]
         return requests
 
+    def stall(self, stalled: bool) -> None:
+        """Requests from now on are not passed on, or all are again."""
+        self._child.ask({"stalled": stalled})
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -52,6 +57,8 @@ class _Delay:
         self._upstream = (host, port)
         self._delay_s = delay_s
         self.requests = 0
+        self.passing = threading.Event()
+        self.passing.set()
         self._lock = threading.Lock()
 
     def wait(self) -> None:
@@ -59,6 +66,7 @@ class _Delay:
         with self._lock:
             self.requests += 1
         time.sleep(self._delay_s)
+        self.passing.wait()
 
     def serve(self, client: socket.socket) -> None:
         """A connection, to its end."""
@@ -109,7 +117,10 @@ def main() -> None:
             threading.Thread(target=delay.serve, args=(client,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    while sys.stdin.readline():
+    while line := sys.stdin.readline():
+        stalled = json.loads(line).get("stalled")
+        if stalled is not None:
+            (delay.passing.clear if stalled else delay.passing.set)()
         print(json.dumps({"requests": delay.requests}), flush=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from objectcache.bench.transfer import GB
 
@@ -25,3 +27,10 @@ class Fetch:
     @property
     def goodput_gb_s(self) -> float:
         return self.payload_bytes / GB / self.total_s
+
+
+class Way(NamedTuple):
+    """`check` does it once and compares every byte; `measure` is timed."""
+
+    check: Callable[[], object]
+    measure: Callable[[], Fetch]

@@ -1,15 +1,17 @@
-"""Retrievals through a cache, gateway or direct, timed."""
+"""Retrievals through a cache, gateway or direct, timed; and that nothing stays."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.retrieve.workload import StoredPrefix
 from objectcache.bench.stores.fetch import Fetch
 from objectcache.cache.base import KVCache, RetrieveOptions
 from objectcache.cache.retrieval import Retrieval
+from objectcache.stores import delete_all, open_store
 
 _DEADLINE_S = 120.0
 
@@ -39,3 +41,18 @@ def retrieve(
         arrived(retrieval)
     cache.release(match)
     return fetch
+
+
+@contextmanager
+def deleted(url: str) -> Iterator[None]:
+    """At the end, all objects of the store at `url` go."""
+    store = open_store(url)
+    try:
+        yield
+    finally:
+        try:
+            failed = delete_all(store, [info.name for info in store.list()])
+        finally:
+            store.close()
+        if failed:
+            raise next(iter(failed.values()))

@@ -13,6 +13,7 @@ CHUNK_GETS, RANGED_GETS = "a GET per chunk", "a ranged GET per slice"
 DIRECT, COLD, HOT = "direct", "gateway cold", "gateway hot"
 DELAYED = " far"
 """Ends the names of ways whose requests to the store are delayed."""
+UNCACHED, SHORT, ON_RADOS = "gateway uncached", ", 2 chunks", " on RADOS"
 TOTAL, FIRST_LAYER = "total", "first layer"
 
 BARS = (
@@ -31,6 +32,10 @@ _RATIOS = {
     "direct_over_ceiling": (TOTAL, DIRECT, CEILING),
     "gateway_cold_over_ceiling": (TOTAL, COLD, CEILING),
     "chunk_get_over_ceiling": (TOTAL, CHUNK_GETS, CEILING),
+    # Where a pool of the same cluster is given.
+    "rados_vs_rgw_first_layer": (FIRST_LAYER, UNCACHED, UNCACHED + ON_RADOS),
+    "rados_vs_rgw_first_layer_short": (FIRST_LAYER, UNCACHED + SHORT, UNCACHED + SHORT + ON_RADOS),
+    "rados_vs_rgw_total": (TOTAL, UNCACHED, UNCACHED + ON_RADOS),
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectcache.bench.guarding import free_ports, guarded
@@ -49,16 +51,24 @@ KNOWN = tuple(_services(0))
 
 
 @contextmanager
-def stores_of(urls: Sequence[str], services: Sequence[str]) -> Iterator[tuple[BenchStore, ...]]:
-    """Those at `urls` (`[NAME=]s3://…`), and `services`, which run meanwhile. Raises ConfigError, BenchmarkError."""
+def stores_of(urls: Sequence[str], services: Sequence[str], rados: str = "") -> Iterator[tuple[BenchStore, ...]]:
+    """Those at `urls` (`[NAME=]s3://…`), and `services`, which run meanwhile. `rados` is of the cluster of the first.
+
+    Raises ConfigError, BenchmarkError.
+    """
     with ExitStack() as stack:
         found = [BenchStore.parse(url) for url in urls]
+        if rados and not found:
+            raise ConfigError("--rados is a pool of the cluster behind the first --url: give that too")
+        if rados:
+            found[0] = replace(found[0], rados=rados)
         yield (*found, *[stack.enter_context(started(name)) for name in services])
 
 
 @contextmanager
-def started(name: str) -> Iterator[BenchStore]:
-    """The service `name`, with a bucket. Its credentials are in this process's environment meanwhile.
+def started(name: str, variables: Mapping[str, str] | None = None) -> Iterator[BenchStore]:
+    """The service `name`, with a bucket. Its credentials are in this process's environment meanwhile. `variables` are
+    further ones for its script.
 
     Raises ConfigError where it is not known or there are no scripts, BenchmarkError when it does not start.
     """
@@ -75,11 +85,21 @@ def started(name: str) -> Iterator[BenchStore]:
         f"{service.variables}_ACCESS_KEY": _ACCESS_KEY,
         f"{service.variables}_SECRET_KEY": _SECRET_KEY,
         **service.more,
+        **(variables or {}),
     }
     with guarded(SCRIPTS / service.script, service.end, Path(directory), environment):
         _make_bucket(first)
         with _credentials():
-            yield BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")
+            store = BenchStore.parse(f"{name}=s3://{_BUCKET}?endpoint=http://127.0.0.1:{first}")
+            if name == "rgw" and importlib.util.find_spec("rados") is not None:
+                store = replace(store, rados=_make_pool(Path(directory) / "ceph.conf"))
+            yield store
+
+
+def _make_pool(conf: Path) -> str:
+    """The URL of a new pool beside those of the S3 gateway."""
+    subprocess.run(["ceph", "-c", str(conf), "osd", "pool", "create", _BUCKET], check=True, capture_output=True)
+    return f"rados://{_BUCKET}?conf={conf}"
 
 
 def _make_bucket(port: int) -> None:

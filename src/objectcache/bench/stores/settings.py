@@ -11,6 +11,7 @@ from typing import Any
 from objectcache.bench.result import MIN_PAIRS
 from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
 from objectcache.errors import ConfigError
+from objectcache.stores import child_url
 from objectcache.stores.s3.options import S3Options, parse_s3_url
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(s3://.*)", re.DOTALL)
@@ -18,10 +19,11 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(s3://.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class BenchStore:
-    """An S3 store, and what results call it."""
+    """An S3 store, and what results call it. `rados` is the URL of a pool of the same cluster, to compare; or ""."""
 
     name: str
     options: S3Options
+    rados: str = ""
 
     @classmethod
     def parse(cls, text: str) -> BenchStore:
@@ -33,7 +35,8 @@ class BenchStore:
     def below(self, directory: str) -> BenchStore:
         """The part of it below `directory`."""
         prefix = "/".join(filter(None, (self.options.prefix, directory)))
-        return replace(self, options=replace(self.options, prefix=prefix))
+        rados = child_url(self.rados, directory) if self.rados else ""
+        return replace(self, options=replace(self.options, prefix=prefix), rados=rados)
 
     @property
     def can_be_delayed(self) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,26 +14,20 @@ import numpy as np
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.retrieve.workload import bench_namespace, payload_bytes, random_chain, store_prefix
+from objectcache.bench.stores.beside_rados import BesideRados, beside_ways
 from objectcache.bench.stores.delaying import DelayingProxy
-from objectcache.bench.stores.fetch import Fetch
+from objectcache.bench.stores.fetch import Fetch, Way
 from objectcache.bench.stores.gets import Gets, Range, chunk_ranges, slice_ranges
-from objectcache.bench.stores.retrieving import retrieve
+from objectcache.bench.stores.retrieving import deleted, retrieve
 from objectcache.bench.stores.rows import CEILING, CHUNK_GETS, COLD, DELAYED, DIRECT, HOT, RANGED_GETS
 from objectcache.bench.stores.settings import BenchStore, StoresSettings
 from objectcache.cache.local import LocalCache
 from objectcache.client import ClientOptions, GatewayCache
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.opening import open_core
-from objectcache.stores import ReadCache, child_url, delete_all, open_store
+from objectcache.stores import ReadCache, child_url, open_store
 
 _CHUNKS = "chunks"
-
-
-class Way(NamedTuple):
-    """`check` does it once and compares every byte; `measure` is timed."""
-
-    check: Callable[[], object]
-    measure: Callable[[], Fetch]
 
 
 class Subject(AbstractContextManager["Subject"]):
@@ -54,7 +47,8 @@ class Subject(AbstractContextManager["Subject"]):
     @property
     def planned_ways(self) -> list[str]:
         delayed = [DIRECT + DELAYED, COLD + DELAYED] if self.store.can_be_delayed else []
-        return [CEILING, CHUNK_GETS, RANGED_GETS, DIRECT, COLD, HOT, *delayed]
+        beside = beside_ways() if self.store.rados else []
+        return [CEILING, CHUNK_GETS, RANGED_GETS, DIRECT, COLD, HOT, *delayed, *beside]
 
     # -- storing ----------------------------------------------------------------------------------
 
@@ -68,7 +62,7 @@ class Subject(AbstractContextManager["Subject"]):
 
     def _open(self) -> None:
         settings, url = self._settings, self.store.options.url
-        self._stack.enter_context(_deleted(url))
+        self._stack.enter_context(deleted(url))
         self._buffer = np.zeros(settings.chunks * self._layers * self._slice_bytes, np.uint8)
         self._gets = self._stack.enter_context(Gets(self.store.options, settings.parallel, self._buffer))
         self._ceiling = self._stack.enter_context(Gets(self.store.options, settings.ceiling_parallel, self._buffer))
@@ -81,6 +75,9 @@ class Subject(AbstractContextManager["Subject"]):
         self._store_chunks()
         # Opened only now: what goes through a gateway stays in its read cache.
         self._gateway, self._cold = self._open_gateway(url, "gateway")
+        self._beside: BesideRados | None = None
+        if self.store.rados:
+            self._beside = self._stack.enter_context(BesideRados(url, self.store.rados, settings, self._directory))
 
     def _store_chunks(self) -> None:
         """Each chunk with all its layers as one object."""
@@ -155,6 +152,8 @@ class Subject(AbstractContextManager["Subject"]):
         }
         if self.store.can_be_delayed:
             ways |= self._delayed_ways()
+        if self._beside is not None:
+            ways |= self._beside.ways()
         assert list(ways) == self.planned_ways
         return ways
 
@@ -227,18 +226,3 @@ class Subject(AbstractContextManager["Subject"]):
 
 def _count_gets(cache: LocalCache) -> int:
     return cache.request_counts().get("get", 0)
-
-
-@contextmanager
-def _deleted(url: str) -> Iterator[None]:
-    """At the end, all objects of the store at `url` go."""
-    store = open_store(url)
-    try:
-        yield
-    finally:
-        try:
-            failed = delete_all(store, [info.name for info in store.list()])
-        finally:
-            store.close()
-        if failed:
-            raise next(iter(failed.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores, ttft
+from objectcache.cli.bench import catalog, contention, match, merge, modes, peers, retrieve, store, stores, ttft, vllm
 
 __all__ = ["add_to", "app"]
 
@@ -19,6 +19,7 @@ app.command("stores")(stores.command)
 app.command("contention")(contention.command)
 app.command("modes")(modes.command)
 app.command("ttft")(ttft.command)
+app.command("vllm")(vllm.command)
 
 
 def add_to(main: typer.Typer) -> None:

@@ -41,6 +41,10 @@ def command(
             show_default="rgw,seaweedfs, unless there is a --url",
         ),
     ] = None,
+    rados: Annotated[
+        str,
+        typer.Option(help="rados://pool/prefix of the Ceph cluster behind the first --url, to compare."),
+    ] = "",
     context: Annotated[int | None, typer.Option(help="Prefix length in tokens.", show_default="4096")] = None,
     layers: LayersOption = None,
     pairs: PairsOption = None,
@@ -68,6 +72,8 @@ def command(
 
       objectcache bench stores --url 's3://kv-bench?endpoint=http://10.0.0.7:8000' --url aws=s3://my-bucket/bench
 
+      objectcache bench stores --url 's3://kv-bench?endpoint=http://rgw:7480' --rados rados://kv-bench/bench
+
       objectcache bench stores --start seaweedfs --quick
     """
     require(plot is not None, "matplotlib", "--plot", "plot")
@@ -78,7 +84,7 @@ def command(
 
     defaults = StoresSettings
     started = start.split(",") if start else [] if url else ["rgw", "seaweedfs"]
-    with stores_of(url or [], started) as found:
+    with stores_of(url or [], started, rados) as found:
         settings = StoresSettings(
             stores=found,
             context=context or (_QUICK_CONTEXT if quick else defaults.context),

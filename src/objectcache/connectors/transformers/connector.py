@@ -13,18 +13,18 @@ import numpy.typing as npt
 import torch
 
 from objectcache.cache.base import KVCache, RetrieveOptions
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
+from objectcache.connectors.steps import marks_of
 from objectcache.connectors.transformers.cache_names import cache_input
 from objectcache.connectors.transformers.deciding import Decider
 from objectcache.connectors.transformers.delivery import PrefixLoadError
 from objectcache.connectors.transformers.loading import PrefixLoader
 from objectcache.connectors.transformers.model import kv_shape, make_namespace, weights_fingerprint, weights_version
-from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, plain_inputs
+from objectcache.connectors.transformers.prefill import Prefill, PrefillReport, WithoutPrompt, plain_inputs
 from objectcache.connectors.transformers.prefix import PrefixCache
 from objectcache.connectors.transformers.recording import Recording
 from objectcache.connectors.transformers.stats import ConnectorStats, StatsCounter
-from objectcache.connectors.transformers.steps import marks_of
-from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.errors import ConfigError, IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
 from objectcache.keys import KeyChain, Namespace, chain_keys
 from objectcache.scheduling.advisor import Advisor
 from objectcache.scheduling.windows import WindowModel
@@ -56,6 +56,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         epoch: int = 0,
         chunk_tokens: int = 16,
         options: RetrieveOptions | None = None,
+        deadline_s: float = 2.0,
         storing: StoreOptions | None = None,
         load_or_recompute: bool = True,
         windows: WindowModel | None = None,
@@ -64,14 +65,19 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
 
         `weights_fingerprint` replaces the digest over all weights (see `model.weights_fingerprint` for its cost);
         whoever gives one answers for its changing with the weights. `adapter` names active adapters and their
-        weights. `options` is the default of `load`. `storing` says what is stored and how (default: every prompt); its
-        `staging_bytes` must hold a layer of a prompt, and what does not fit beside what is pending is dropped.
-        With `load_or_recompute`, what matched is loaded as far as that is expected to bring the first token earlier, as
-        soon as a step has shown how fast the model computes; `windows` is what is known of that from before.
+        weights. A look-up may take `deadline_s`, and what is loaded may stand still for so long (not seen where all
+        layers come as one unit and nobody counts bytes); a cache that is late or gone is then left alone, for half a
+        second at first. `options` is the default of `load`; its `deadline_s` bounds a load that goes on. `storing` says
+        what is stored and how (default: every prompt); its `staging_bytes` must hold a layer of a prompt, and what does
+        not fit beside what is pending is dropped. With `load_or_recompute`, what matched is loaded as far as that is
+        expected to bring the first token earlier, as soon as a step has shown how fast the model computes; `windows` is
+        what is known of that from before.
         Raises LayoutError for models that are not supported, ConfigError for what is missing.
         """
         self._cache = cache
         self._model: Any = model  # a module's call is typed too narrowly
+        if deadline_s <= 0:
+            raise ConfigError(f"deadline_s must be positive, got {deadline_s}")
         self._given_fingerprint = weights_fingerprint
         self._adapter, self._salt, self._epoch = adapter, salt, epoch
         self._chunk_tokens = chunk_tokens
@@ -84,7 +90,7 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         self._queue = StoreQueue(cache, storing or StoreOptions(ALL))
         self._decider = Decider(Advisor(windows), self._shape.num_layers, self._background, advises=load_or_recompute)
         self._loader = PrefixLoader(
-            cache, model, self._shape, chunk_tokens, self._decider, self._stats, self._background
+            cache, model, self._shape, chunk_tokens, self._decider, self._stats, self._background, deadline_s
         )
 
     @property
@@ -140,7 +146,6 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
             requested_tokens=len(ids),
             hits=int(delivery is not None),
             matched_tokens=0 if delivery is None else delivery.match.tokens,
-            lookup_failures=int(error is not None),
         )
         clock = self._decider.clock(decision, marks, delivery.correct if delivery is not None else None, begin)
         recording = self._record(namespace, chain, decision.stored_tokens) if store else None
@@ -222,10 +227,19 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
         options: RetrieveOptions | None = None,
         **generate_inputs: Any,
     ) -> tuple[Any, PrefillReport]:
-        """`model.generate` from the stored prefix on, like `prefill`. The prompt is stored, not what is generated."""
+        """`model.generate` from the stored prefix on, like `prefill`. The prompt is stored, not what is generated.
+
+        Whatever becomes of the cache, only what the model itself raises is raised from here on. Several beams, or
+        sequences, are computed without the prefix.
+        """
         inputs = plain_inputs(generate_inputs)
+        streamer, begun = inputs.get("streamer"), False
 
         def forward(past: PrefixCache) -> Any:
+            nonlocal begun
+            if begun and streamer is not None:
+                inputs["streamer"] = WithoutPrompt(streamer)
+            begun = True
             return self._model.generate(input_ids, **cache_input(self._model, past), **inputs)
 
         result, _, report = self._with_fallback(input_ids, forward, store, options)
@@ -248,24 +262,16 @@ class TransformersConnector(AbstractContextManager["TransformersConnector"]):
             failed, past = past, self._empty(input_ids, past, store=store)
             with past:
                 result = forward(past)
-        report = PrefillReport(
-            prompt_tokens=input_ids.shape[1],
-            matched_tokens=past.matched_tokens,
-            matched_bytes=past.matched_bytes,
-            recomputed=failed is not None,
-            error=(failed or past).error,
-            timings=(failed or past).timings,
-            stored_tokens=past.decision.stored_tokens,
-            advice=past.decision.advice,
-        )
-        return result, past, report
+        return result, past, PrefillReport.of(input_ids.shape[1], past, failed)
 
     def _empty(self, input_ids: torch.Tensor, failed: PrefixCache, *, store: bool) -> PrefixCache:
-        """A cache without a prefix, in place of one that failed; what matched need not be stored again."""
+        """A cache without a prefix, in place of one that failed; what matched need not be stored again, unless it is
+        gone or damaged: what follows it would match nothing."""
         namespace = self.namespace
         chain = chain_keys(namespace, self._checked(input_ids))
         decision = failed.decision
-        recording = self._record(namespace, chain, decision.stored_tokens) if store else None
+        gone = isinstance(failed.error, IntegrityError | KeyNotFoundError)
+        recording = self._record(namespace, chain, 0 if gone else decision.stored_tokens) if store else None
         clock = self._decider.clock(decision, marks_of(self._model.device), begin=failed.clock.begin)
         return PrefixCache(
             self._shape.num_layers, decision=decision, recording=recording, clock=clock, background=self._background

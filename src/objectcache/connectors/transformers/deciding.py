@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from objectcache.cache.base import Match, RetrieveOptions
-from objectcache.connectors.transformers.background import BackgroundThread
-from objectcache.connectors.transformers.steps import Marks, Step, StepClock
+from objectcache.connectors.background import BackgroundThread
+from objectcache.connectors.rates import pace_of
+from objectcache.connectors.steps import Marks, Step, StepClock
 from objectcache.scheduling.advice import Advice, Offer
 from objectcache.scheduling.advisor import Advisor
 from objectcache.scheduling.giving_up import LoadGuard
@@ -96,14 +97,8 @@ class Decider:
 
     def loaded(self, decision: Decision, requested_s: float, landed_s: Sequence[float]) -> None:
         """All layers have landed at `landed_s`."""
-        payload = decision.match.payload_bytes
-        seconds, first_byte_s = landed_s[-1] - requested_s, 0.0
-        if landed_s[-1] > landed_s[0]:
-            # The first layers came in the same time for a byte as the others, but for the time to their first byte.
-            share = landed_s.count(landed_s[0]) / len(landed_s)
-            rest_s = landed_s[-1] - landed_s[0]
-            first_byte_s = max(0.0, landed_s[0] - requested_s - rest_s * share / (1 - share))
-        self._note(decision, payload, seconds - first_byte_s, first_byte_s)
+        seconds, first_byte_s = pace_of(requested_s, landed_s)
+        self._note(decision, decision.match.payload_bytes, seconds, first_byte_s)
 
     def gave_up(self, decision: Decision, seconds: float, arrived_bytes: int) -> None:
         """Its load was given up after `seconds`."""

@@ -16,8 +16,10 @@ from objectcache.connectors.transformers.accelerator import LayersAhead, loader_
 from objectcache.connectors.transformers.slices import KVShape, from_slices
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
 from objectcache.scheduling.giving_up import LoadGuard
+from objectcache.storing.handle import as_cache_error
 
 _WORTH_TELLING = 0.2
+_LOOK_S = 0.05
 
 
 class PrefixLoadError(DeliveryError):
@@ -58,15 +60,21 @@ class Delivery:
         room: int,
         guard: LoadGuard | None = None,
         told_window_s: float | None = None,
+        progress_s: float,
+        patience_s: float,
     ) -> None:
         """Layers will be taken on `device`, with `room` more tokens, or else later. `on_end` is called once, when all
         are taken, or after the retrieval was closed. `guard` says when the load is given up, `told_window_s` is the
-        window that the storage side was told. Raises DeliveryError; the retrieval is then closed."""
+        window that the storage side was told. `patience_s` after the last byte came, or after `progress_s`
+        (time.perf_counter), it is late. Raises DeliveryError; the retrieval is then closed."""
         self.match = match
         self.given_up_s: float | None = None
         """After how long the load was given up."""
         self._guard = guard
         self._told_window_s = told_window_s
+        self._progress_s = progress_s
+        self._patience_s = patience_s
+        self._progress_bytes = 0
         self.error: ObjectCacheError | None = None
         self.timings: list[LayerTiming] = []
         self._retrieval = retrieval
@@ -94,8 +102,8 @@ class Delivery:
         try:
             keys, values, waited_s = self._take(layer, room, device)
             landed_s = self._retrieval.landed_s(layer) or asked_s
-        except ObjectCacheError as error:
-            self.error = self.error or error
+        except Exception as error:
+            self.error = self.error or as_cache_error(error)
             self.close()
             raise PrefixLoadError(f"layer {layer} of {self.match.tokens} stored tokens: {error}") from error
         requested_s, adopted_s = self._retrieval.requested_s, time.perf_counter()
@@ -120,25 +128,30 @@ class Delivery:
         return keys, values, waited_s
 
     def _await(self, layer: int) -> None:
-        """Until `layer` is in host memory, or the load is not worth it. Raises like `Retrieval.wait`."""
+        """Until `layer` is in host memory, or nothing comes any more, or the load is not worth it.
+
+        Raises like `Retrieval.wait`.
+        """
         guard, retrieval = self._guard, self._retrieval
-        if guard is None:
-            if self._ahead is None:  # which waits by itself
-                retrieval.wait(layer)
-            return
-        while not self._landed(layer, guard.next_look_s):
-            waited_s = time.perf_counter() - retrieval.requested_s
-            if guard.hopeless(waited_s, retrieval.arrived_bytes()):
+        look_s = _LOOK_S if guard is None else guard.next_look_s
+        while not self._landed(layer, min(look_s, self._patience_s)):
+            now_s, arrived_bytes = time.perf_counter(), retrieval.arrived_bytes()
+            waited_s = now_s - retrieval.requested_s
+            if guard is not None and guard.hopeless(waited_s, arrived_bytes):
                 self.given_up_s = waited_s
                 raise DeliveryTimeoutError(f"given up after {waited_s:.3f} s: computing everything is faster")
+            if arrived_bytes > self._progress_bytes:
+                self._progress_s, self._progress_bytes = now_s, arrived_bytes
+            elif now_s - self._progress_s >= self._patience_s and retrieval.shows_progress:
+                raise DeliveryTimeoutError(f"nothing has come for {now_s - self._progress_s:.3f} s")
 
     def _landed(self, layer: int, timeout_s: float) -> bool:
         try:
             return self._retrieval.wait_until(layer, timeout_s)
         except DeliveryCancelledError:
-            if self._ahead is None or not self._retrieval.complete:
+            if self._ahead is None:
                 raise
-            return True  # all of it is on the device already
+            return True  # closed by the thread that moves layers ahead, which has the layer, or knows why it has not
 
     @property
     def arrived_bytes(self) -> int:

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from contextlib import suppress
 from typing import Any
 
 from objectcache.cache.base import KVCache, Match, RetrieveOptions
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.cache.retrieval import Retrieval
+from objectcache.client.breaker import Breaker
+from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.transformers.deciding import Decider, Decision
 from objectcache.connectors.transformers.delivery import Delivery
+from objectcache.connectors.transformers.in_time import in_time
 from objectcache.connectors.transformers.slices import KVShape
 from objectcache.connectors.transformers.stats import StatsCounter
-from objectcache.errors import ObjectCacheError
+from objectcache.errors import (
+    DeliveryTimeoutError,
+    GatewayUnavailableError,
+    IntegrityError,
+    ObjectCacheError,
+    RequestError,
+    StoreUnavailableError,
+)
 from objectcache.keys import KeyChain, Namespace
+from objectcache.storing.handle import as_cache_error
+
+OUTAGES = (DeliveryTimeoutError, GatewayUnavailableError, StoreUnavailableError)
+"""Who asks again at once would wait again."""
+
+log = logging.getLogger(__name__)
 
 
 class PrefixLoader:
-    """Of one model. Leases are given back in the background: it may take a round trip, and a forward is waiting."""
+    """Of one model. Leases are given back in the background: it may take a round trip, and a forward is waiting.
+
+    A cache that is late or gone is left alone by a breaker, after the first failure: each costs somebody `deadline_s`.
+    """
 
     def __init__(
         self,
@@ -27,7 +49,12 @@ class PrefixLoader:
         decider: Decider,
         stats: StatsCounter,
         background: BackgroundThread,
+        deadline_s: float,
     ) -> None:
+        """`deadline_s` bounds a look-up, and how long nothing may come of what is loaded."""
+        self._deadline_s = deadline_s
+        self._breaker = Breaker(failures_to_open=1)
+        self._lock = threading.Lock()
         self._cache = cache
         self._model = model
         self._shape = shape
@@ -40,18 +67,33 @@ class PrefixLoader:
         self, namespace: Namespace, chain: KeyChain, prompt_tokens: int, options: RetrieveOptions
     ) -> tuple[Decision, Delivery | None, ObjectCacheError | None]:
         """Of the longest stored prefix of `chain`, what is worth loading; or why nothing of it could be had."""
-        match = Match(namespace, 0)
-        decision = Decision(match, 0, options)
+        nothing = Decision(Match(namespace, 0), 0, options)
+        if not len(chain):
+            return nothing, None, None
+        begin_s = time.perf_counter()
+        with self._lock:
+            if not self._breaker.allows(time.monotonic()):
+                self._stats.add(left_alone=1)
+                return nothing, None, StoreUnavailableError("the cache was late or gone: left alone for a while")
         try:
-            if len(chain):
-                match = self._cache.match(namespace, chain)
-            decision = self._decider.decide(match, prompt_tokens, options)
-            if not decision.match.tokens:
-                self.release(match)
-                return decision, None, None
+            decision, retrieval = in_time(
+                lambda: self._asked(namespace, chain, prompt_tokens, options),
+                min(self._deadline_s, options.deadline_s),
+                self._too_late,
+                what="looking up the prefix",
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model can compute
+            found = self._failed(error)
+            self._stats.add(lookup_failures=1)
+            return nothing, None, found
+        if retrieval is None:
+            with self._lock:
+                self._breaker.succeeded()
+            return decision, None, None
+        try:
             delivery = Delivery(
                 decision.match,
-                self._cache.retrieve(decision.match, options=decision.options),
+                retrieval,
                 self._shape,
                 self._chunk_tokens,
                 lambda ended: self._delivered(decision, ended),
@@ -59,11 +101,48 @@ class PrefixLoader:
                 room=prompt_tokens - decision.match.tokens,
                 guard=decision.guard,
                 told_window_s=decision.window_s,
+                progress_s=begin_s,
+                patience_s=self._deadline_s,
             )
         except ObjectCacheError as error:
-            self.release(match)
-            return Decision(match, match.tokens, options), None, error
+            self.release(decision.match)
+            self._stats.add(lookup_failures=1)
+            return nothing, None, error
         return decision, delivery, None
+
+    def _asked(
+        self, namespace: Namespace, chain: KeyChain, prompt_tokens: int, options: RetrieveOptions
+    ) -> tuple[Decision, Retrieval | None]:
+        """Match, decide, and ask for what is worth it. May hang for as long as the cache does."""
+        match = self._cache.match(namespace, chain)
+        try:
+            decision = self._decider.decide(match, prompt_tokens, options)
+            if decision.match.tokens:
+                return decision, self._cache.retrieve(decision.match, options=decision.options)
+        except BaseException:
+            self.release(match)
+            raise
+        self.release(match)
+        return decision, None
+
+    def _too_late(self, answer: tuple[Decision, Retrieval | None]) -> None:
+        decision, retrieval = answer
+        if retrieval is not None:
+            with suppress(ObjectCacheError):
+                retrieval.close()
+            self.release(decision.match)
+
+    def _failed(self, error: Exception) -> ObjectCacheError:
+        """As an error of ours; an outage opens the breaker, any other answer closes it."""
+        if not isinstance(error, ObjectCacheError):
+            log.warning("looking up a prefix failed in an unexpected way", exc_info=error)
+        elif isinstance(error, OUTAGES):
+            with self._lock:
+                self._breaker.failed(time.monotonic())
+        elif isinstance(error, RequestError | IntegrityError):
+            with self._lock:
+                self._breaker.succeeded()
+        return as_cache_error(error)
 
     def _delivered(self, decision: Decision, delivery: Delivery) -> None:
         timings = delivery.timings
@@ -74,9 +153,13 @@ class PrefixLoader:
             load_failures=int(delivery.error is not None),
         )
         if whole:
+            with self._lock:
+                self._breaker.succeeded()
             self._decider.loaded(decision, timings[0].requested_s, [timing.landed_s for timing in timings])
-        elif delivery.given_up_s is not None:
+        elif delivery.given_up_s is not None:  # slow, not gone: the rate that was seen counts from here on
             self._decider.gave_up(decision, delivery.given_up_s, delivery.arrived_bytes)
+        elif delivery.error is not None:
+            self._failed(delivery.error)
         self.release(delivery.match)
 
     def release(self, match: Match) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from objectcache.connectors.transformers.cache_names import CACHE_NAMES
 from objectcache.connectors.transformers.delivery import LayerTiming
@@ -28,6 +28,20 @@ class PrefillReport:
     stored_tokens: int = 0
     advice: Advice | None = None
 
+    @classmethod
+    def of(cls, prompt_tokens: int, past: PrefixCache, failed: PrefixCache | None) -> Self:
+        """What came of `past`, which took the place of `failed` if there was one."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            matched_tokens=past.matched_tokens,
+            matched_bytes=past.matched_bytes,
+            recomputed=failed is not None,
+            error=(failed or past).error,
+            timings=(failed or past).timings,
+            stored_tokens=past.decision.stored_tokens,
+            advice=past.decision.advice,
+        )
+
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.matched_tokens
@@ -40,6 +54,22 @@ class Prefill:
     outputs: Any
     cache: PrefixCache
     report: PrefillReport
+
+
+class WithoutPrompt:
+    """A streamer for a `generate` that begins again: `inner` has seen the prompt already."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._prompt = True
+
+    def put(self, value: Any) -> None:
+        if not self._prompt:
+            self._inner.put(value)
+        self._prompt = False
+
+    def end(self) -> None:
+        self._inner.end()
 
 
 _OTHER_MEANING = (

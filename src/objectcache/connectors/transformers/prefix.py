@@ -10,12 +10,12 @@ from typing import Any, Self
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from objectcache.connectors.transformers.background import BackgroundThread
+from objectcache.connectors.background import BackgroundThread
+from objectcache.connectors.steps import StepClock
 from objectcache.connectors.transformers.deciding import Decision
-from objectcache.connectors.transformers.delivery import Delivery, LayerTiming
+from objectcache.connectors.transformers.delivery import Delivery, LayerTiming, PrefixLoadError
 from objectcache.connectors.transformers.recording import Recording
-from objectcache.connectors.transformers.steps import StepClock
-from objectcache.errors import ObjectCacheError, RequestError
+from objectcache.errors import ObjectCacheError
 
 
 class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -51,7 +51,9 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _adopt(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The prefix and, behind it, the new states: written once, where a concatenation would copy all of it again."""
         if key_states.shape[0] != 1:
-            raise RequestError(f"a stored prefix serves a batch of 1, not {key_states.shape[0]} (no beams, no batches)")
+            raise PrefixLoadError(
+                f"a stored prefix serves a batch of 1, not {key_states.shape[0]}: no beams, no batches"
+            )
         room = key_states.shape[2]
         self._settle(room, key_states.device)
         assert self.keys is not None

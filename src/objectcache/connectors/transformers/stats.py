@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class ConnectorStats:
-    """Totals since the connector was made. Drops are prompts (or their rest) that were not stored, by reason."""
+    """Totals since the connector was made. Drops are prompts (or their rest) that were not stored, by reason;
+    `left_alone` requests asked for nothing, since the cache had just been late or gone."""
 
     loads: int = 0
     hits: int = 0
@@ -17,6 +18,7 @@ class ConnectorStats:
     loaded_bytes: int = 0
     waited_s: float = 0.0
     lookup_failures: int = 0
+    left_alone: int = 0
     load_failures: int = 0
     recomputed: int = 0
     stored_tokens: int = 0

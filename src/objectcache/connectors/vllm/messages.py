@@ -16,10 +16,12 @@ HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter, as vLLM names it; workers make its fingerprint of what lies at `path`."""
+    """A LoRA adapter, as vLLM names it; workers make its fingerprint of what lies at `path`. vLLM loads each `number`
+    once, whatever becomes of the files."""
 
     name: str
     path: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class SavePart:
 @dataclass(frozen=True, slots=True)
 class Save:
     """Store chunks that are final, and known to be clean on all ranks. Their blocks stay as they are until `job` is
-    reported as copied. `ended`: no more of this request will follow."""
+    reported as copied. `ended`: a prefill is at its end, or decoding is; otherwise more of it will follow."""
 
     job: int
     request: str
@@ -92,18 +94,25 @@ class Save:
 @dataclass(frozen=True, slots=True)
 class Orders:
     """For one step. `drops` are attempts that nobody wants any more (they may be loading: then their blocks are not to
-    be written from here on). `idle`: nothing is computed in this step. `full_graph`: it may run as one CUDA graph, in
-    which nobody asks for layers. `epoch` is of the namespace; `none_hash` is what the first block's hash began with."""
+    be written from here on; a parked load is reported as finished once nothing writes them). `idle`: nothing is
+    computed in this step. `abandoned` are jobs whose blocks were given back before they were copied: what is not copied
+    of them by now is not stored. `full_graph`: it may run as one CUDA graph, in which nobody asks for layers. `epoch`
+    is of the namespace; `none_hash` is what the first block's hash began with. `tokens` are what the step computes in
+    all, `context` what is before those of the request that computes most.
+    """
 
     step: int
     look_ups: tuple[LookUp, ...] = ()
     loads: tuple[Load, ...] = ()
     drops: tuple[int, ...] = ()
     saves: tuple[Save, ...] = ()
+    abandoned: tuple[int, ...] = ()
     idle: bool = False
     full_graph: bool = False
     epoch: int = 0
     none_hash: bytes = b""
+    tokens: int = 0
+    context: int = 0
 
 
 class Stage(StrEnum):
@@ -123,6 +132,7 @@ class Progress:
 
     `fits_in_s` is how long, from when it was said, until the rest fits the windows of the step that computes what
     follows: admitted then, the step waits for nothing. None: nobody knows yet. `reason` says why it missed or failed.
+    While it is fetched `arrived_bytes` of it are there: that they grow says that it makes progress.
     """
 
     stage: Stage
@@ -130,13 +140,15 @@ class Progress:
     boundary_tokens: int = 0
     fits_in_s: float | None = None
     reason: str = ""
+    arrived_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Of one or more ranks, after a step: what is new. `copied` are jobs whose blocks are not read any more, by the
-    ranks that say so, `stored` chunks that became visible, by job, and `failed_loads` attempts of this step of which a
-    layer did not come (`stop_token` of what is good of them is their `first_token`)."""
+    """Of one or more ranks, after a step: what is new. Every rank reports every step, with nothing new as well: only
+    then is the step known to be clean. `copied` are jobs whose blocks are not read any more, by the ranks that say so,
+    `stored` chunks that became visible, by job, and `failed_loads` attempts of this step of which a layer did not come
+    (`stop_token` of what is good of them is their `first_token`)."""
 
     step: int
     progress: Mapping[int, Mapping[int, Progress]] = field(default_factory=dict)
@@ -163,3 +175,10 @@ class Report:
 
 def _merged(one: Mapping[int, frozenset[int]], other: Mapping[int, frozenset[int]]) -> dict[int, frozenset[int]]:
     return {job: one.get(job, frozenset()) | other.get(job, frozenset()) for job in {*one, *other}}
+
+
+def declined(orders: Orders, rank: int) -> Report:
+    """What a rank says that does nothing at all: nobody waits for it, and no block is held for it."""
+    missed = {one.attempt: {rank: Progress(Stage.MISSED, reason="idle")} for one in orders.look_ups}
+    copied = {save.job: frozenset((rank,)) for save in orders.saves}
+    return Report(orders.step, missed, copied)

@@ -70,7 +70,8 @@ class VllmOptions:
             raise ConfigError(f"kv_connector_extra_config has {unknown}, which are none of {sorted(known)}")
         if not extra.get("url"):
             raise ConfigError(
-                'kv_connector_extra_config needs "url": http://gateway:9000/bucket, s3://bucket/prefix or file:///folder'
+                'kv_connector_extra_config needs "url": http://gateway:9000/bucket, s3://bucket/prefix, '
+                "rados://pool/prefix or file:///folder"
             )
         values = dict(extra)
         for one in fields(cls):
@@ -106,5 +107,6 @@ class VllmOptions:
 
     def storing(self) -> StoreOptions:
         """For a `StoreQueue`."""
-        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=self.store_min_tokens)
+        # How long prefixes are, and how many chunks come at once, is for the scheduler's side to decide.
+        admission = AdmissionOptions(second_sight=self.second_sight, min_tokens=0, min_new_chunks=0)
         return StoreOptions(admission, staging_bytes=self.saving_bytes)

@@ -7,6 +7,7 @@ a while go, since the file may have been deleted.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -28,6 +29,9 @@ MAX_WINDOWS = 4096
 IDLE_S = 5.0
 AHEAD_BYTES = 16 << 20
 """How much is announced to the kernel where a file is not in its cache."""
+
+_NO_MAPS = {errno.ENODEV, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a filesystem says that its files cannot be mapped, as those over FUSE without the page cache."""
 
 _Key = tuple[int, int, int]
 
@@ -64,15 +68,25 @@ class MappedFiles:
             while done < file.length:
                 index, within = divmod(file.offset + done, WINDOW_BYTES)
                 length = min(file.length - done, WINDOW_BYTES - within)
-                with self._window(file.descriptor, status, index) as window:
-                    piece = out[done : done + length]
-                    if window.resident(within, length):
-                        np.copyto(np.frombuffer(piece, np.uint8), window.data[within : within + length])
-                    else:
-                        _read(file.descriptor, file.offset + done, piece)
+                piece = out[done : done + length]
+                if not self._copied(file.descriptor, status, index, within, piece):
+                    _read(file.descriptor, file.offset + done, piece)
                 done += length
         except OSError as error:
             raise store_error(error, "reading a file of the store") from error
+
+    def _copied(self, descriptor: int, status: os.stat_result, index: int, within: int, piece: memoryview) -> bool:
+        """Whether the range, of one window, was in the page cache, and now is in `piece`."""
+        try:
+            with self._window(descriptor, status, index) as window:
+                found = window.resident(within, len(piece))
+                if found:
+                    np.copyto(np.frombuffer(piece, np.uint8), window.data[within : within + len(piece)])
+                return found
+        except OSError as error:
+            if error.errno not in _NO_MAPS:
+                raise
+            return False
 
     @contextmanager
     def _window(self, descriptor: int, status: os.stat_result, index: int) -> Iterator[FileWindow]:

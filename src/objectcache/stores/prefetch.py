@@ -1,9 +1,9 @@
-"""Ranges that were asked for before they are read: in memory, up to a limit for the whole store."""
+"""Ranges of far objects that were asked for before they are read: in memory, up to a limit for the whole store."""
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
@@ -54,15 +54,20 @@ class Prefetched:
         self._lock = Lock()
         self._closed = False
 
-    def begin(self, start: int, stop: int, piece_bytes: int, fetch: Callable[[int, int], Future[memoryview]]) -> None:
-        """Fetch what of `start` to `stop` is not here yet, in pieces, as far as there is room.
+    def begin(
+        self,
+        start: int,
+        stop: int,
+        cut: Callable[[int, int], Iterable[tuple[int, int]]],
+        fetch: Callable[[int, int], Future[memoryview]],
+    ) -> None:
+        """Fetch what of `start` to `stop` is not here yet, `cut` into pieces, as far as there is room.
 
         Raises RuntimeError from `fetch` when that takes no more work.
         """
         with self._lock:
             for gap_start, gap_stop in list(self._gaps(start, stop)):
-                for at in range(gap_start, gap_stop, piece_bytes):
-                    end = min(at + piece_bytes, gap_stop)
+                for at, end in cut(gap_start, gap_stop):
                     if self._closed or not self._budget.take(end - at):
                         return
                     try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from objectcache.cores import leave_bound_core
+
+log = logging.getLogger(__name__)
+
 
 class BackgroundThread:
-    """Runs jobs one after the other. Jobs must not raise. The thread starts with the first job."""
+    """Runs jobs one after the other. What they raise is logged. The thread starts with the first job."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -45,6 +50,7 @@ class BackgroundThread:
             self._thread.join(timeout=max(1.0, timeout_s))
 
     def _run(self) -> None:
+        leave_bound_core()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._closing)
@@ -54,6 +60,8 @@ class BackgroundThread:
                 self._busy = True
             try:
                 job()
+            except Exception:
+                log.exception("something that a connector left to its background thread")
             finally:
                 del job  # with it what it holds
                 with self._changed:

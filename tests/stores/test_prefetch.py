@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
 
-from objectcache.stores.s3.prefetch import PrefetchBudget, Prefetched
+from objectcache.stores.prefetch import PrefetchBudget, Prefetched
 
 LIMIT_BYTES = 1000
 
@@ -31,16 +32,20 @@ class Gets:
                 answer.set_result(memoryview(bytes(stop - start)))
 
 
+def every(piece_bytes: int) -> Callable[[int, int], list[tuple[int, int]]]:
+    return lambda start, stop: [(at, min(at + piece_bytes, stop)) for at in range(start, stop, piece_bytes)]
+
+
 def _spans(prefetched: Prefetched, start: int, stop: int) -> list[tuple[int, int]]:
     return [(piece.start, piece.stop) for piece in prefetched.overlapping(start, stop)]
 
 
 def test_ranges_are_cut_into_pieces_and_fetched_once() -> None:
     gets, prefetched = Gets(), Prefetched(PrefetchBudget(LIMIT_BYTES))
-    prefetched.begin(100, 350, 100, gets)
-    prefetched.begin(0, 120, 100, gets)
-    prefetched.begin(300, 400, 100, gets)
-    prefetched.begin(150, 160, 100, gets)
+    prefetched.begin(100, 350, every(100), gets)
+    prefetched.begin(0, 120, every(100), gets)
+    prefetched.begin(300, 400, every(100), gets)
+    prefetched.begin(150, 160, every(100), gets)
     assert list(gets.answers) == [(100, 200), (200, 300), (300, 350), (0, 100), (350, 400)]
     gets.run()
     assert _spans(prefetched, 0, 400) == [(0, 100), (100, 200), (200, 300), (300, 350), (350, 400)]
@@ -51,8 +56,8 @@ def test_ranges_are_cut_into_pieces_and_fetched_once() -> None:
 def test_room_is_bounded_and_comes_back() -> None:
     gets, budget = Gets(), PrefetchBudget(LIMIT_BYTES)
     one, other = Prefetched(budget), Prefetched(budget)
-    one.begin(0, 800, 400, gets)
-    other.begin(0, 800, 400, gets)
+    one.begin(0, 800, every(400), gets)
+    other.begin(0, 800, every(400), gets)
     assert budget.free_bytes == 200
     gets.run()
     assert _spans(other, 0, 800) == []
@@ -71,21 +76,21 @@ def test_room_is_bounded_and_comes_back() -> None:
 def test_bytes_count_until_nothing_fetches_them() -> None:
     gets, budget = Gets(), PrefetchBudget(LIMIT_BYTES)
     prefetched = Prefetched(budget)
-    prefetched.begin(0, 300, 100, gets)
+    prefetched.begin(0, 300, every(100), gets)
     for answer in list(gets.answers.values())[:2]:
         answer.set_running_or_notify_cancel()
     prefetched.close()
     assert budget.free_bytes == LIMIT_BYTES - 200
     gets.end()
     assert budget.free_bytes == LIMIT_BYTES
-    prefetched.begin(0, 300, 100, gets)
+    prefetched.begin(0, 300, every(100), gets)
     assert budget.free_bytes == LIMIT_BYTES
 
 
 def test_a_read_does_not_wait_for_what_has_not_begun() -> None:
     gets, budget = Gets(), PrefetchBudget(LIMIT_BYTES)
     prefetched = Prefetched(budget)
-    prefetched.begin(0, 300, 100, gets)
+    prefetched.begin(0, 300, every(100), gets)
     gets.answers[100, 200].set_running_or_notify_cancel()
     assert _spans(prefetched, 0, 300) == [(100, 200)]
     assert [span for span, answer in gets.answers.items() if answer.cancelled()] == [(0, 100), (200, 300)]
@@ -98,5 +103,5 @@ def test_threads_that_take_no_more_work() -> None:
 
     budget = PrefetchBudget(LIMIT_BYTES)
     with pytest.raises(RuntimeError):
-        Prefetched(budget).begin(0, 100, 100, refuse)
+        Prefetched(budget).begin(0, 100, every(100), refuse)
     assert budget.free_bytes == LIMIT_BYTES

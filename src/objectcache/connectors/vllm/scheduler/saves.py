@@ -1,0 +1,162 @@
+"""What of each request's KV is final after each step, and what of that is to be saved next.
+
+Pure. Steps are numbered as they are scheduled; their outputs are processed in order. What a step computed is final once
+its outputs are known, and known to be clean: no rank failed to load anything for it. Of a request that is everything
+through that step but the last token sampled, whose KV nobody has computed, and drafts that were rejected, which lie
+beyond it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+RUN_CHUNKS = 64
+"""As many are saved at once while more are to come."""
+
+NEVER = 1 << 62
+
+
+class Known(NamedTuple):
+    """Of a request now: all its `tokens`, and how often it was preempted."""
+
+    tokens: int
+    generation: int
+
+
+class Due(NamedTuple):
+    """Tokens [first, stop) of a request, final ones, are to be saved. `after_step`: only if that step is clean."""
+
+    request: str
+    first: int
+    stop: int
+    ended: bool
+    after_step: int | None = None
+
+
+@dataclass(slots=True)
+class _Saving:
+    generation: int
+    prompt_tokens: int
+    saved: int
+    since_step: int
+    end: int = 0
+    """Computed through the last step that was processed and clean."""
+    due: int = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    number: int
+    batches: tuple[tuple[Sequence[str], Sequence[int]], ...]
+    counts: Mapping[str, int]
+
+    def end_of(self, request: str) -> int | None:
+        for ids, before in self.batches:
+            if request in ids:
+                return before[ids.index(request)] + self.counts[request]
+        return None
+
+
+class Saves:
+    """`chunk_tokens` is the smallest chunk of all groups. `decoded`: what decoding computes is saved, too. Prefixes
+    shorter than `min_tokens` are not; one that grows beyond that is saved from its start."""
+
+    def __init__(self, chunk_tokens: int, *, decoded: bool = True, min_tokens: int = 0) -> None:
+        self.chunk_tokens = chunk_tokens
+        self.least_tokens = -(-min_tokens // chunk_tokens) * chunk_tokens
+        self.run_tokens = RUN_CHUNKS * chunk_tokens
+        self.decoded = decoded
+        self._requests: dict[str, _Saving] = {}
+        self._steps: deque[_Step] = deque()
+
+    def started(self, request: str, generation: int, prompt_tokens: int, stored_tokens: int, step: int) -> None:
+        """It runs from `step` on; its first `stored_tokens` are stored already."""
+        saving = _Saving(generation, prompt_tokens, stored_tokens, step)
+        saving.due = self._due(saving)
+        self._requests[request] = saving
+
+    def lost(self, request: str, tokens: int) -> None:
+        """What was to come from the store beyond its first `tokens` did not: vLLM computes it."""
+        saving = self._requests.get(request)
+        if saving is not None:
+            saving.saved = min(saving.saved, tokens)
+            saving.end = min(saving.end, tokens)
+            saving.due = self._due(saving)
+
+    def put_off(self, request: str, tokens: int) -> None:
+        """Of what was due nothing beyond its first `tokens` was taken."""
+        saving = self._requests.get(request)
+        if saving is not None:
+            saving.saved = tokens
+            saving.due = self._due(saving)
+
+    def scheduled(self, step: int, counts: Mapping[str, int], *batches: tuple[Sequence[str], Sequence[int]]) -> None:
+        """In `step` each request computes `counts` tokens; batches say how many were computed of each before."""
+        if counts:
+            self._steps.append(_Step(step, batches, counts))
+
+    def processed(self, step: int, clean: bool, known: Callable[[str], Known | None]) -> list[Due]:
+        """The outputs of `step`, and of all before it, were processed. Of steps that nobody reported nothing is final
+        by itself: it is when a later one is."""
+        due: list[Due] = []
+        while self._steps and self._steps[0].number <= step:
+            record = self._steps.popleft()
+            if record.number != step or not clean:
+                continue
+            for ids, before in record.batches:
+                for request, tokens in zip(ids, before, strict=True):
+                    saving = self._requests.get(request)
+                    if saving is None or step < saving.since_step:
+                        continue
+                    saving.end = tokens + record.counts[request]
+                    if saving.end >= saving.due:
+                        now = known(request)
+                        if now is not None and now.generation == saving.generation:
+                            one = self._next(request, saving, min(saving.end, now.tokens - 1))
+                            if one is not None:
+                                due.append(one)
+        return due
+
+    def finished(self, request: str, known: Known, computed: int, *, in_step: bool) -> Due | None:
+        """It ended: by the outputs of the oldest step that it was in and that is not processed (`in_step`), or from
+        outside. vLLM counts `computed` tokens."""
+        saving = self._requests.pop(request, None)
+        if saving is None or known.generation != saving.generation:
+            return None
+        end, after_step = saving.end, None
+        if in_step:
+            for record in self._steps:
+                found = record.end_of(request) if record.number >= saving.since_step else None
+                if found is not None:
+                    end, after_step = found, record.number
+                    break
+        final = min(end, computed, known.tokens - 1)
+        if not self.decoded:
+            final = min(final, saving.prompt_tokens)
+        stop = final - final % self.chunk_tokens
+        if stop <= saving.saved or stop < self.least_tokens:
+            return None
+        return Due(request, saving.saved, stop, True, after_step)
+
+    def _next(self, request: str, saving: _Saving, final: int) -> Due | None:
+        stop = final - final % self.chunk_tokens
+        prompt = saving.prompt_tokens - saving.prompt_tokens % self.chunk_tokens
+        if not self.decoded:
+            stop = min(stop, prompt)
+        if stop < saving.due:
+            return None
+        ended = saving.saved < prompt <= stop
+        due = Due(request, saving.saved, stop, ended)
+        saving.saved = stop
+        saving.due = self._due(saving)
+        return due
+
+    def _due(self, saving: _Saving) -> int:
+        """As many tokens must be final until something is saved."""
+        prompt = saving.prompt_tokens - saving.prompt_tokens % self.chunk_tokens
+        if saving.saved < prompt:
+            return max(self.least_tokens, min(prompt, saving.saved + self.run_tokens))
+        return max(self.least_tokens, saving.saved + self.run_tokens) if self.decoded else NEVER
