@@ -116,7 +116,7 @@ class PlacingSession(SenderSession):
     def attach(self, stream: int, sock: socket.socket) -> bool:
         return super().attach(stream, PlacingSocket(sock))
 
-    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
+    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> bool:
         """One placement, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
         assert isinstance(sock, PlacingSocket)
         assert isinstance(active, PlacingDelivery)
@@ -129,10 +129,10 @@ class PlacingSession(SenderSession):
                 with self._changed:
                     active.state.unclaim(turn.wire_bytes)
                 supplying.fail(active, self._changed, error)
-                return
+                return False
             assert isinstance(at_hand, PlacingBody)
             if not self._begin(stream, active, turn.wire_bytes):
-                return
+                return False
             begun_s = time.monotonic()
             try:
                 with sock.placing():
@@ -142,5 +142,5 @@ class PlacingSession(SenderSession):
             else:
                 send_all(sock, outgoing.head)
                 if active.times is not None:
-                    active.times.note(stream, turn.layers, begun_s, time.monotonic())
-        self._done(stream, active, last=False)
+                    active.times.note(stream, turn, begun_s, time.monotonic())
+        return True
