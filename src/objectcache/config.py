@@ -45,9 +45,9 @@ class GatewayConfig:
     """Buckets that are made at start."""
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 4))
     """Data worker processes."""
-    workers_per_session: int = 4
-    """How many of them one client's session is spread over, if there are as many: one sends 8 to 12 GB/s, so that four
-    fill a NIC of 200 Gbps, while more would only read more digest rows. 1: each session is one worker's."""
+    workers_per_session: int = field(default_factory=lambda: max(1, min(4, (os.cpu_count() or 1) // 8)))
+    """How many of them one client's session is spread over, if there are as many. 1: each session is one worker's. By
+    default one for every 8 cores, which is what the kernel takes where one worker sends all that it can; at most 4."""
     spread_from_bytes: int = 4 << 20
     """Deliveries of fewer bytes are sent by one worker all the same: it takes about a millisecond."""
     limit_bytes: int | None = None

@@ -14,10 +14,8 @@ from tests.client.test_contract import GatewayContract
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess
 
-STREAMS = 3
 
-
-@pytest.fixture(scope="module", params=[2, STREAMS], ids=["2 workers", "3 workers"])
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 workers", "4 workers"])
 def gateway(request: pytest.FixtureRequest, module_gateway: StartGateway) -> GatewayProcess:
     return module_gateway(
         workers=request.param, workers_per_session=request.param, spread_from_bytes=0, attach_s=3.0, merge_bytes_s=0
@@ -25,6 +23,7 @@ def gateway(request: pytest.FixtureRequest, module_gateway: StartGateway) -> Gat
 
 
 class SpreadContract(GatewayContract, DeliveryContract, LifeContract):
+    streams = 5
     test_layers_of_several_shards = MatchingContract.test_shards_of_pipeline_stages_have_layers_of_their_own
     test_layers_of_several_groups = MatchingContract.test_groups_match_by_rules_and_chunks_of_their_own
 

@@ -62,7 +62,7 @@ def deliver(caches: list[KVCache], namespace: Namespace, chain: KeyChain, times:
         cache.release(match)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_nothing_grows_with_deliveries(own_gateway: StartGateway, workers: int) -> None:
     gateway = own_gateway(attach_s=2.0, workers=workers, workers_per_session=workers, spread_from_bytes=0)
     namespace, chance = new_namespace(LAYOUT), random.Random(1)

@@ -16,21 +16,21 @@ __all__ = ["match", "stored", "uncapped"]
 
 pytestmark = pytest.mark.timing
 
-WORKERS = 2
 TARGETS = ("tcp", "shm")
 
 
-@pytest.fixture(scope="module")
-def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    running = make(tmp_path_factory.mktemp("paced"), workers=WORKERS, workers_per_session=WORKERS)
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 workers", "4 workers"])
+def paced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    running = make(tmp_path_factory.mktemp("paced"), workers=request.param, workers_per_session=request.param)
     yield running
     assert running.stop() == 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("streams", [2, 3])
-def test_all_together_keep_the_rate(uncapped: GatewayProcess, match: Match, target: str, streams: int) -> None:
+@pytest.mark.parametrize("more", [0, 1], ids=["a stream each", "one has two"])
+def test_all_together_keep_the_rate(uncapped: GatewayProcess, match: Match, target: str, more: int) -> None:
     cap(uncapped, gateway=RATE_BYTES_S)
+    streams = len(uncapped.worker_pids) + more
 
     def attempt() -> float:
         with uncapped.open(target=target, streams=streams, buffer_bytes=2 * PREFIX_BYTES) as cache:
@@ -45,7 +45,7 @@ def test_all_together_keep_the_rate(uncapped: GatewayProcess, match: Match, targ
 @pytest.mark.parametrize("target", TARGETS)
 def test_all_pause_and_go_on(uncapped: GatewayProcess, match: Match, target: str) -> None:
     cap(uncapped, gateway=2 * RATE_BYTES_S)
-    with uncapped.open(target=target, streams=2, buffer_bytes=2 * PREFIX_BYTES) as cache:
+    with uncapped.open(target=target, streams=len(uncapped.worker_pids), buffer_bytes=2 * PREFIX_BYTES) as cache:
         arrivals = Arrivals(cache, match)
         time.sleep(0.05)
         set_caps(uncapped, gateway=0)

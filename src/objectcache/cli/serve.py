@@ -45,7 +45,9 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
     workers_per_session: Annotated[
         int | None,
-        typer.Option(help="How many data workers serve one client at once, if there are as many (default: 4)."),
+        typer.Option(
+            help="How many of them serve one client at once, if there are as many (default: cores / 8, at most 4)."
+        ),
     ] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
     merge: Annotated[
