@@ -40,7 +40,7 @@ class World(AbstractContextManager["World"]):
         self.shape = settings.architecture.kv
         self._stack = ExitStack()
         self._gateways: dict[str, BenchGateway] = {}
-        self.model = PrefillModel(settings.architecture, settings.longest_context, self.device, settings.seed)
+        self.model = PrefillModel(settings.architecture, settings.most_positions, self.device, settings.seed)
         document = np.random.default_rng(settings.seed).integers(
             settings.architecture.vocabulary, size=settings.longest_context
         )

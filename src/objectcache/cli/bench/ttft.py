@@ -65,6 +65,10 @@ def command(
     paths: Annotated[
         str | None, typer.Option(help="Only these paths beside 'resident' and 'local DRAM'.", show_default="all")
     ] = None,
+    decodes: Annotated[
+        int, typer.Option(help="Also measure beside so many other requests that are decoded.", min=0)
+    ] = 0,
+    decode_context: Annotated[int, typer.Option(help="Tokens of each of those.", min=1)] = 1024,
     first_layers: Annotated[int, typer.Option(help="Layers that the local tier keeps.", min=1)] = 1,
     memory: Annotated[
         Path | None, typer.Option(help="Directory of the store in memory.", show_default="/dev/shm")
@@ -118,6 +122,8 @@ def command(
             receiver_processes=receiver_processes,
             streams=streams,
             paths=tuple(paths.split(",")) if paths else (),
+            decodes=decodes,
+            decode_context=decode_context,
             first_layers=first_layers,
             memory=memory,
             disk=disk,
