@@ -50,6 +50,8 @@ def test_a_gateways_settings() -> None:
     "wrong",
     [
         {"bandwidth": "fast"},
+        {"workers_per_session": 0},
+        {"workers_per_session": 99},
         {"share": 0},
         {"share": 1.5},
         {"share": 0.5},

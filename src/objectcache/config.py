@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from objectcache.errors import ConfigError
 from objectcache.s3 import Grant
 from objectcache.scheduling import DEFAULT_POLICY, POLICIES
+from objectcache.transports.dealing import MOST_CARRIERS
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?(bps|bit/s|bit|B/s|B)?")
@@ -44,6 +45,11 @@ class GatewayConfig:
     """Buckets that are made at start."""
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 4))
     """Data worker processes."""
+    workers_per_session: int = field(default_factory=lambda: max(1, min(4, (os.cpu_count() or 1) // 8)))
+    """How many of them one client's session is spread over, if there are as many. 1: each session is one worker's. By
+    default one for every 8 cores, which is what the kernel takes where one worker sends all that it can; at most 4."""
+    spread_from_bytes: int = 4 << 20
+    """Deliveries of fewer bytes are sent by one worker all the same: it takes about a millisecond."""
     limit_bytes: int | None = None
     """Byte limit per bucket; default: 80 % of the free disk."""
     store: str = ""
@@ -104,6 +110,8 @@ class GatewayConfig:
                 raise ConfigError(f"{name} must lie in 0..65535, got {getattr(self, name)}")
         if self.workers < 1:
             raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if not 1 <= self.workers_per_session <= MOST_CARRIERS:
+            raise ConfigError(f"workers_per_session must lie in 1..{MOST_CARRIERS}, got {self.workers_per_session}")
         if not self.buckets:
             raise ConfigError("buckets must name at least one bucket")
         for bucket in self.buckets:
@@ -227,11 +235,11 @@ def _convert(name: str, value: Any) -> Any:
         return {str(tenant): float(weight) for tenant, weight in dict(value).items()}
     if name in ("share", "lend"):
         return float(value)
-    if name in ("limit_bytes", "cache_bytes", "merge_bytes_s"):
+    if name in ("limit_bytes", "cache_bytes", "merge_bytes_s", "spread_from_bytes"):
         return parse_bytes(value)
     if name in ("lease_ttl_s", "attach_s", "drain_s", "merge_interval_s"):
         return float(value)
-    if name in ("port", "data_port", "workers"):
+    if name in ("port", "data_port", "workers", "workers_per_session"):
         return int(value)
     return value
 

@@ -13,6 +13,7 @@ from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.result import BenchmarkResult
 from objectcache.bench.ttft import TINY, Cell, TtftSettings, core_cells, merge_results, rest_cells, run_ttft
 from objectcache.bench.ttft.floor import floor_ms
+from objectcache.bench.ttft.mixed import ADMISSIONS, fits
 from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT
 from objectcache.bench.ttft.rows import interval
 from objectcache.errors import ConfigError
@@ -29,6 +30,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
         device="cpu",
         streams=2,
         paths=(LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST, SPLIT),
+        decodes=2,
+        decode_context=32,
         memory=tmp_path_factory.mktemp("memory"),
         quick=True,
     )
@@ -37,7 +40,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
 
 def test_what_was_loaded_computes_what_the_prefix_in_place_does(result: BenchmarkResult) -> None:
     assert result.summary["logits_equal"] == 1.0
-    judged = {row["path"] for row in result.rows if row.get("logits_equal")}
+    judged = {row["path"] for row in result.rows if "path" in row and row.get("logits_equal")}
     assert judged == {RESIDENT, LOCAL, LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST}
 
 
@@ -53,6 +56,29 @@ def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) 
             assert landed <= copied <= waited <= computed <= row["samples"][0]
         assert row["added_ms"] == pytest.approx(row["samples"][0] - _local(result, row)["samples"][0], abs=0.01)
         assert row["floor_ms"] >= _local(result, row)["samples"][0] - 0.001  # which are rounded
+
+
+def test_decoding_beside_a_load_is_measured_for_both_kinds_of_admission(result: BenchmarkResult) -> None:
+    rows = [row for row in result.rows if "admission" in row]
+    assert [row["admission"] for row in rows] == list(ADMISSIONS)  # of the cell whose prefill is one step
+    for row in rows:
+        assert row["logits_equal"]
+        assert 0 < row["gap_p50_ms"] <= row["gap_p99_ms"] <= row["gap_max_ms"]
+        assert row["gap_max_ms"] < row["samples"][0] + row["alone_p99_ms"]
+        assert row["gaps"] >= 1
+        assert 0 < row["alone_p50_ms"] <= row["alone_p99_ms"]
+
+
+def test_a_load_fits_when_no_layer_would_be_waited_for() -> None:
+    windows_s = (1.0, 1.0, 1.0, 1.0)
+    assert not fits(10.0, 0.0, [], windows_s)
+    # Layers of 3 s: the others land at 6, 9 and 12 s, and would be asked for 1, 2 and 3 s after the step begins.
+    assert not fits(8.9, 0.0, [3.0], windows_s)
+    assert fits(9.1, 0.0, [3.0, 6.0, 9.0], windows_s)
+    assert fits(0.0, 0.0, [0.5], windows_s)
+    # What is late already does not come at once.
+    assert fits(100.0, 0.0, [3.0], windows_s) is False
+    assert fits(100.0, 0.0, [3.0, 6.0, 9.0, 12.0], windows_s)
 
 
 def _local(result: BenchmarkResult, row: dict[str, object]) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from tests.gateway.process import GatewayProcess, eventually
 class GatewayContract(ABC):
     target: ClassVar[str]
     receiver: ClassVar[str] = "threads"
+    streams: ClassVar[int] = 3
 
     @pytest.fixture(autouse=True)
     def use(self, gateway: GatewayProcess) -> Iterator[None]:
@@ -28,7 +29,9 @@ class GatewayContract(ABC):
         eventually(lambda: gateway.metric("objectcache_sessions") == 0, "sessions end with their clients")
 
     def open_cache(self, *, buffer_bytes: int = 1 << 30) -> KVCache:
-        return self.gateway.open(target=self.target, receiver=self.receiver, streams=3, buffer_bytes=buffer_bytes)
+        return self.gateway.open(
+            target=self.target, receiver=self.receiver, streams=self.streams, buffer_bytes=buffer_bytes
+        )
 
     def restart(self) -> None:
         self.gateway.restart()

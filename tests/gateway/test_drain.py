@@ -16,17 +16,17 @@ LAYOUT = flat_layout(8, 256 << 10)
 LAST_LAYER = 7
 
 
-def test_sigterm_lets_a_delivery_finish_and_refuses_new_ones(own_gateway: StartGateway) -> None:
-    gateway = own_gateway()
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_sigterm_lets_a_delivery_finish_and_refuses_new_ones(own_gateway: StartGateway, workers: int) -> None:
+    gateway = own_gateway(workers=workers, workers_per_session=workers)
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 32)
-    with gateway.open() as cache, gateway.open() as other:
+    with gateway.open(streams=4) as cache, gateway.open() as other:
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
         with cache.retrieve(match) as warm:
             check_delivery(warm, match)
-        (worker,) = gateway.worker_pids
-        with stopped(worker):
+        with stopped(gateway.worker_pids[-1]):
             retrieval = cache.retrieve(match, options=LAYERWISE)
             gateway.signal(signal.SIGTERM)
             eventually(lambda: gateway.ask("GET", "/readyz").status == 503, "not ready any more")
@@ -38,16 +38,17 @@ def test_sigterm_lets_a_delivery_finish_and_refuses_new_ones(own_gateway: StartG
         assert gateway.wait() == 0
 
 
-def test_a_second_signal_does_not_wait(own_gateway: StartGateway) -> None:
-    gateway = own_gateway(drain_s=600)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_second_signal_does_not_wait(own_gateway: StartGateway, workers: int) -> None:
+    gateway = own_gateway(drain_s=600, workers=workers, workers_per_session=workers)
     namespace = new_namespace(LAYOUT)
     chain = prompt(namespace, 32)
-    with gateway.open() as cache:
+    with gateway.open(streams=4) as cache:
         store_parts(cache, namespace, chain)
         match = cache.match(namespace, chain)
         with cache.retrieve(match) as warm:
             check_delivery(warm, match)
-        (worker,) = gateway.worker_pids
+        worker = gateway.worker_pids[-1]
         os.kill(worker, signal.SIGSTOP)  # and never goes on: the gateway ends it
         with cache.retrieve(match, options=LAYERWISE) as retrieval:
             gateway.signal(signal.SIGTERM)

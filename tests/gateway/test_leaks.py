@@ -11,6 +11,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from objectcache.bench.machine import anonymous_bytes
 from objectcache.cache import KVCache
 from objectcache.keys import KeyChain, Namespace
@@ -60,8 +62,9 @@ def deliver(caches: list[KVCache], namespace: Namespace, chain: KeyChain, times:
         cache.release(match)
 
 
-def test_nothing_grows_with_deliveries(own_gateway: StartGateway) -> None:
-    gateway = own_gateway(attach_s=2.0)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_nothing_grows_with_deliveries(own_gateway: StartGateway, workers: int) -> None:
+    gateway = own_gateway(attach_s=2.0, workers=workers, workers_per_session=workers, spread_from_bytes=0)
     namespace, chance = new_namespace(LAYOUT), random.Random(1)
     chain = prompt(namespace, CHUNKS)
     with gateway.open(**OPTIONS[0]) as cache:
@@ -71,7 +74,7 @@ def test_nothing_grows_with_deliveries(own_gateway: StartGateway) -> None:
         with cache.retrieve(whole) as retrieval:
             check_delivery(retrieval, whole)
     eventually(lambda: not gateway.metric("objectcache_sessions"), "the session is over")
-    before, workers = held(gateway), gateway.worker_pids
+    before, pids = held(gateway), gateway.worker_pids
     with gateway.open(**OPTIONS[0]) as tcp, gateway.open(**OPTIONS[1]) as http:
         deliver([tcp, http], namespace, chain, WARM_DELIVERIES, chance)
         while_open, used_bytes = held(gateway), anonymous(gateway)
@@ -83,7 +86,7 @@ def test_nothing_grows_with_deliveries(own_gateway: StartGateway) -> None:
         eventually(lambda: not held(gateway) - while_open, f"nothing more is held than {while_open}")
         assert anonymous(gateway) - used_bytes < GROWTH_BYTES
     eventually(lambda: not held(gateway) - before, f"nothing more is held than {before}")
-    assert gateway.worker_pids == workers
+    assert gateway.worker_pids == pids
     assert "Traceback" not in gateway.log
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, re
 from tests.gateway.process import eventually
 from tests.services import S3Service
 from tests.several import AGREE_S
-from tests.stores_s3.gateways import Pair
+from tests.stores_s3.gateways import Pair, gateway_over
 
 LAYOUT = flat_layout(6, 64 << 10)
 CHUNKS = 16
@@ -228,3 +229,29 @@ def test_a_gateway_and_a_process_see_each_others_commits(pair: Pair, tmp_path: P
             eventually(partial(matches, reader, namespace, chain, TOKENS), "the other knows it")
             assert time.monotonic() - begun_s < AGREE_S + SLACK_S
             assert retrieve_and_check(reader, namespace, chain).tokens == TOKENS
+
+
+def test_a_session_is_one_workers_so_that_nothing_is_fetched_twice(service: S3Service, tmp_path: Path) -> None:
+    store = f"s3://{service.make_bucket()}/gw?endpoint={service.endpoint}"
+    gateway = gateway_over(store, tmp_path, workers=2, workers_per_session=2, spread_from_bytes=0).start()
+    try:
+        workers = gateway.worker_pids
+        namespace = new_namespace(LAYOUT)
+        with gateway.open(target="http") as cache:
+            store_parts(cache, namespace, prompt(namespace, CHUNKS))
+        with gateway.open(target="tcp", streams=4) as cache:
+            before = [connections_of(pid) for pid in workers]
+            retrieve_and_check(cache, namespace, prompt(namespace, CHUNKS))
+            more = [connections_of(pid) - held for pid, held in zip(workers, before, strict=True)]
+            assert sorted(count >= 4 for count in more) == [False, True]
+    finally:
+        gateway.kill()
+
+
+def connections_of(pid: int) -> int:
+    """Sockets that a process has open."""
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += os.readlink(path).startswith("socket:")
+    return found

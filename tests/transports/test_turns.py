@@ -18,6 +18,7 @@ from objectcache.frames import MAX_FRAME_BYTES
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.stores import FileStore, MemoryStore, ReadCache, Store
 from objectcache.transports.active import ActiveDelivery, ReadySpan
+from objectcache.transports.dealing import Portion
 from objectcache.transports.sockets import WAKE_BYTES, PieceReceiver
 from objectcache.transports.source import MAX_TURN_BYTES, spans_of, turn_bytes
 from objectcache.workers.open_objects import OpenObjects
@@ -80,7 +81,13 @@ class TwoStreams:
     [(64 << 10, MAX_FRAME_BYTES), (4 * MIB, 2 * MIB), (64 * MIB, MAX_TURN_BYTES)],
 )
 def test_every_stream_has_a_part_of_each_layer(layer_bytes: int, expected: int) -> None:
-    assert turn_bytes(TwoStreams(layer_bytes), 2) == expected  # type: ignore[arg-type]
+    assert turn_bytes(TwoStreams(layer_bytes), Portion(2)) == expected  # type: ignore[arg-type]
+
+
+def test_where_several_send_turns_are_shorter() -> None:
+    plan = TwoStreams(64 * MIB)
+    found = [turn_bytes(plan, Portion(8, carriers)) for carriers in (1, 2, 4, 8)]  # type: ignore[arg-type]
+    assert found == [MAX_TURN_BYTES, MAX_TURN_BYTES // 2, MAX_FRAME_BYTES, MAX_FRAME_BYTES]
 
 
 @pytest.mark.parametrize("kind", ["files", "memory", "cached"])

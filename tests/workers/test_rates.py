@@ -22,6 +22,7 @@ from objectcache.scheduling import (
     WeightChanged,
     WindowsChanged,
 )
+from objectcache.transports.dealing import MOST_CARRIERS
 from objectcache.workers.board import BEAT_NS, DECISIONS, PAUSED_NS, Board, make_board
 from objectcache.workers.channel import BlockingChannel
 from objectcache.workers.rates import Rates, event_from_wire, event_to_wire
@@ -63,7 +64,7 @@ def test_events_come_back_as_they_were(event: Event) -> None:
 def told(*events: Event, **slots: int) -> dict[str, object]:
     return {
         "events": [event_to_wire(event) for event in events],
-        "slots": {int(n.removeprefix("d")): s for n, s in slots.items()},
+        "slots": {int(n.removeprefix("d")): (slot, 1) for n, slot in slots.items()},
     }
 
 
@@ -91,9 +92,26 @@ def test_what_was_sent_and_new_windows_change_who_goes_first(board: Board) -> No
     rates.take(told(WindowsChanged(0.0, 1, (1.0,) * 8, 10.0), WindowsChanged(0.0, 2, (0.0,) * 8, 0.0)))
     rates.decide(0.0)
     assert board.rates[1] > board.rates[0]
-    board.sent[1] = 8 * MIB
+    board.sent[1 * MOST_CARRIERS] = 8 * MIB
     rates.decide(0.1)
     assert board.rates[0] > board.rates[1] or board.rates[0] == CAP
+
+
+def test_what_all_carriers_have_sent_counts_and_each_goes_by_its_fraction(board: Board) -> None:
+    carriers = 3
+    paces = [board.pace(7, carrier, fraction) for carrier, fraction in enumerate((0.5, 0.25, 0.25))]
+    board.clear(7, 100 * CAP)
+    for pace in paces:
+        assert pace.due_s(0.0) <= 0.0
+        pace.take(MIB, 0.0)
+        pace.take(MIB, 0.0)
+    assert board.sent_bytes(7, carriers) == carriers * 2 * MIB
+    assert board.sent_bytes(7) == 2 * MIB
+    assert [board.sent_bytes(slot, carriers) for slot in (6, 8)] == [0, 0]
+    assert paces[0].step_bytes == pytest.approx(2 * paces[1].step_bytes, rel=0.1)
+    board.clear(7, 0.0)
+    assert board.sent_bytes(7, carriers) == 0
+    assert all(pace.due_s(1.0) > 1.0 for pace in paces)
 
 
 def test_paused_time_is_counted(board: Board) -> None:

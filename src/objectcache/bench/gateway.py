@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +20,8 @@ from objectcache.stores import FileStore
 
 BUCKET = "bench"
 _ADMIN_TIMEOUT_S = 10.0
+_ENDED_S = 1.0
+_POLL_S = 0.01
 
 
 class BenchGateway(AbstractContextManager["BenchGateway"]):
@@ -74,6 +77,21 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
             http.request("POST", "/?kv-bandwidth", json.dumps({"caps": {"gateway": cap}}).encode())
         finally:
             http.close()
+
+    def sent_s(self, trace: str) -> dict[int, float]:
+        """When the last of each layer was sent, of the delivery with that trace id: seconds of this host's clock. Empty
+        where it has not ended within a moment. Raises ObjectCacheError."""
+        http = GatewayHttp(self.endpoint, timeout_s=_ADMIN_TIMEOUT_S)
+        try:
+            until_s = time.monotonic() + _ENDED_S
+            while True:
+                shown = json.loads(http.request("GET", f"/{BUCKET}?kv-sent&trace={trace}"))
+                if shown["deliveries"] or time.monotonic() > until_s:
+                    break
+                time.sleep(_POLL_S)
+        finally:
+            http.close()
+        return {layer: last_s for sent in shown["deliveries"] for layer, _, last_s in sent["layers"]}
 
     def open_store(self) -> FileStore:
         """The bucket's objects as they lie on disk."""

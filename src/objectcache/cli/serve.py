@@ -43,6 +43,12 @@ def run(
         list[str] | None, typer.Option(help="Bucket to make; may be repeated (default: kvcache).")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Data workers (default: cores / 4).")] = None,
+    workers_per_session: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of them serve one client at once, if there are as many (default: cores / 8, at most 4)."
+        ),
+    ] = None,
     limit: Annotated[str | None, typer.Option(help='Byte limit, e.g. "500GiB" (default: 80 % of the disk).')] = None,
     merge: Annotated[
         str | None,
@@ -131,6 +137,7 @@ def run(
         "advertise_host": advertise_host,
         "buckets": tuple(bucket) if bucket else None,
         "workers": workers,
+        "workers_per_session": workers_per_session,
         "limit_bytes": limit,
         "merge_bytes_s": merge,
         "bandwidth": bandwidth,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from objectcache.buffers import Buffer, BufferPool
-from objectcache.client.receivers import Receivers, error_fields
+from objectcache.client.receivers import Receivers
 from objectcache.errors import (
     BufferPoolExhaustedError,
     DeliveryError,
@@ -24,7 +24,7 @@ from objectcache.errors import (
 from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import VERIFY_ALL, Expected
 from objectcache.transports.verification import Verification
-from objectcache.workers.channel import BlockingChannel, Message
+from objectcache.workers.channel import BlockingChannel, Message, error_fields
 
 MODULE = "objectcache.client.receiver_process"
 CLOSE_TIMEOUT_S = 2.0

@@ -13,13 +13,13 @@ import signal
 import socket
 import sys
 
-from objectcache.client.receivers import ThreadReceivers, error_fields
+from objectcache.client.receivers import ThreadReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.receiver import Expected, ExpectedPart, Member
 from objectcache.transports.verification import Verification
-from objectcache.workers.channel import BlockingChannel, Message
+from objectcache.workers.channel import BlockingChannel, Message, error_fields
 
 HOLD_S = 1.0
 """How long frames of a delivery that is not known yet wait: its order may be on its way."""

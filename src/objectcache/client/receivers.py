@@ -169,8 +169,3 @@ def _read_to_end(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while sock.recv(1 << 16):
             pass
-
-
-def error_fields(error: ObjectCacheError) -> dict[str, object]:
-    """An error as part of a message; `errors.error_from_code` turns it back."""
-    return {"code": error.code, "message": str(error), "status": error.status}

@@ -65,7 +65,12 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self._buckets = BucketTable(config, self._forget_store)
         self._sessions = SessionTable(config.attach_s)
-        self._pool = WorkerPool(config.workers, self._sessions.lost, lambda worker: self._bandwidth.greet(worker))
+        self._pool = WorkerPool(
+            config.workers,
+            self._sessions.lost,
+            lambda worker: self._bandwidth.greet(worker),
+            on_granted=self._sessions.granted,
+        )
         self._bandwidth = Bandwidth(config, self._pool)
         self._sharing = Sharing(config, self._bandwidth)
         self._merging = Merging(config, self._buckets, self._pool)
@@ -80,7 +85,7 @@ class Gateway:
                 self._drain,
                 self._bandwidth,
                 self._endpoints,
-                serves_data_connections=config.serves_data_connections,
+                config,
             ),
             StoringRoutes(self._buckets, self._pool, self.metrics, self._drain),
             ReadingRoutes(self._buckets, self._pool),

@@ -20,6 +20,7 @@ from objectcache.config import GatewayConfig
 from objectcache.descriptor import Descriptor
 from objectcache.errors import DrainingError
 from objectcache.gateway.call import Call
+from objectcache.gateway.carriers import Carriers
 from objectcache.gateway.running import GATEWAY, Key, Running
 from objectcache.messages import WindowsBatch
 from objectcache.plan import Plan
@@ -97,9 +98,8 @@ class Bandwidth:
         self._process = RatesProcess(self._descriptor, self.board, self._tell_all)
         for running in self._running.values():
             if running.slot is None:
-                self._place(running, inf)
                 _, number, epoch = running.key
-                running.worker.tell("pace", session=running.session, delivery=number, epoch=epoch, slot=running.slot)
+                running.carriers.pace(number, epoch, self._place(running, inf), running.spread)
         self._share_equally()
         try:
             await self._process.start()
@@ -128,10 +128,10 @@ class Bandwidth:
         self.weights |= weights
         if not self.caps:
             self._told.clear()
+            await self.stop()  # until it has ended it may write rates once more
             for running in self._running.values():
                 if running.slot is not None and self.board is not None:
                     self.board.rates[running.slot] = inf
-            await self.stop()
         elif self._process is None:
             await self._begin()
         else:
@@ -141,9 +141,10 @@ class Bandwidth:
 
     # -- deliveries -------------------------------------------------------------------------------
 
-    def admit(self, worker: WorkerHandle, session: bytes, call: Call, descriptor: Descriptor, plan: Plan) -> Running:
-        """A delivery begins; its `slot` is for the worker. Raises DrainingError when there is no room for its rate."""
-        running = Running.of(next(self._numbers), worker, session, call, descriptor, plan)
+    def admit(self, carriers: Carriers, spread: int, call: Call, descriptor: Descriptor, plan: Plan) -> Running:
+        """A delivery begins; its `slot` is for those who send it. Raises DrainingError when there is no room for its
+        rate."""
+        running = Running.of(next(self._numbers), carriers, spread, call, descriptor, plan)
         if self._by_tenant[running.tenant] >= MOST_OF_ONE:
             raise DrainingError(f"{MOST_OF_ONE} deliveries of this access key are under way; come back later")
         if self._process is not None:
@@ -155,16 +156,18 @@ class Bandwidth:
         self._crossing.update(running.links)
         if self._process is not None and running.slot is not None:
             events = [*self._cap_events(running.links, running.admitted_s), running.admitted()]
-            self._process.tell(events, {running.number: running.slot})
+            self._process.tell(events, {running.number: (running.slot, running.spread)})
             self._share_equally()
         return running
 
-    def _place(self, running: Running, bytes_s: float) -> None:
+    def _place(self, running: Running, bytes_s: float) -> int:
+        """The slot that it has from now on."""
         assert self.board is not None
         if not self._free:
             raise DrainingError(f"{SLOTS} deliveries are under way; come back later")
         running.slot = self._free.popleft()
         self.board.clear(running.slot, bytes_s)
+        return running.slot
 
     def ended(self, running: Running, sent_bytes: int) -> None:
         self.tenant_bytes[running.tenant] += sent_bytes
@@ -272,7 +275,8 @@ class Bandwidth:
             *(running.admitted() for running in placed),
             *corrections,
         ]
-        self._process.tell(events, {running.number: running.slot for running in placed if running.slot is not None})
+        slots = {running.number: (running.slot, running.spread) for running in placed if running.slot is not None}
+        self._process.tell(events, slots)
 
     def _share_equally(self) -> None:
         """While nobody else decides."""

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from objectcache.cache.base import PartId
 from objectcache.cache.core import CacheCore
+from objectcache.config import GatewayConfig
 from objectcache.descriptor import Descriptor, TargetKind, decode_descriptor
 from objectcache.errors import (
     DataConnectionsRefusedError,
@@ -25,6 +26,7 @@ from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.bandwidth import Bandwidth
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
+from objectcache.gateway.carriers import Carriers
 from objectcache.gateway.damage import DamageRoute
 from objectcache.gateway.draining import Drain
 from objectcache.gateway.explain import ExplainRoute
@@ -36,6 +38,7 @@ from objectcache.gateway.handoff import (
 )
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.running import Running, links_of
+from objectcache.gateway.sent_times import SentTimesRoute
 from objectcache.gateway.sessions import SessionTable
 from objectcache.messages import (
     ANSWER_HEADER,
@@ -48,6 +51,7 @@ from objectcache.messages import (
     SessionAnswer,
     SessionRequest,
 )
+from objectcache.plan import Plan
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
@@ -55,7 +59,6 @@ from objectcache.workers.pool import WorkerOrderError, WorkerPool
 log = logging.getLogger(__name__)
 
 UPLOAD_TIMEOUT_S = 60.0
-CANCEL_GRACE_S = 0.2
 GONE_POLL_S = 0.25
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
@@ -73,11 +76,10 @@ class KVRoutes:
         drain: Drain,
         bandwidth: Bandwidth,
         data_endpoint: Callable[[web.Request], tuple[str, int, str, int, str]],
-        *,
-        serves_data_connections: bool = True,
+        config: GatewayConfig,
     ) -> None:
         """`data_endpoint(request)` gives what a SessionAnswer says of this very gateway."""
-        self._serves_data_connections = serves_data_connections
+        self._config = config
         self._buckets = buckets
         self._pool = pool
         self._sessions = sessions
@@ -87,6 +89,7 @@ class KVRoutes:
         self._data_endpoint = data_endpoint
         self._damage = DamageRoute(buckets, pool)
         self._freshness = Freshness()
+        self._sent_times = SentTimesRoute(buckets)
         self.handlers: dict[str, Handler] = {
             "kv-match": self.match,
             "kv-release": self.release,
@@ -95,6 +98,7 @@ class KVRoutes:
             "kv-delivery": self.cancel,
             "kv-damage": self._damage.report,
             "kv-explain": ExplainRoute(buckets).explain,
+            "kv-sent": self._sent_times.show,
         }
 
     async def match(self, call: Call) -> web.StreamResponse:
@@ -125,17 +129,19 @@ class KVRoutes:
 
     async def session(self, call: Call) -> web.StreamResponse:
         self._drain.check()
-        await self._buckets.get(call.bucket)
+        core = await self._buckets.get(call.bucket)
         asked = SessionRequest.decode(await call.body())
         endpoints = self._data_endpoint(call.request)
-        plain, shm_socket = self._serves_data_connections, endpoints[-1]
+        plain, shm_socket = self._config.serves_data_connections, endpoints[-1]
         if not plain and not (shm_socket and is_of_this_host(call.request)):
             raise DataConnectionsRefusedError(
                 "data connections have no TLS and this gateway's network is not said to be trusted: take KV from HTTP "
                 "responses (target 'http'), or set plain_data = true in the gateway's configuration"
             )
-        worker = await self._pool.living()
-        opened = self._sessions.open(worker, call.bucket, call.caller.access_key, asked.streams, plain=plain)
+        await self._pool.living()
+        # Each range that is fetched from afar is to be fetched once.
+        workers = self._pool.idlest(1 if core.store.far else self._config.workers_per_session)
+        opened = self._sessions.open(workers, call.bucket, call.caller.access_key, asked.streams, plain=plain)
         return _answer(SessionAnswer(opened.id, *endpoints).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
@@ -148,21 +154,29 @@ class KVRoutes:
             session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
             plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
             session.check(descriptor.target, plan.geometry.total_bytes)
-            running = self._bandwidth.admit(session.worker, session.id, call, descriptor, plan)
-            ended = session.worker.order("deliver", **self._order(core, running))
-            self._watch(ended, core, running)
+            spread = self._spread(session.carriers, descriptor, plan)
+            running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
+            ended = session.carriers.deliver(self._order(core, running), spread)
+            self._watch(ended, core, running, call.bucket)
             return _answer(self._accepted(running).encode())
         return await self._respond(call, core, descriptor)
+
+    def _spread(self, carriers: Carriers, descriptor: Descriptor, plan: Plan) -> int:
+        """How many of them send it: one, where telling all takes longer than sending, or where what may be sent is
+        counted byte by byte."""
+        if len(carriers) == 1 or descriptor.credit_bytes or plan.payload_bytes < self._config.spread_from_bytes:
+            return 1
+        return len(carriers)
 
     async def _respond(self, call: Call, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
         """A delivery as the body of the response."""
         plan, request = core.plan(descriptor, self._expected_bytes_s(call) or None), call.request
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
-            running = self._bandwidth.admit(worker, session_id, call, descriptor, plan)
+            running = self._bandwidth.admit(Carriers([worker], session_id), 1, call, descriptor, plan)
             head = self._head(request, running)
             ended = worker.order("respond", fds=[fd], head=head, **self._order(core, running))
-            self._watch(ended, core, running)
+            self._watch(ended, core, running, call.bucket)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
                 if request.transport is None or request.transport.is_closing():
                     # Nobody reads any more. The worker, waiting for a window to open, may not be told.
@@ -205,7 +219,7 @@ class KVRoutes:
         descriptor = running.descriptor
         return {
             "store": core.store.url,
-            "session": running.session,
+            "session": running.carriers.session,
             "delivery": descriptor.delivery,
             "epoch": descriptor.epoch,
             "credit_bytes": 0 if descriptor.target.kind is TargetKind.HTTP else descriptor.credit_bytes,
@@ -213,9 +227,10 @@ class KVRoutes:
             "deadline_s": descriptor.deadline_s,
             "plan": running.plan.to_wire(),
             "slot": running.slot,
+            "timed": bool(descriptor.trace),
         }
 
-    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running) -> None:
+    def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running, bucket: str) -> None:
         """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
         target = running.descriptor.target.kind
         self._metrics.deliveries_running.inc()
@@ -229,6 +244,7 @@ class KVRoutes:
             if problem is None:
                 self._metrics.delivered_bytes.labels(target).inc(future.result()["sent_bytes"])
                 core.reads.read(future.result()["fetched_bytes"])
+                self._sent_times.keep(bucket, running, future.result()["sent_s"])
             elif isinstance(problem, WorkerOrderError) and problem.segment:
                 if core.store.far and isinstance(problem.error, IntegrityError):
                     # It may be a copy that is damaged: the segment itself is asked before it is forgotten.
@@ -242,18 +258,8 @@ class KVRoutes:
     async def cancel(self, call: Call) -> web.StreamResponse:
         asked = CancelRequest.decode(await call.body())
         session = self._sessions.get(asked.session, call.bucket, call.caller.access_key)
-        order = session.worker.ask(
-            "cancel",
-            session=asked.session,
-            delivery=asked.delivery,
-            epoch=asked.epoch,
-            timeout_s=asked.timeout_s,
-        )
-        try:
-            answer = await asyncio.wait_for(order, asked.timeout_s + CANCEL_GRACE_S)
-        except TimeoutError:  # the worker hangs: whatever it had begun may still be written
-            return _answer(CancelAnswer(False).encode())
-        return _answer(CancelAnswer(bool(answer["quiet"])).encode())
+        quiet = await session.carriers.cancel(asked.delivery, asked.epoch, asked.timeout_s)
+        return _answer(CancelAnswer(quiet).encode())
 
 
 def is_of_this_host(request: web.Request) -> bool:

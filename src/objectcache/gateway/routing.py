@@ -58,6 +58,7 @@ _ON_BUCKET = (
             "POST kv-windows": "kv-windows",
             "POST kv-damage": "kv-damage",
             "POST kv-explain": "kv-explain",
+            "GET kv-sent": "kv-sent",
         },
     )
     | _operations(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from objectcache.descriptor import Descriptor, TargetKind
 from objectcache.gateway.call import Call
+from objectcache.gateway.carriers import Carriers
 from objectcache.messages import WindowsRequest
 from objectcache.plan import Plan
 from objectcache.scheduling import Admitted, WindowsChanged
-from objectcache.workers.pool import WorkerHandle
 
 GATEWAY = "gateway"
 
@@ -21,12 +21,12 @@ a session."""
 
 @dataclass(eq=False, slots=True)
 class Running:
-    """`number` is never used again; `slot` is its place on the board, once it has one. `session` is the worker's name
-    for the session, whatever the target."""
+    """`number` is never used again; `slot` is its place on the board, once it has one. `spread` of its `carriers` send
+    it: all, or one."""
 
     number: int
-    worker: WorkerHandle
-    session: bytes
+    carriers: Carriers
+    spread: int
     key: Key
     links: tuple[str, ...]
     tenant: str
@@ -41,14 +41,14 @@ class Running:
 
     @classmethod
     def of(
-        cls, number: int, worker: WorkerHandle, session: bytes, call: Call, descriptor: Descriptor, plan: Plan
+        cls, number: int, carriers: Carriers, spread: int, call: Call, descriptor: Descriptor, plan: Plan
     ) -> Running:
         by_session = descriptor.target.kind is not TargetKind.HTTP
-        owner = session if by_session else (call.bucket, call.caller.access_key)
+        owner = carriers.session if by_session else (call.bucket, call.caller.access_key)
         return cls(
             number,
-            worker,
-            session,
+            carriers,
+            spread,
             (owner, descriptor.delivery, descriptor.epoch),
             links_of(call),
             call.caller.access_key,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from objectcache.descriptor import ID_BYTES, Target, TargetKind
@@ -17,6 +18,7 @@ from objectcache.errors import (
     SessionNotFoundError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES, Frame, FrameType, decode_frame
+from objectcache.gateway.carriers import Carriers
 from objectcache.gateway.listener import BACKLOG, Listener
 from objectcache.layout import ALIGNMENT_BYTES
 from objectcache.workers.pool import WorkerHandle
@@ -36,7 +38,7 @@ class Session:
     bucket: str
     access_key: str
     streams: int
-    worker: WorkerHandle
+    carriers: Carriers
     plain: bool = True
     attached: int = 0
     kind: TargetKind | None = None
@@ -70,14 +72,17 @@ class SessionTable:
         self._attach_s = attach_s
         self._sessions: dict[bytes, Session] = {}
 
-    def open(self, worker: WorkerHandle, bucket: str, access_key: str, streams: int, *, plain: bool = True) -> Session:
-        """A new session on a worker. Raises RequestError for an absurd number of streams."""
+    def open(
+        self, workers: Sequence[WorkerHandle], bucket: str, access_key: str, streams: int, *, plain: bool = True
+    ) -> Session:
+        """A new session on these workers, or the first of them where it has fewer streams. Raises RequestError for an
+        absurd number of streams."""
         if not 1 <= streams <= MAX_STREAMS:
             raise RequestError(f"a session has 1 to {MAX_STREAMS} streams, got {streams}")
-        session = Session(secrets.token_bytes(ID_BYTES), bucket, access_key, streams, worker, plain)
+        id = secrets.token_bytes(ID_BYTES)
+        session = Session(id, bucket, access_key, streams, Carriers(workers[:streams], id, streams), plain)
         self._sessions[session.id] = session
-        session.worker.sessions.add(session.id)
-        session.worker.tell("session", session=session.id, streams=streams)
+        session.carriers.open()
         asyncio.get_running_loop().call_later(self._attach_s, self._check_attached, session)
         return session
 
@@ -90,12 +95,19 @@ class SessionTable:
 
     def close(self, session: Session) -> None:
         if self._sessions.pop(session.id, None) is not None:
-            session.worker.sessions.discard(session.id)
-            session.worker.tell("end_session", session=session.id)
+            session.carriers.end()
 
     def lost(self, id: bytes) -> None:
-        """A worker says that the session's connections are gone."""
-        self._sessions.pop(id, None)
+        """A worker says that its connections of the session are gone: without them the others are of no use."""
+        session = self._sessions.get(id)
+        if session is not None:
+            self.close(session)
+
+    def granted(self, id: bytes, delivery: int, epoch: int, total_bytes: int) -> None:
+        """A client allows more, and said so to a worker that does not need to know."""
+        session = self._sessions.get(id)
+        if session is not None:
+            session.carriers.grant(delivery, epoch, total_bytes)
 
     def _check_attached(self, session: Session) -> None:
         if session.attached < session.streams and session.id in self._sessions:
@@ -114,7 +126,7 @@ class SessionTable:
 
 
 class DataListener(Listener):
-    """Accepts data connections, reads who they are, and hands them to the session's worker."""
+    """Accepts data connections, reads who they are, and hands them to the session's workers."""
 
     def __init__(self, sessions: SessionTable, host: str, port: int, *, hello_s: float) -> None:
         """`hello_s`: how long a connection may take to say whose it is."""
@@ -138,7 +150,7 @@ class DataListener(Listener):
             log.info("a data connection was turned away: %s", error)
             return
         session.attached += 1
-        session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=frame.first_chunk)
+        session.carriers.attach(frame.first_chunk, sock.fileno())
 
 
 async def _read_hello(sock: socket.socket) -> bytes:

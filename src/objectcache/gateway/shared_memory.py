@@ -1,4 +1,4 @@
-"""Connections of clients on this host, which share their memory: from a Unix socket into a data worker.
+"""Connections of clients on this host, which share their memory: from a Unix socket into data workers.
 
 The socket has an abstract name, made anew at each start: there is no file that could be left behind or be replaced, and
 nobody finds it but through a signed request to this very gateway. It is seen in the gateway's network namespace only.
@@ -31,7 +31,7 @@ _MAX_FDS = 4
 
 
 class SharedMemoryListener(Listener):
-    """Accepts connections, reads who they are, and hands them to the session's worker."""
+    """Accepts connections, reads who they are, and hands them to the session's workers."""
 
     def __init__(self, sessions: SessionTable, users: Collection[int], *, hello_s: float) -> None:
         """`users`: numbers of those who may connect, beside this process's own. `hello_s`: how long one may take to say
@@ -73,11 +73,11 @@ class SharedMemoryListener(Listener):
         if fds:
             session.memory_bytes = memory_bytes
             prefaulted = bool(hello.flags & PREFAULTED)
-            session.worker.tell("share", fds=fds, session=session.id, prefaulted=prefaulted)
+            session.carriers.share(fds[0], prefaulted=prefaulted)
         session.attached += 1
-        # Before the worker has it: after this, the worker writes.
+        # Before a worker has it: after this, it writes.
         sock.send(hello_frame(session.id, hello.first_chunk))
-        session.worker.tell("attach", fds=[sock.fileno()], session=session.id, stream=hello.first_chunk)
+        session.carriers.attach(hello.first_chunk, sock.fileno())
 
 
 def user_of(sock: socket.socket) -> int:

@@ -13,7 +13,8 @@ from objectcache.delivery import Delivery
 from objectcache.errors import ObjectCacheError
 from objectcache.frames import MAX_FRAME_BYTES, Frame, FrameType, error_frame
 from objectcache.transports.pacing import Pace
-from objectcache.transports.sockets import Body, send_all
+from objectcache.transports.sent_times import SentTimes
+from objectcache.transports.sockets import Body, send_head
 from objectcache.transports.source import Outgoing
 
 READY_BYTES = 8 << 20
@@ -64,6 +65,12 @@ class Turn(NamedTuple):
     def data_bytes(self) -> int:
         return sum(stretch.data_bytes for stretch in self.stretches)
 
+    @property
+    def layers(self) -> list[int]:
+        """In the order in which they are in it."""
+        frames = (outgoing.frame for stretch in self.stretches for outgoing in stretch.frames)
+        return list(dict.fromkeys(frame.layer for frame in frames))
+
     def hold(self, stack: ExitStack) -> list[Body]:
         """The bytes of each stretch, at hand until `stack` ends.
 
@@ -87,7 +94,7 @@ class HeldTurn(AbstractContextManager["HeldTurn"]):
 
     def __init__(self, turn: Turn) -> None:
         """Raises SegmentGoneError, IntegrityError, StoreError."""
-        self._turn = turn
+        self.turn = turn
         self._told_bytes = 0
         with ExitStack() as stack:
             self._bodies = turn.hold(stack)
@@ -95,19 +102,19 @@ class HeldTurn(AbstractContextManager["HeldTurn"]):
 
     @property
     def wire_bytes(self) -> int:
-        return self._turn.wire_bytes
+        return self.turn.wire_bytes
 
     def announce(self, sock: socket.socket) -> None:
         """The first frame's head on its own, as far as `sock` takes it at once."""
         with suppress(OSError):  # whoever sends the rest meets it too
-            self._told_bytes = sock.send(self._turn.stretches[0].frames[0].head, socket.MSG_DONTWAIT)
+            self._told_bytes = sock.send(self.turn.stretches[0].frames[0].head, socket.MSG_DONTWAIT)
 
     def send(self, sock: socket.socket, steps: Steps = at_once) -> None:
         """All that was not announced, the data of each frame in `steps`. Raises OSError, IntegrityError (a file was cut
         short), and what `steps` raises."""
-        for stretch, body in zip(self._turn.stretches, self._bodies, strict=True):
+        for stretch, body in zip(self.turn.stretches, self._bodies, strict=True):
             for outgoing in stretch.frames:
-                send_all(sock, memoryview(outgoing.head)[self._told_bytes :], more=True)
+                send_head(sock, outgoing.head[self._told_bytes :])
                 self._told_bytes = 0
                 for step_bytes in steps(outgoing.data_bytes):
                     body.send(sock, step_bytes)
@@ -148,6 +155,8 @@ class ActiveDelivery:
         self.far = far
         self.turn_bytes = turn_bytes
         self.pace = pace
+        self.times: SentTimes | None = None
+        """Where it is noted when what was sent, if anybody wants to know."""
         self.begun = False
         self.over = False
         self.preparing = far

@@ -55,6 +55,9 @@ class SenderSession:
     announces = True
     """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
 
+    leads = True
+    """Whether credit for its deliveries is counted here, and not where its receiver's other streams are served."""
+
     def __init__(self, streams: int, on_lost: Callable[[], None] = lambda: None, *, once: bool = False) -> None:
         """`on_lost()` is called when the last stream is gone. `once`: the streams are left as they are, open, after the
         first delivery that ends well on them (an HTTP connection goes on after a response)."""
@@ -140,6 +143,7 @@ class SenderSession:
             supplying.second(active, self._changed, self.streams)
             if held is not None:
                 self._send_held(0, sock, active, held)
+                self._done(0, active, last=False)
         except (OSError, ObjectCacheError) as error:
             returned = error
         finally:
@@ -157,6 +161,14 @@ class SenderSession:
                     return
             if self.once:
                 self._early_pace = make  # its head is still on its way
+
+    def fail(self, delivery: int, epoch: int, error: ObjectCacheError) -> None:
+        """Whoever sends the rest of it could not: its streams here end with `error` too."""
+        with self._changed:
+            for active in self._active:
+                if (active.delivery, active.epoch) == (delivery, epoch):
+                    active.state.fail(error)
+            self._changed.notify_all()
 
     def cancel(self, delivery: int, epoch: int, timeout_s: float) -> bool:
         """Stop a delivery. True when nothing more of it will be written but last words, within `timeout_s`."""
@@ -217,11 +229,13 @@ class SenderSession:
 
     def _run(self, stream: int, sock: socket.socket) -> None:
         try:
-            while (step := self._next(stream)) is not None:
+            sent: ActiveDelivery | None = None
+            while (step := self._next(stream, sent)) is not None:
+                sent = None
                 if step.do is _Do.PREPARE:
                     supplying.prepare(step.active, self._changed, self.streams)
                 elif step.turn is not None:
-                    self._send(stream, sock, step.active, step.turn)
+                    sent = step.active if self._send(stream, sock, step.active, step.turn) else None
                 else:
                     send_all(sock, step.active.last_word())
                     self._done(stream, step.active, last=True)
@@ -236,13 +250,20 @@ class SenderSession:
             else:
                 self._lose(stream, sock, None)
 
-    def _next(self, stream: int) -> _Step | None:
-        """What to do next on `stream`; waits for it. None when the session is closed."""
+    def _next(self, stream: int, sent: ActiveDelivery | None) -> _Step | None:
+        """What to do next on `stream`, which has `sent` a turn; waits for it. None when the session is closed.
+
+        Both under one hold of the lock: to get it, and the interpreter's, is much of what a turn costs.
+        """
         with self._changed:
-            step = self._await_step(stream)
-            if self._any_paced:
-                self._changed.notify()  # another stream may have to look at the clock now, or find nothing left
-            return step
+            over = [] if sent is None else self._settle(stream, sent, last=False)
+            if not over:
+                step = self._await_step(stream)
+                if self._any_paced:
+                    self._changed.notify()  # another stream may have to look at the clock now, or find nothing left
+                return step
+        _tell(over)
+        return self._next(stream, None)
 
     def _await_step(self, stream: int) -> _Step | None:
         while True:
@@ -333,11 +354,12 @@ class SenderSession:
             return 0
         return active.most_bytes(int(self._bytes_s.get(stream, 0.0) * TURN_S))
 
-    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
-        """A turn, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
+    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> bool:
+        """A turn, unless it cannot be had, or is not wanted any more when it is at hand: False. Raises OSError."""
         held = self._hold(stream, active, turn)
         if held is not None:
             self._send_held(stream, sock, active, held)
+        return held is not None
 
     def _hold(self, stream: int, active: ActiveDelivery, turn: Turn) -> HeldTurn | None:
         """A turn that is at hand and begun; None where `_send` sends nothing."""
@@ -357,8 +379,10 @@ class SenderSession:
         with held:
             start_s = time.monotonic()
             held.send(sock, paced_steps(active, self._changed) if self.once and active.pace is not None else at_once)
-            self._bytes_s[stream] = held.wire_bytes / max(time.monotonic() - start_s, TURN_S / 100)
-        self._done(stream, active, last=False)
+            ended_s = time.monotonic()
+            self._bytes_s[stream] = held.wire_bytes / max(ended_s - start_s, TURN_S / 100)
+        if active.times is not None:
+            active.times.note(stream, held.turn, start_s, ended_s)
 
     def _begin(self, stream: int, active: ActiveDelivery, wire_bytes: int) -> bool:
         with self._changed:
@@ -373,15 +397,19 @@ class SenderSession:
 
     def _done(self, stream: int, active: ActiveDelivery, *, last: bool) -> None:
         with self._changed:
-            self._busy_until.pop(stream, None)
-            if last:
-                active.state.close(stream)
-            else:
-                active.state.finish(stream)
-            if active.state.stopping:
-                self._changed.notify_all()  # somebody may wait for it to be quiet
-            over = self._retire()
+            over = self._settle(stream, active, last=last)
         _tell(over)
+
+    def _settle(self, stream: int, active: ActiveDelivery, *, last: bool) -> list[ActiveDelivery]:
+        """A turn has been sent, or the last word. Deliveries that are over now, to be told without the lock."""
+        self._busy_until.pop(stream, None)
+        if last:
+            active.state.close(stream)
+        else:
+            active.state.finish(stream)
+        if active.state.stopping:
+            self._changed.notify_all()  # somebody may wait for it to be quiet
+        return self._retire()
 
     def _lose(self, stream: int, sock: socket.socket, error: ObjectCacheError | None) -> None:
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import socket
@@ -16,6 +17,11 @@ SEND_BYTES = 4 << 20
 
 WAKE_BYTES = 512 << 10
 """How much must have arrived before a receiver of large pieces is woken."""
+
+
+_send_holding = ctypes.PyDLL(None).send
+_send_holding.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send_holding.restype = ctypes.c_ssize_t
 
 
 def tune(sock: socket.socket) -> None:
@@ -36,6 +42,18 @@ def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = Fals
             view = view[sock.send(view, flags) :]
         except BlockingIOError:
             _wait(sock, select.POLLOUT)
+
+
+def send_head(sock: socket.socket, head: bytes) -> None:
+    """All of `head`, held back for what follows. Raises OSError.
+
+    The interpreter lock is kept meanwhile: where many streams send, to get it back for each head would take longer than
+    to send it. So nothing is waited for here but by the usual way.
+    """
+    flags = socket.MSG_MORE | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    sent = _send_holding(sock.fileno(), head, len(head), flags)
+    if sent != len(head):  # it has to wait, or fails: then it fails again
+        send_all(sock, memoryview(head)[max(0, sent) :], more=True)
 
 
 class Body(AbstractContextManager["Body"]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from objectcache.layout import DIGEST_BYTES, LayerRow, Span
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
+from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sockets import Body
 
 MAX_TURN_BYTES = 4 << 20
@@ -65,33 +66,43 @@ def _reading(segment: str) -> Iterator[None]:
 
 
 def spans_of(
-    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: Announcements | None = None
+    plan: Plan,
+    readers: Mapping[str, ObjectReader],
+    delivery: int,
+    epoch: int,
+    ahead: Announcements | None = None,
+    dealing: Dealing | None = None,
 ) -> Iterator[list[Outgoing]]:
     """Spans in delivery order, each as its frames, which must stay in order on one stream. Reads the digest rows.
 
-    `ahead` is told how far it is. Raises SegmentGoneError, IntegrityError, StoreError when a digest row cannot be had
-    as committed.
+    `ahead` is told how far it is. `dealing` says which spans are wanted here; default: all. Raises SegmentGoneError,
+    IntegrityError, StoreError when a digest row cannot be had as committed.
     """
     for layer_run in plan.layer_runs():
         if ahead is not None:
             ahead.advance(layer_run.row.row_bytes)
-        for frames in _run_spans(plan, layer_run, readers[layer_run.run.segment], delivery, epoch):
+        for frames in _run_spans(plan, layer_run, readers[layer_run.run.segment], delivery, epoch, dealing):
             yield frames
             if ahead is not None:
                 ahead.advance(sum(outgoing.frame.data_bytes for outgoing in frames))
 
 
 def _run_spans(
-    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int
+    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int, dealing: Dealing | None
 ) -> Iterator[list[Outgoing]]:
     run, position = layer_run.run, layer_run.position
+    size = layer_run.row.slice_bytes
+    cut: Sequence[tuple[Span, int, int]] = _cut(layer_run.row, run.first, run.stop)
+    if dealing is not None:
+        cut = [each for each in cut if dealing.deal((each[0].stop - each[0].first) * size)]
+        if not cut:
+            return
     part = plan.parts[layer_run.part]
     binding = LayerBinding(part.group, part.shard, layer_run.layer)
     committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
     with _reading(run.segment):
         row = committed.read_row(reader)
-    size = layer_run.row.slice_bytes
-    for span, begin, end in _cut(layer_run.row, run.first, run.stop):
+    for span, begin, end in cut:
         digests = row[begin:end]
         extra = digests[DIGEST_BYTES:]
         count = span.stop - span.first
@@ -123,9 +134,14 @@ def _cut(row: LayerRow, first: int, stop: int) -> tuple[tuple[Span, int, int], .
     return tuple((span, *row.digest_range(span)) for span in row.spans(first, stop))
 
 
-def turn_bytes(plan: Plan, streams: int) -> int:
-    """What a stream may send in one go of this plan: so much that every stream has a part of each layer."""
-    return max(MAX_FRAME_BYTES, min(MAX_TURN_BYTES, plan.geometry.least_layer_bytes // streams))
+def turn_bytes(plan: Plan, portion: Portion) -> int:
+    """What a stream may send in one go of this plan: so much that every stream of the session has a part of each layer.
+
+    What long turns save is the interpreter's time, of which several carriers have the more; what they cost is that the
+    last of a layer comes late.
+    """
+    most_bytes = MAX_TURN_BYTES // portion.carriers
+    return max(MAX_FRAME_BYTES, min(most_bytes, plan.geometry.least_layer_bytes // portion.streams))
 
 
 def wire_bytes(plan: Plan) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from objectcache.errors import IntegrityError, ObjectCacheError, SegmentGoneError
 from objectcache.stores import Store, open_store
 from objectcache.stores.base import UNLIMITED_BYTES
-from objectcache.workers.channel import BlockingChannel, Message
+from objectcache.workers.channel import BlockingChannel, Message, error_fields
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Answering:
     def answer(self, message: Message, error: ObjectCacheError | None = None, **result: object) -> None:
         answer: Message = {"tag": message["tag"], **result}
         if error is not None:
-            answer |= {"code": error.code, "message": str(error), "status": error.status}
+            answer |= error_fields(error)
             if isinstance(error, IntegrityError | SegmentGoneError):
                 answer["segment"] = error.segment
         self._channel.send(answer)

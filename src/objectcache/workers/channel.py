@@ -16,6 +16,8 @@ from typing import Any
 
 import msgpack
 
+from objectcache.errors import ObjectCacheError, error_from_code
+
 _LENGTH = Struct("<I")
 _MAX_FDS = 8
 _ANCILLARY_BYTES = socket.CMSG_LEN(_MAX_FDS * array.array("i").itemsize)
@@ -149,6 +151,16 @@ class AsyncChannel:
         for _, fds in self._outgoing:
             _close_all(fds)
         self._outgoing.clear()
+
+
+def error_fields(error: ObjectCacheError) -> Message:
+    """An error as part of a message; `told_error` turns it back."""
+    return {"code": error.code, "message": str(error), "status": error.status}
+
+
+def told_error(message: Message) -> ObjectCacheError | None:
+    """The error that is part of a message, if there is one."""
+    return error_from_code(message["code"], message["message"], message["status"]) if "code" in message else None
 
 
 def _duplicate(fd: int) -> int:

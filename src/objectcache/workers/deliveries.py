@@ -9,18 +9,20 @@ from functools import partial
 
 from objectcache.announcing import Announcements
 from objectcache.delivery import Delivery
-from objectcache.errors import DeliveryError, ObjectCacheError
+from objectcache.errors import DeliveryCancelledError, DeliveryError, ObjectCacheError
 from objectcache.plan import Plan, PlanPart
 from objectcache.recent import Recent
 from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sender import SenderSession
+from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery, PlacingSession
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
 from objectcache.workers.board import Board, go_first
-from objectcache.workers.channel import Message
+from objectcache.workers.channel import Message, told_error
 from objectcache.workers.fetched import Fetched
 from objectcache.workers.open_objects import HeldObjects, OpenObjects
 from objectcache.workers.sessions import WorkerSessions
@@ -43,6 +45,8 @@ class DeliveryOrders:
         self.orders: Mapping[str, Order] = {
             "deliver": self._deliver,
             "respond": self._respond,
+            "conclude": self._conclude,
+            "fail": self._fail,
             "cancel": self._cancel,
             "board": self._take_board,
             "pace": self._pace,
@@ -62,7 +66,8 @@ class DeliveryOrders:
         """A delivery that is under way has got a slot."""
         session, board = self._sessions.get(message["session"]), self._board
         if session is not None and board is not None:
-            session.set_pace(message["delivery"], message["epoch"], partial(board.pace, message["slot"]))
+            at = message["slot"], message["carrier"], message["fraction"]
+            session.set_pace(message["delivery"], message["epoch"], partial(board.pace, *at))
 
     def _deliver(self, message: Message, fds: list[int]) -> Callable[[], None] | None:
         session = self._sessions.get(message["session"])
@@ -70,6 +75,27 @@ class DeliveryOrders:
             self._answering.answer(message, DeliveryError("the data session has ended"))
             return None
         return session.begin(self._active(message, session))
+
+    def _conclude(self, message: Message, fds: list[int]) -> None:
+        """The last word of a delivery that another worker has sent, on the streams that are served here."""
+        session = self._sessions.get(message["session"])
+        if session is None:
+            self._answering.answer(message, DeliveryError("the data session has ended"))
+            return
+        state = self._state(message, session, 0)
+        error = told_error(message)
+        if isinstance(error, DeliveryCancelledError):
+            state.cancel()
+        elif error is not None:
+            state.fail(error)
+        over = partial(self._answering.answer, message)
+        session.add(ActiveDelivery(message["delivery"], message["epoch"], state, iter(()), over))
+
+    def _fail(self, message: Message, fds: list[int]) -> None:
+        """Another worker could not send its portion."""
+        session, error = self._sessions.get(message["session"]), told_error(message)
+        if session is not None and error is not None:
+            session.fail(message["delivery"], message["epoch"], error)
 
     def _respond(self, message: Message, fds: list[int]) -> None:
         """A delivery as the body of an HTTP response, whose head comes with the order. The socket is shared with the
@@ -95,23 +121,22 @@ class DeliveryOrders:
     def _active(self, message: Message, session: SenderSession) -> ActiveDelivery:
         plan = Plan.from_wire(message["plan"], self._known)
         delivery, epoch = message["delivery"], message["epoch"]
-        state = Delivery(
-            streams=session.streams,
-            credit_bytes=message["credit_bytes"],
-            deadline_s=time.monotonic() + message["deadline_s"],
-        )
-        slot = message.get("slot")
-        pace = self._board.pace(slot) if slot is not None and self._board is not None else None
+        state = self._state(message, session, message["credit_bytes"])
+        portion = Portion(*message["portion"]) if "portion" in message else Portion(session.streams)
+        slot, board = message.get("slot"), self._board
+        pace = board.pace(slot, portion.carrier, portion.fraction) if slot is not None and board is not None else None
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
         placing = isinstance(session, PlacingSession)
+        times = SentTimes() if message.get("timed") else None
         try:
             store = self._stores.get(message["store"])
             far = store.far
             held = self._objects.hold(store, plan.segment_bytes)
             ahead = Announcements(plan, held.readers) if far else None
-            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead)
+            dealing = Dealing(portion) if portion.carriers > 1 else None
+            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead, dealing)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -121,13 +146,23 @@ class DeliveryOrders:
             if session.once:
                 self._sessions.pop(message["session"])
             fetched_bytes = self._fetched.since_last(store) if error is None else 0
-            self._answering.answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
+            sent_s = [] if times is None else times.by_layer()
+            how: Message = {"sent_bytes": state.sent_bytes, "fetched_bytes": fetched_bytes, "sent_s": sent_s}
+            self._answering.answer(message, error, **how)
 
+        active: ActiveDelivery
         if isinstance(session, PlacingSession):
             where = {"geometry": plan.geometry, "offset": message["offset"]}
-            return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
-        turn = turn_bytes(plan, session.streams)
-        return ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
+            active = PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
+        else:
+            turn = turn_bytes(plan, portion)
+            active = ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
+        active.times = times
+        return active
+
+    def _state(self, message: Message, session: SenderSession, credit_bytes: int) -> Delivery:
+        until_s = time.monotonic() + message["deadline_s"]
+        return Delivery(streams=session.streams, credit_bytes=credit_bytes, deadline_s=until_s)
 
     def _cancel(self, message: Message, fds: list[int]) -> None:
         session = self._sessions.get(message["session"])

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from objectcache.errors import DeliveryError, DrainingError, ObjectCacheError, error_from_code
-from objectcache.workers.channel import AsyncChannel, Message
+from objectcache.errors import DeliveryError, DrainingError, ObjectCacheError
+from objectcache.workers.channel import AsyncChannel, Message, told_error
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ class WorkerOrderError(ObjectCacheError):
         self.segment = segment
 
 
+Granted = Callable[[bytes, int, int, int], None]
+"""Told of a session, a delivery of it, its epoch, and how many bytes its client allows in all."""
+
+
 class WorkerHandle:
     """One data worker process, started again when it dies."""
 
@@ -36,9 +40,12 @@ class WorkerHandle:
         self,
         on_session_lost: Callable[[bytes], None],
         on_started: Callable[[WorkerHandle], None] = lambda worker: None,
+        on_granted: Granted = lambda *told: None,
     ) -> None:
-        """`on_started(self)` is called whenever a process of it has been started."""
+        """`on_started(self)` is called whenever a process of it has been started; `on_granted` when a client has told
+        it what another worker is to know."""
         self._on_session_lost = on_session_lost
+        self._on_granted = on_granted
         self._on_started = on_started
         self._tags = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Message]] = {}
@@ -46,6 +53,8 @@ class WorkerHandle:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.sessions: set[bytes] = set()
+        self.led: set[bytes] = set()
+        """Those of the sessions of which it sends what is not spread."""
 
     @property
     def pid(self) -> int | None:
@@ -93,11 +102,15 @@ class WorkerHandle:
             self.sessions.discard(lost)
             self._on_session_lost(lost)
             return
+        granted = message.get("granted")
+        if granted is not None:
+            self._on_granted(*granted)
+            return
         future = self._pending.pop(message["tag"], None)
         if future is None or future.done():
             return
-        if "code" in message:
-            error = error_from_code(message["code"], message["message"], message["status"])
+        error = told_error(message)
+        if error is not None:
             future.set_exception(WorkerOrderError(error, message.get("segment", "")))
         else:
             future.set_result(message)
@@ -165,8 +178,10 @@ class WorkerPool:
         count: int,
         on_session_lost: Callable[[bytes], None] = lambda session: None,
         on_started: Callable[[WorkerHandle], None] = lambda worker: None,
+        *,
+        on_granted: Granted = lambda *told: None,
     ) -> None:
-        self.workers = [WorkerHandle(on_session_lost, on_started) for _ in range(count)]
+        self.workers = [WorkerHandle(on_session_lost, on_started, on_granted) for _ in range(count)]
 
     async def start(self) -> None:
         await asyncio.gather(*(worker.start() for worker in self.workers))
@@ -185,4 +200,9 @@ class WorkerPool:
 
     def pick(self) -> WorkerHandle:
         """The worker with the least to do."""
-        return min(self.workers, key=lambda worker: (not worker.alive, worker.load, len(worker.sessions)))
+        return self.idlest(1)[0]
+
+    def idlest(self, count: int) -> list[WorkerHandle]:
+        """So many, or fewer if fewer are alive, but one at least; who has the least to do comes first."""
+        ranked = sorted(self.workers, key=lambda each: (not each.alive, each.load, len(each.led), len(each.sessions)))
+        return ranked[: max(1, min(count, sum(worker.alive for worker in ranked)))]

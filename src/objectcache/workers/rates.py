@@ -61,7 +61,7 @@ class Rates:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._scheduler = Scheduler()
-        self._slots: dict[int, int] = {}
+        self._slots: dict[int, tuple[int, int]] = {}
         self._sent: dict[int, int] = {}
         self._paused: set[int] = set()
         self._decided_s = 0.0
@@ -71,13 +71,15 @@ class Rates:
         return not self._slots
 
     def take(self, message: dict[str, Any]) -> None:
-        """What the control process says: `events`, and the slots of those that are admitted."""
+        """What the control process says: `events`, and of those that are admitted their `slots`, each with how many
+        workers carry it."""
         slots = message.get("slots", {})
         for data in message["events"]:
             event = event_from_wire(data)
             match event:
                 case Admitted():
-                    self._slots[event.delivery] = slots[event.delivery]
+                    slot, carriers = slots[event.delivery]
+                    self._slots[event.delivery] = slot, carriers
                     self._sent[event.delivery] = 0
                 case Ended():
                     self._slots.pop(event.delivery, None)
@@ -89,13 +91,13 @@ class Rates:
         """Read what was sent, and write the rates from now on. Until when they are good."""
         board = self._board
         begun_ns = time.perf_counter_ns()
-        for delivery, slot in self._slots.items():
-            total_bytes = board.sent[slot]
+        for delivery, (slot, carriers) in self._slots.items():
+            total_bytes = board.sent_bytes(slot, carriers)
             if total_bytes != self._sent[delivery]:
                 self._sent[delivery] = total_bytes
                 self._scheduler.apply(Sent(now_s, delivery, total_bytes))
         decision = self._scheduler.decide(now_s)
-        for delivery, slot in self._slots.items():
+        for delivery, (slot, _) in self._slots.items():
             board.rates[slot] = decision.bytes_s[delivery]
         took_ns = time.perf_counter_ns() - begun_ns
         head = board.head

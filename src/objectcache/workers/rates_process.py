@@ -103,8 +103,9 @@ class RatesProcess:
             self._channel.close()
             self._channel = None
 
-    def tell(self, events: Sequence[Event], slots: Mapping[int, int] | None = None) -> None:
-        """`slots` of the deliveries that are admitted. Lost when it is dead: another is told everything."""
+    def tell(self, events: Sequence[Event], slots: Mapping[int, tuple[int, int]] | None = None) -> None:
+        """`slots` of the deliveries that are admitted, and how many workers send them. Lost when it is dead: another
+        is told everything."""
         if self._channel is not None and events:
             self._channel.send({"events": [event_to_wire(event) for event in events], "slots": dict(slots or {})})
 

@@ -30,6 +30,7 @@ class WorkerSessions:
             "session": self._open_session,
             "share": self._share,
             "attach": self._attach,
+            "grant": self._grant,
             "end_session": self.end,
         }
 
@@ -58,7 +59,10 @@ class WorkerSessions:
         self._files.close_idle(now_s)
 
     def _open_session(self, message: Message, fds: list[int]) -> None:
-        self.put(message["session"], SenderSession(message["streams"], self._lost(message["session"])))
+        """`leads`: credit of its deliveries is counted here."""
+        session = SenderSession(message["streams"], self._lost(message["session"]))
+        session.leads = message["leads"]
+        self.put(message["session"], session)
 
     def _lost(self, session: bytes) -> Callable[[], None]:
         def lost() -> None:
@@ -80,7 +84,9 @@ class WorkerSessions:
                 log.warning("the memory of a client is of no use: %s", error)
                 session.close()  # its streams are turned away when they come
                 return
-        self.put(key, PlacingSession(session.streams, memory, self._files, self._lost(key)))
+        placing = PlacingSession(session.streams, memory, self._files, self._lost(key))
+        placing.leads = session.leads
+        self.put(key, placing)
         if message["prefaulted"]:
             in_thread("populate", memory.populate)
 
@@ -95,26 +101,34 @@ class WorkerSessions:
             return
         listening = sock.dup()
         if session.attach(message["stream"], sock):
-            in_thread("listener", lambda: _listen(session, listening))
+            in_thread("listener", lambda: self._listen(message["session"], session, listening))
         else:
             listening.close()
+
+    def _listen(self, key: bytes, session: SenderSession, sock: socket.socket) -> None:
+        """Credit from the receiver; and its going away, which a stream that has nothing to send would not notice."""
+        header = memoryview(bytearray(FRAME_HEADER_BYTES))
+        try:
+            with sock:
+                while True:
+                    recv_exact(sock, header)
+                    frame = decode_frame(header)
+                    if frame.type is not FrameType.CREDIT:
+                        raise DeliveryError(f"a receiver does not send {frame.type.name} frames")
+                    if session.leads:
+                        session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
+                    else:
+                        self._answering.tell({"granted": [key, frame.delivery, frame.epoch, credit_bytes(frame)]})
+        except ObjectCacheError:
+            session.close()
+
+    def _grant(self, message: Message, fds: list[int]) -> None:
+        """Credit that came on a stream of another worker's."""
+        session = self._sessions.get(message["session"])
+        if session is not None:
+            session.grant(message["delivery"], message["epoch"], message["total_bytes"])
 
     def end(self, message: Message, fds: list[int]) -> None:
         session = self.pop(message["session"])
         if session is not None:
             session.close()
-
-
-def _listen(session: SenderSession, sock: socket.socket) -> None:
-    """Credit from the receiver; and its going away, which a stream that has nothing to send would not notice."""
-    header = memoryview(bytearray(FRAME_HEADER_BYTES))
-    try:
-        with sock:
-            while True:
-                recv_exact(sock, header)
-                frame = decode_frame(header)
-                if frame.type is not FrameType.CREDIT:
-                    raise DeliveryError(f"a receiver does not send {frame.type.name} frames")
-                session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
-    except ObjectCacheError:
-        session.close()

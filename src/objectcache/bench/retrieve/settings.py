@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class RetrieveSettings:
     are stored and retrieved: a layer is as large as it should be, there are fewer of them. `verify` are the levels
     measured. The first shape is also measured beside listings, and its prefix in many small segments
     (`first_byte_segment_chunks`) for the time to first byte, since opening them is part of it. `plan_segments` ×
-    `plan_segment_chunks` chunks are planned. A quick run has fewer pairs than a ratio needs and says so. Raises
-    ConfigError.
+    `plan_segment_chunks` chunks are planned. `gateway` are settings of the gateway's configuration file. A quick run
+    has fewer pairs than a ratio needs and says so. Raises ConfigError.
     """
 
     shapes: tuple[ModelShape, ...] = tuple(SHAPES.values())
@@ -59,6 +60,7 @@ class RetrieveSettings:
     most_bytes: int = 2 << 30
     segment_chunks: int = 256
     data: Path | None = None
+    gateway: Mapping[str, str] = field(default_factory=dict)
     quick: bool = False
     first_byte_requests: int = 300
     first_byte_segment_chunks: int = 8

@@ -39,7 +39,7 @@ def open_subject(
     settings: RetrieveSettings, sampled: Sampled, directory: Path, stored: Callable[[], None]
 ) -> Iterator[Subject]:
     """`stored()` is called after each segment. Raises ObjectCacheError."""
-    with BenchGateway(directory) as gateway:
+    with BenchGateway(directory, settings.gateway) as gateway:
         prefix = store(gateway, settings, sampled, sampled.contexts[-1], settings.segment_chunks, settings.seed, stored)
         yield Subject(settings, sampled, gateway, prefix)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,25 +63,53 @@ class PrefillModel:
 
         `before_attention(layer)` is called when the layer's KV of earlier positions is needed next, where engines wait.
         """
-        kv = self.shape.kv
         stop = first + len(tokens)
-        cos, sin = self._cos[first:stop], self._sin[first:stop]
-        split = (self.shape.num_heads, kv.num_kv_heads, kv.num_kv_heads)
+
+        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            keys, values = self.keys_values(layer)
+            keys[first:stop] = key
+            values[first:stop] = value
+            before_attention(layer)
+            return _attend(query, keys[:stop], values[:stop])
+
+        states = self._forward(tokens, slice(first, stop), attend, after_layer)
+        return functional.linear(_norm(states[-1]), self._head)
+
+    @torch.inference_mode()
+    def decode(self, caches: Sequence[torch.Tensor], tokens: torch.Tensor, position: int) -> torch.Tensor:
+        """The next token of each of several sequences, all at `position`. `caches[layer]` has their KV, [2, sequences,
+        positions, kv_heads, head_dim], to which theirs is added."""
+
+        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            cache = caches[layer]
+            cache[0, :, position] = key
+            cache[1, :, position] = value
+            keys, values = cache[:, :, : position + 1].transpose(2, 3)
+            return functional.scaled_dot_product_attention(query[:, :, None], keys, values, enable_gqa=True)[:, :, 0]
+
+        states = self._forward(tokens, slice(position, position + 1), attend)
+        return functional.linear(_norm(states), self._head).argmax(dim=-1)
+
+    def _forward(
+        self,
+        tokens: torch.Tensor,
+        positions: slice,
+        attend: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_layer: Callable[[int], None] = lambda layer: None,
+    ) -> torch.Tensor:
+        kv = self.shape.kv
+        cos, sin = self._cos[positions], self._sin[positions]
+        split = [self.shape.num_heads, kv.num_kv_heads, kv.num_kv_heads]
         states = functional.embedding(tokens, self._embedding)
         for layer in range(kv.num_layers):
             heads = functional.linear(_norm(states), self._qkv[layer]).view(len(tokens), -1, kv.head_dim)
-            query, key, value = torch.split(heads, list(split), dim=1)
-            keys, values = self.keys_values(layer)
-            keys[first:stop] = _rotate(key, cos, sin)
-            values[first:stop] = value
-            query = _rotate(query, cos, sin)
-            before_attention(layer)
-            attended = _attend(query, keys[:stop], values[:stop])
+            query, key, value = torch.split(heads, split, dim=1)
+            attended = attend(layer, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
             states = states + functional.linear(attended.flatten(1), self._out[layer])
             gate, up = functional.linear(_norm(states), self._gate_up[layer]).chunk(2, dim=-1)
             states = states + functional.linear(functional.silu(gate) * up, self._down[layer])
             after_layer(layer)
-        return functional.linear(_norm(states[-1]), self._head)
+        return states
 
 
 def _norm(states: torch.Tensor) -> torch.Tensor:

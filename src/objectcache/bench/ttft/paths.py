@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -176,6 +177,7 @@ class Through(Path):
         self._chunks = cell.prefix_tokens(world.shape.chunk_tokens) // world.shape.chunk_tokens
         self._tables: dict[int, BlockTable] = {}
         self._open: list[Any] = []
+        self._trace = ""
 
     def prepare(self) -> None:
         self._cache.tiering = self._tiering
@@ -183,20 +185,44 @@ class Through(Path):
             drop_page_cache(self.world.gateway("disk").data)
 
     def prefill(self, recorder: Recorder) -> torch.Tensor:
+        tokens = self.begin(recorder)
+        return self.compute(recorder, self.wait, first=tokens)
+
+    def begin(self, recorder: Recorder) -> int:
+        """Match, and have what is to be loaded sent: its tokens."""
         world, cache = self.world, self._cache
         match = cache.match(world.namespace, world.chain[: self._chunks])
         recorder.timeline.matched_ms = recorder.now_ms()
         tokens = match.tokens if self._load is None else self._load(match)
         if not tokens:
             self._open = [match, None, None]
-            return self.compute(recorder, lambda layer: None, first=0)
-        retrieval = cache.retrieve(match.shortened(tokens), options=self._options)
+            return 0
+        self._trace = secrets.token_hex(8)
+        retrieval = cache.retrieve(match.shortened(tokens), options=replace(self._options, trace=self._trace))
         recorder.timeline.answered_ms = recorder.now_ms()
         table = self._table(tokens)
         places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}
         loading = self._loader.load(retrieval, places, idle=True)
         self._open = [match, retrieval, loading]
-        return self.compute(recorder, loading.wait, first=tokens)
+        return tokens
+
+    def wait(self, layer: int) -> None:
+        """Until the layer is in place, if it is loaded."""
+        loading = self._open[2]
+        if loading is not None:
+            loading.wait(layer)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will land: all has, the load failed, or there is none."""
+        _, retrieval, loading = self._open
+        return retrieval is None or retrieval.complete or loading.error is not None
+
+    def landed_s(self) -> list[float]:
+        """When layers landed, as far as they have: seconds of time.perf_counter. A load must be under way."""
+        retrieval = self._open[1]
+        landed = (retrieval.landed_s(layer) for layer in range(len(self.world.layers)))
+        return [at_s for at_s in landed if at_s is not None]
 
     def _table(self, tokens: int) -> BlockTable:
         if tokens not in self._tables:
@@ -211,6 +237,9 @@ class Through(Path):
         landed = [retrieval.landed_s(layer) for layer in range(len(self.world.layers))]
         recorder.timeline.landed_ms = [recorder.since_start_ms(at_s) for at_s in landed]
         loading.close()
+        sent_s = self.world.gateway(self.cell.stored).sent_s(self._trace)
+        if len(sent_s) == len(landed):  # what the local tier had was not sent
+            recorder.timeline.sent_ms = [recorder.since_start_ms(at_s) for _, at_s in sorted(sent_s.items())]
 
     def fill_tier(self) -> None:
         """Have the tier keep its first layers, as a first request for the prefix would."""

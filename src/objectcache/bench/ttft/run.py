@@ -16,6 +16,7 @@ from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, sample_row
+from objectcache.bench.ttft.mixed import measure_mixed, mixed_rows
 from objectcache.bench.ttft.paths import (
     CHUNKWISE_PATH,
     LAYERWISE,
@@ -141,6 +142,10 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
                 if not name.startswith(_FEWER) or index < settings.recompute_runs:
                     runs[name].append(path.run())
             progress.step()
+        mixed = []
+        if settings.decodes and not cell.step_tokens:
+            loaded = Through(world, cell, cache, loader, windows_s=windows_s)
+            mixed = mixed_rows(cell, measure_mixed(world, loaded, windows_s, settings.runs), right.logits)
         cache.tiering = tiering  # closed with the cache
     equal = {
         name: None
@@ -148,7 +153,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
         else all(torch.equal(run.logits, right.logits) for run in found)
         for name, found in runs.items()
     }
-    return cell_rows(cell, runs, world.layer_bytes(cell), equal)
+    return cell_rows(cell, runs, world.layer_bytes(cell), equal) + mixed
 
 
 def _learn(world: World, cell: Cell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ CORE_CONTEXTS = (4096, 16384, 65536)
 CORE_HITS = (0.5, 0.875)
 CORE_RUNS, REST_RUNS = 9, 3
 LINE_GBPS = 100.0
+DECODED_TOKENS = 512
+"""What is decoded of one request before another takes its place."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,10 @@ def rest_cells(contexts: tuple[int, ...] = CORE_CONTEXTS) -> tuple[Cell, ...]:
 class TtftSettings:
     """`cells` are measured `runs` times each, `recompute_runs` where a path computes the whole prompt.
 
+    With `decodes`, each cell is also measured while so many other requests, of `decode_context` tokens, are decoded.
     `receiver`, `receiver_processes` and `streams` are as in ClientOptions. `memory` and `disk` are directories to store
-    in meanwhile (None: a tmpfs, and the system's temporary directory). Raises ConfigError.
+    in meanwhile (None: a tmpfs, and the system's temporary directory). `gateway` are settings of the gateway's
+    configuration file. Raises ConfigError.
     """
 
     architecture: Architecture = LLAMA_8B
@@ -108,14 +113,19 @@ class TtftSettings:
     receiver_processes: int = 0
     streams: int = 4
     paths: tuple[str, ...] = ()
+    decodes: int = 0
+    decode_context: int = 1024
     segment_chunks: int = 256
     first_layers: int = 1
     memory: Path | None = None
     disk: Path | None = None
+    gateway: Mapping[str, str] = field(default_factory=dict)
     quick: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.decodes < 0 or self.decode_context < 1:
+            raise ConfigError(f"there cannot be {self.decodes} decodes of {self.decode_context} tokens")
         if not self.cells or self.runs < 1:
             raise ConfigError("there must be at least one cell and one run")
         tokens = self.architecture.kv.chunk_tokens
@@ -131,6 +141,12 @@ class TtftSettings:
     @property
     def longest_context(self) -> int:
         return max(cell.context for cell in self.cells)
+
+    @property
+    def most_positions(self) -> int:
+        """Of any sequence."""
+        decoding = self.decode_context + DECODED_TOKENS if self.decodes else 0
+        return max(self.longest_context, decoding)
 
     def to_dict(self) -> dict[str, Any]:
         """What a reader needs to repeat it; no paths of this machine."""

@@ -40,7 +40,7 @@ class World(AbstractContextManager["World"]):
         self.shape = settings.architecture.kv
         self._stack = ExitStack()
         self._gateways: dict[str, BenchGateway] = {}
-        self.model = PrefillModel(settings.architecture, settings.longest_context, self.device, settings.seed)
+        self.model = PrefillModel(settings.architecture, settings.most_positions, self.device, settings.seed)
         document = np.random.default_rng(settings.seed).integers(
             settings.architecture.vocabulary, size=settings.longest_context
         )
@@ -104,7 +104,7 @@ class World(AbstractContextManager["World"]):
     def gateway(self, stored: str, progress: Callable[[], None] = lambda: None) -> BenchGateway:
         """The one over "memory" or "disk", with the document stored in it. Raises ObjectCacheError."""
         if stored not in self._gateways:
-            gateway = self._stack.enter_context(BenchGateway(self.directory(stored)))
+            gateway = self._stack.enter_context(BenchGateway(self.directory(stored), self.settings.gateway))
             self._gateways[stored] = gateway
             self._store(gateway, progress)
         return self._gateways[stored]

@@ -32,8 +32,23 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Where to store meanwhile.", show_default="the system's temporary directory"),
 ]
+GatewayOption = Annotated[
+    list[str] | None,
+    typer.Option("--gateway", help="A setting of the gateway, as NAME=VALUE; may be repeated.", show_default=False),
+]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few measurements, marked as such: does it work?")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Exit with 1 unless every bar is met.")]
+
+
+def gateway_settings(texts: Sequence[str] | None) -> dict[str, str]:
+    """Raises ConfigError."""
+    settings = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name.isidentifier() and equals):
+            raise ConfigError(f"--gateway takes a setting as NAME=VALUE, got {text!r}")
+        settings[name] = value
+    return settings
 
 
 def require(needed: bool, package: str, what: str, extra: str) -> None:

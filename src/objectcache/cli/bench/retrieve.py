@@ -18,10 +18,12 @@ from objectcache.cli.bench.options import (
     QUICK_PAIRS,
     CheckOption,
     DataOption,
+    GatewayOption,
     JsonOption,
     PlotOption,
     QuickOption,
     finish,
+    gateway_settings,
     require,
 )
 from objectcache.client import ClientOptions
@@ -65,6 +67,7 @@ def command(
     verify: Annotated[
         str, typer.Option(help="Levels of checking digests on arrival that are measured: all, sampled, off.")
     ] = ",".join(RetrieveSettings().verify),
+    gateway: GatewayOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -88,6 +91,7 @@ def command(
         verify=tuple(verify.split(",")),
         segment_chunks=segment_chunks,
         data=data,
+        gateway=gateway_settings(gateway),
         quick=quick,
         first_byte_requests=_QUICK_REQUESTS if quick else defaults.first_byte_requests,
     )

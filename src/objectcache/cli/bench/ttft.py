@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 
 from objectcache.bench.result import BenchmarkResult
-from objectcache.cli.bench.options import CheckOption, JsonOption, PlotOption, QuickOption, finish, require
+from objectcache.cli.bench.options import (
+    CheckOption,
+    GatewayOption,
+    JsonOption,
+    PlotOption,
+    QuickOption,
+    finish,
+    gateway_settings,
+    require,
+)
 from objectcache.errors import ConfigError
 
 _QUICK_CONTEXTS = (256, 1024)
@@ -56,6 +65,10 @@ def command(
     paths: Annotated[
         str | None, typer.Option(help="Only these paths beside 'resident' and 'local DRAM'.", show_default="all")
     ] = None,
+    decodes: Annotated[
+        int, typer.Option(help="Also measure beside so many other requests that are decoded.", min=0)
+    ] = 0,
+    decode_context: Annotated[int, typer.Option(help="Tokens of each of those.", min=1)] = 1024,
     first_layers: Annotated[int, typer.Option(help="Layers that the local tier keeps.", min=1)] = 1,
     memory: Annotated[
         Path | None, typer.Option(help="Directory of the store in memory.", show_default="/dev/shm")
@@ -63,6 +76,7 @@ def command(
     disk: Annotated[
         Path | None, typer.Option(help="Directory of the store on disk.", show_default="the system's temporary one")
     ] = None,
+    gateway: GatewayOption = None,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -108,9 +122,12 @@ def command(
             receiver_processes=receiver_processes,
             streams=streams,
             paths=tuple(paths.split(",")) if paths else (),
+            decodes=decodes,
+            decode_context=decode_context,
             first_layers=first_layers,
             memory=memory,
             disk=disk,
+            gateway=gateway_settings(gateway),
             quick=small,
         )
         result = run_ttft(settings, console)

@@ -13,6 +13,7 @@ from objectcache.layout import DIGEST_BYTES, LayerRow, Span, piece_chunks
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import FileRange, ObjectReader
+from objectcache.transports.dealing import Dealing
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing, _reading
@@ -65,29 +66,38 @@ class Placement(Outgoing):
 
 
 def placements_of(
-    plan: Plan, readers: Mapping[str, ObjectReader], delivery: int, epoch: int, ahead: Announcements | None = None
+    plan: Plan,
+    readers: Mapping[str, ObjectReader],
+    delivery: int,
+    epoch: int,
+    ahead: Announcements | None = None,
+    dealing: Dealing | None = None,
 ) -> Iterator[list[Outgoing]]:
     """As `transports.source.spans_of`: each list is one placement."""
     for layer_run in plan.layer_runs():
         if ahead is not None:
             ahead.advance(layer_run.row.row_bytes)
-        for placement in _run_placements(plan, layer_run, readers[layer_run.run.segment], delivery, epoch):
+        for placement in _run_placements(plan, layer_run, readers[layer_run.run.segment], delivery, epoch, dealing):
             yield [placement]
             if ahead is not None:
                 ahead.advance(placement.frame.data_bytes)
 
 
 def _run_placements(
-    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int
+    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int, dealing: Dealing | None
 ) -> Iterator[Placement]:
-    run, position = layer_run.run, layer_run.position
+    run, position, layer = layer_run.run, layer_run.position, layer_run.row
+    placed = list(together(layer, layer_run.spans()))
+    if dealing is not None:
+        placed = [each for each in placed if dealing.deal((each[1] - each[0]) * layer.slice_bytes)]
+        if not placed:
+            return
     part = plan.parts[layer_run.part]
     binding = LayerBinding(part.group, part.shard, layer_run.layer)
     committed = CommittedLayer(run.geometry, position, binding, run.leaf, run.row_digest(position))
     with _reading(run.segment):
         row = committed.read_row(reader)
-    layer = layer_run.row
-    for first, stop, digests in together(layer, layer_run.spans()):
+    for first, stop, digests in placed:
         piece = digests.stop <= layer.num_pieces
         found = row[digests.start * DIGEST_BYTES : digests.stop * DIGEST_BYTES]
         frame = Frame(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -115,7 +116,7 @@ class PlacingSession(SenderSession):
     def attach(self, stream: int, sock: socket.socket) -> bool:
         return super().attach(stream, PlacingSocket(sock))
 
-    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> None:
+    def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> bool:
         """One placement, unless it cannot be had, or is not wanted any more when it is at hand. Raises OSError."""
         assert isinstance(sock, PlacingSocket)
         assert isinstance(active, PlacingDelivery)
@@ -128,10 +129,11 @@ class PlacingSession(SenderSession):
                 with self._changed:
                     active.state.unclaim(turn.wire_bytes)
                 supplying.fail(active, self._changed, error)
-                return
+                return False
             assert isinstance(at_hand, PlacingBody)
             if not self._begin(stream, active, turn.wire_bytes):
-                return
+                return False
+            begun_s = time.monotonic()
             try:
                 with sock.placing():
                     at_hand.place(self.memory.view[active.place_of(outgoing)], self._files)
@@ -139,4 +141,6 @@ class PlacingSession(SenderSession):
                 supplying.fail(active, self._changed, error)  # nothing was said of it: the stream is in step
             else:
                 send_all(sock, outgoing.head)
-        self._done(stream, active, last=False)
+                if active.times is not None:
+                    active.times.note(stream, turn, begun_s, time.monotonic())
+        return True
