@@ -44,6 +44,7 @@ from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
 from objectcache.s3.access import ALL_BUCKETS
+from objectcache.transports.nixl import is_installed
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Gateway:
                 self._bandwidth,
                 self._endpoints,
                 serves_data_connections=config.serves_data_connections,
+                nixl=config.nixl and is_installed(),
             ),
             StoringRoutes(self._buckets, self._pool, self.metrics, self._drain),
             ReadingRoutes(self._buckets, self._pool),

@@ -35,6 +35,7 @@ from objectcache.gateway.handoff import (
     response_socket,
 )
 from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.nixl import NixlRoute
 from objectcache.gateway.running import Running, links_of
 from objectcache.gateway.sessions import SessionTable
 from objectcache.messages import (
@@ -75,8 +76,11 @@ class KVRoutes:
         data_endpoint: Callable[[web.Request], tuple[str, int, str, int, str]],
         *,
         serves_data_connections: bool = True,
+        nixl: bool = False,
     ) -> None:
-        """`data_endpoint(request)` gives what a SessionAnswer says of this very gateway."""
+        """`data_endpoint(request)` gives what a SessionAnswer says of this very gateway; `nixl`: whether clients may
+        register memory with NIXL, which is then written to by networks that have no TLS either."""
+        self._nixl = NixlRoute(sessions, offered=nixl and serves_data_connections)
         self._serves_data_connections = serves_data_connections
         self._buckets = buckets
         self._pool = pool
@@ -91,6 +95,7 @@ class KVRoutes:
             "kv-match": self.match,
             "kv-release": self.release,
             "kv-session": self.session,
+            "kv-nixl": self._nixl.register,
             "kv-retrieve": self.retrieve,
             "kv-delivery": self.cancel,
             "kv-damage": self._damage.report,
@@ -136,7 +141,7 @@ class KVRoutes:
             )
         worker = await self._pool.living()
         opened = self._sessions.open(worker, call.bucket, call.caller.access_key, asked.streams, plain=plain)
-        return _answer(SessionAnswer(opened.id, *endpoints).encode())
+        return _answer(SessionAnswer(opened.id, *endpoints, self._nixl.name(opened)).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
 

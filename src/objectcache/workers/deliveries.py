@@ -14,7 +14,7 @@ from objectcache.plan import Plan, PlanPart
 from objectcache.recent import Recent
 from objectcache.transports.active import ActiveDelivery
 from objectcache.transports.sender import SenderSession
-from objectcache.transports.shared_memory import PlacingDelivery, PlacingSession
+from objectcache.transports.shared_memory import PlacingDelivery
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
@@ -105,13 +105,12 @@ class DeliveryOrders:
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
-        placing = isinstance(session, PlacingSession)
         try:
             store = self._stores.get(message["store"])
             far = store.far
             held = self._objects.hold(store, plan.segment_bytes)
             ahead = Announcements(plan, held.readers) if far else None
-            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead)
+            spans = (placements_of if session.places else spans_of)(plan, held.readers, delivery, epoch, ahead)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -123,7 +122,7 @@ class DeliveryOrders:
             fetched_bytes = self._fetched.since_last(store) if error is None else 0
             self._answering.answer(message, error, sent_bytes=state.sent_bytes, fetched_bytes=fetched_bytes)
 
-        if isinstance(session, PlacingSession):
+        if session.places:
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             return PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
         turn = turn_bytes(plan, session.streams)
