@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from objectcache.bench.result import BenchmarkResult
-from objectcache.bench.retrieve import BARS, RetrieveSettings, run_retrieve
+from objectcache.bench.retrieve import RetrieveSettings, bars_of, run_retrieve
 from objectcache.bench.retrieve.settings import FULL_PAIRS
 from objectcache.bench.shapes import SHAPES, ModelShape
 from objectcache.cli.bench.options import (
@@ -26,6 +26,7 @@ from objectcache.cli.bench.options import (
 )
 from objectcache.client import ClientOptions
 from objectcache.errors import ConfigError
+from objectcache.transports.nixl import check_installed
 
 _QUICK_REQUESTS = 50
 
@@ -34,6 +35,7 @@ class Target(StrEnum):
     SHM = "shm"
     TCP = "tcp"
     HTTP = "http"
+    NIXL = "nixl"
 
 
 class Receiver(StrEnum):
@@ -45,7 +47,11 @@ def command(
     json: JsonOption = None,
     plot: PlotOption = None,
     target: Annotated[
-        Target, typer.Option(help="Shared memory, striped TCP connections, or the HTTP response.")
+        Target,
+        typer.Option(
+            help="Shared memory, striped TCP connections, the HTTP response, or memory that is registered with NIXL: "
+            "then beside what NIXL itself does, over UCX's shared memory and TCP."
+        ),
     ] = Target.TCP,
     receiver: Annotated[
         Receiver, typer.Option(help="Receive in threads, or in a process on shared memory.")
@@ -74,9 +80,13 @@ def command(
 
       objectcache bench retrieve --json retrieve.json --plot retrieve.png
 
+      objectcache bench retrieve --target nixl --check
+
       objectcache bench retrieve --shapes llama-8b --contexts 16384 --quick --check
     """
     require(plot is not None, "matplotlib", "--plot", "plot")
+    if target is Target.NIXL:
+        check_installed()
     defaults = RetrieveSettings()
     settings = RetrieveSettings(
         shapes=_shapes(shapes) or (defaults.shapes[:1] if quick else defaults.shapes),
@@ -88,12 +98,14 @@ def command(
         verify=tuple(verify.split(",")),
         segment_chunks=segment_chunks,
         data=data,
+        # Both fabrics hold twice as much in memory as the others do.
+        most_bytes=defaults.most_bytes // 2 if target is Target.NIXL else defaults.most_bytes,
         quick=quick,
         first_byte_requests=_QUICK_REQUESTS if quick else defaults.first_byte_requests,
     )
     console = Console()
     result = run_retrieve(settings, console)
-    finish(console, result, BARS, json=json, plot=plot, draw=_drawing, check=check)
+    finish(console, result, bars_of(settings), json=json, plot=plot, draw=_drawing, check=check)
 
 
 def _drawing() -> Callable[[BenchmarkResult, Path], None]:
