@@ -85,13 +85,16 @@ def test_a_stopped_worker_that_dies_frees_the_memory(
     gateway: GatewayProcess, cache: GatewayCache, match: Match
 ) -> None:
     (worker,) = gateway.worker_pids
-    with stopped_in_mid_delivery(worker, cache, match) as retrieval:
-        retrieval.close()
-        time.sleep(0.7)
-        assert cache.pool.usage().quarantined_bytes == PAYLOAD_BYTES
-        os.kill(worker, signal.SIGKILL)
-        eventually(lambda: is_free(cache), "nobody can write it any more")
-        view, content = fill(cache)
+    os.kill(worker, signal.SIGSTOP)
+    retrieval = cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1, deadline_s=0.5))
+    with pytest.raises(DeliveryTimeoutError):
+        retrieval.wait(LAYERS - 1)
+    retrieval.close()
+    time.sleep(1.0)
+    assert cache.pool.usage().quarantined_bytes == PAYLOAD_BYTES
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: is_free(cache), "nobody can write it any more")
+    view, content = fill(cache)
     eventually(lambda: gateway.ask("GET", "/readyz").status == 200, "another worker runs")
     assert view == content
 
@@ -133,7 +136,7 @@ import objectcache
 from objectcache.client import ClientOptions
 from objectcache.testing.synthetic import LAYERWISE, flat_layout, new_namespace, prompt, store_parts
 
-layers, chunks, slice_bytes = map(int, sys.argv[2:])
+layers, chunks, slice_bytes = map(int, sys.argv[2:5])
 cache = objectcache.open(sys.argv[1], options=ClientOptions(target="nixl", streams=2, buffer_bytes=1 << 30))
 namespace = new_namespace(flat_layout(layers, slice_bytes))
 store_parts(cache, namespace, prompt(namespace, chunks))
