@@ -3,7 +3,7 @@
 Needs `objectcache[nixl]` only when an agent is made; everything here can be imported without.
 """
 
-from objectcache.transports.nixl.agent import Agent, Region, check_installed, is_installed
+from objectcache.transports.nixl.agent import INSTALL, Agent, Region, check_installed, is_installed
 from objectcache.transports.nixl.line import Line, watch
 from objectcache.transports.nixl.notifications import (
     InOrder,
@@ -14,6 +14,7 @@ from objectcache.transports.nixl.notifications import (
 from objectcache.transports.nixl.sending import NixlSession, Writer
 
 __all__ = [
+    "INSTALL",
     "Agent",
     "InOrder",
     "Line",
