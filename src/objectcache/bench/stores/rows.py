@@ -17,7 +17,7 @@ DELAYED = " far"
 UNCACHED, ON_RADOS = "gateway uncached", " on RADOS"
 SHORT = {1: ", 1 chunk", 2: ", 2 chunks", 4: ", 4 chunks"}
 """Prefixes so short that the fixed cost of asking is all there is: by their chunks, what names of ways say."""
-TOTAL, FIRST_LAYER = "total", "first layer"
+TOTAL, FIRST_LAYER, GOODPUT = "total", "first layer", "goodput"
 
 BARS = (
     Bar("descriptor_vs_range_per_slice", 3.0),
@@ -71,7 +71,7 @@ def fetch_rows(store: str, measured: Mapping[str, Sequence[Fetch]], zero_s: floa
         if first_ms:
             rows.append(sample_row(named(store, way, FIRST_LAYER), "ms", first_ms, **about))
         goodput = [fetch.goodput_gb_s for fetch in fetches]
-        rows.append(sample_row(named(store, way, "goodput"), "GB/s", goodput, **about))
+        rows.append(sample_row(named(store, way, GOODPUT), "GB/s", goodput, **about))
         requests = [float(fetch.requests) for fetch in fetches if fetch.requests is not None]
         if requests:
             rows.append(sample_row(named(store, way, "requests"), "requests", requests, **about))
