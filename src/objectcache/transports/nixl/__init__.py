@@ -4,6 +4,7 @@ Needs `objectcache[nixl]` only when an agent is made; everything here can be imp
 """
 
 from objectcache.transports.nixl.agent import INSTALL, Agent, Region, check_installed, is_installed
+from objectcache.transports.nixl.arena import Slots
 from objectcache.transports.nixl.line import Line, watch
 from objectcache.transports.nixl.notifications import (
     InOrder,
@@ -21,6 +22,7 @@ __all__ = [
     "NixlSession",
     "Notification",
     "Region",
+    "Slots",
     "Writer",
     "check_installed",
     "decode_notification",
