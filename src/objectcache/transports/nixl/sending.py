@@ -24,13 +24,14 @@ from objectcache.transports.nixl.line import Line, LineEnd, watch
 from objectcache.transports.nixl.notifications import encode_notification
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory import MappedFiles, PlacingDelivery
-from objectcache.transports.shared_memory.placements import PlacingBody
+from objectcache.transports.shared_memory.placements import PLACED_BYTES, PlacingBody
 
-SLOT_BYTES = 2 << 20
-SLOTS = 128
-"""Registered memory is pinned where there is RDMA: this much for each worker that has clients with NIXL."""
+SLOT_BYTES = PLACED_BYTES
+"""A whole placement, but for slices that are larger: each WRITE costs 0.2 ms of computing, whatever its size."""
+SLOTS = 32
+"""Registered memory is pinned where there is RDMA: 256 MiB for each worker that has clients with NIXL."""
 SLOT_WAIT_S = 0.1
-TICK_S, IDLE_TICK_S = 0.001, 0.05
+TICK_S, IDLE_TICK_S = 0.005, 0.05
 """How often UCX makes progress beside the WRITEs: for last words that were left waiting, and for peers that come and
 go."""
 
