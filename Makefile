@@ -20,7 +20,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-timing test-stores test-rados test-clients test-vllm test-vllm-old demo bench clean
+.PHONY: help setup constraints lint test test-timing test-stores test-rados test-nixl test-clients test-vllm test-vllm-old demo bench clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -47,10 +47,10 @@ lint: setup ## ruff and mypy.
 
 test: lint ## lint, then all tests but those of time, and those with other programs.
 	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder \
-		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/vllm
+		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/nixl --ignore=tests/vllm
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
-	$(BIN)/pytest -m timing --ignore=tests/vllm
+	$(BIN)/pytest -m timing --ignore=tests/nixl --ignore=tests/vllm
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
 	$(BIN)/pytest tests/stores_s3 -rs
@@ -61,6 +61,16 @@ test-rados: setup ## The RADOS store on a cluster, which this starts; skipped, w
 
 test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
 	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
+
+test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP.
+	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/pytest tests/nixl -rs
+
+# An environment of its own: .venv tests that everything else works without NIXL.
+.venv-nixl/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[nixl,dev]'
+	@touch $@
 
 test-vllm: .venv-vllm/.installed ## vLLM on CPUs with the connector, against itself without (VLLM_TESTS=… for some of the tests).
 	.venv-vllm/bin/pytest $(VLLM_TESTS) -rs
@@ -89,5 +99,5 @@ bench: setup ## The benchmarks (BENCH_ARGS=… for their options).
 	$(BIN)/objectcache bench $(BENCH_ARGS)
 
 clean: ## Remove environments, caches and what the demo wrote.
-	rm -rf .venv .venv-vllm .venv-vllm-old build dist demo-out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-nixl .venv-vllm .venv-vllm-old build dist demo-out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,10 +19,12 @@ from objectcache.demo.checks import broken_promises
 from objectcache.demo.options import Job, ModelSize
 from objectcache.demo.prompts import VOCABULARY, prompt, shared_tokens, tokens
 from objectcache.errors import ConfigError, ObjectCacheError
+from objectcache.transports.nixl import is_installed
 
 needs_packages = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("torch", "transformers", "matplotlib")), reason="needs objectcache[demo]"
 )
+needs_nixl = pytest.mark.skipif(not is_installed(), reason="NIXL is not installed: pip install 'objectcache[nixl]'")
 
 # The whole document through a model that is smaller than the short demo's, which .ci/run has.
 SIZE = ModelSize(hidden=32, heads=2, kv_heads=1, head_dim=64, intermediate=64)
@@ -135,9 +137,11 @@ def test_the_short_demo_in_this_process(tmp_path: Path) -> None:
 @needs_packages
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("small")
-def test_two_processes_and_a_gateway_between_them(tmp_path: Path) -> None:
-    options = DemoOptions(short=True, layers=1, target="tcp", out=tmp_path)
+@pytest.mark.parametrize("target", ["tcp", pytest.param("nixl", marks=needs_nixl)])
+def test_two_processes_and_a_gateway_between_them(tmp_path: Path, target: str) -> None:
+    options = DemoOptions(short=True, layers=1, target=target, out=tmp_path)
     figures = run_demo(options, Console(file=io.StringIO())).figures
+    assert figures["target"] == target
     assert figures["gateway_restarted"]
     assert figures["pid"] != figures["prefill"]["pid"]
     assert figures["matched_tokens"] == figures["expected_tokens"]

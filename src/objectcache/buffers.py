@@ -91,6 +91,16 @@ class BufferPool:
     def size_bytes(self) -> int:
         return self._size
 
+    @property
+    def memory(self) -> memoryview:
+        """All of it. Whoever holds a slice of this keeps it mapped past `close`."""
+        return self._view[:]
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped in this process."""
+        return address_of(self._view)
+
     def allocate(self, size_bytes: int) -> Buffer:
         """A buffer of at least `size_bytes`, page-aligned. Raises BufferPoolExhaustedError."""
         needed = align_up(max(size_bytes, 1))

@@ -83,6 +83,9 @@ class GatewayConfig:
     """Whether clients on this host may have KV placed in their own memory."""
     shared_memory_users: tuple[int, ...] = ()
     """Numbers of the users who may, beside the gateway's own."""
+    nixl: bool = True
+    """Whether clients may have KV written into memory that they register with NIXL, where that is installed and there
+    may be data connections."""
     bandwidth: float | None = None
     """Bytes a second that this gateway's NIC may carry of deliveries ("100Gbps", "12.5GB/s"); default: no cap."""
     share: float = 1.0
@@ -221,7 +224,7 @@ def _convert(name: str, value: Any) -> Any:
         return Path(value).expanduser().absolute()
     if name == "anonymous":
         return _grant(value)
-    if name in ("plain_data", "shared_memory") and not isinstance(value, bool):
+    if name in ("plain_data", "shared_memory", "nixl") and not isinstance(value, bool):
         raise ConfigError(f"{name} must be true or false, got {value!r}")
     if name == "shared_memory_users":
         if not isinstance(value, list | tuple) or any(type(user) is not int or user < 0 for user in value):

@@ -40,11 +40,18 @@ class TargetKind(StrEnum):
     HTTP = "http"  # the response to the request
     TCP = "tcp"  # the striped connections of a session
     SHM = "shm"  # the client's own memory, which it shares with a gateway on its host
+    NIXL = "nixl"  # the client's own memory, which it has registered with NIXL
+
+    @property
+    def places(self) -> bool:
+        """Whether it is the gateway's worker that writes the client's memory."""
+        return self in (TargetKind.SHM, TargetKind.NIXL)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`session` names the connections, but for HTTP; `offset` is where in shared memory the destination begins."""
+    """`session` names the connections, but for HTTP; `offset` is where the destination begins in memory that the
+    gateway's worker writes itself."""
 
     kind: TargetKind
     session: bytes = b""
@@ -52,7 +59,7 @@ class Target:
 
     def to_map(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"kind": self.kind.value, "session": self.session}
-        return fields | {"offset": self.offset} if self.kind is TargetKind.SHM else fields
+        return fields | {"offset": self.offset} if self.kind.places else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +295,10 @@ def _decode_target(fields: FieldReader) -> Target:
     target = Target(
         TargetKind(kind),
         fields.binary("session", 0, ID_BYTES),
-        fields.integer("offset", 0, 1 << 62) if kind == TargetKind.SHM else 0,
+        fields.integer("offset", 0, 1 << 62) if TargetKind(kind).places else 0,
     )
     if (target.kind is not TargetKind.HTTP) != bool(target.session):
-        raise DescriptorError("descriptor.target.session must be given for tcp and shm, and only there")
+        raise DescriptorError("descriptor.target.session must be given for tcp, shm and nixl, and only there")
     return target
 
 

@@ -22,7 +22,7 @@ from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.machine import child_pids
 from objectcache.bench.result import MIN_PAIRS, BenchmarkResult, ratio_row
 from objectcache.bench.shapes import ModelShape
-from objectcache.bench.stores import BARS, BenchStore, StoresSettings, run_stores
+from objectcache.bench.stores import BARS, RADOS_BARS, BenchStore, StoresSettings, bars_of, run_stores
 from objectcache.bench.stores.fetch import Fetch
 from objectcache.bench.stores.gets import Gets
 from objectcache.bench.stores.rows import fetch_rows, ratio_rows
@@ -186,6 +186,16 @@ def test_settings_that_cannot_be() -> None:
         with pytest.raises(ConfigError):
             replace(StoresSettings((store,)), **wrong)
     assert replace(StoresSettings((store,)), pairs=1, quick=True).chunks == 256
+    with pytest.raises(ConfigError, match="python3-rados"):
+        StoresSettings((store,), only_rados=True)
+
+
+def test_bars_are_of_what_is_measured() -> None:
+    plain = BenchStore.parse("s3://kv-1")
+    beside = replace(plain, name="ceph", rados="rados://kv-1")
+    assert bars_of(StoresSettings((plain,))) == BARS
+    assert bars_of(StoresSettings((plain, beside))) == BARS + RADOS_BARS
+    assert bars_of(StoresSettings((beside,), only_rados=True)) == RADOS_BARS
 
 
 def test_services_that_are_not_known() -> None:
@@ -209,8 +219,9 @@ def test_rows_and_ratios_of_fetches() -> None:
     assert rows[4]["samples"] == [2000.0, 2000.0]
     assert rows[4]["at_s"] == [5.0, 17.0]
     assert rows[2]["samples"] == [0.25, pytest.approx(1 / 6)]
-    ratios = ratio_rows("x", rows)
-    assert {key: row["samples"] for key, row in ratios.items()} == {"descriptor_vs_range_per_slice": [2.0, 3.0]}
+    (ratio,) = ratio_rows("x", rows)
+    assert (ratio["key"], ratio["of_store"]) == ("descriptor_vs_range_per_slice", "x")
+    assert ratio["samples"] == [2.0, 3.0]
 
 
 # -- the command line ---------------------------------------------------------------------------------

@@ -27,10 +27,12 @@ _POLL_S = 0.01
 class BenchGateway(AbstractContextManager["BenchGateway"]):
     """`objectcache serve` over `data`, on loopback, with its own defaults. Raises BenchmarkError when it fails.
 
-    `settings` are further ones of its configuration file, texts all of them.
+    `settings` are further ones of its configuration file, texts all of them; `environment` is added to ours.
     """
 
-    def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         config = data / "gateway.toml"
@@ -40,7 +42,8 @@ class BenchGateway(AbstractContextManager["BenchGateway"]):
             [
                 *("objectcache", "serve", "--config", str(config), "--data", str(data)),
                 *("--port", "0", "--bucket", BUCKET, "--ready-json"),
-            ]
+            ],
+            environment=environment,
         )
         try:
             ready = self._child.read()

@@ -20,7 +20,7 @@ def run(
     url: Annotated[str, typer.Option(help="A cache that is there already: a gateway or a directory.")] = "",
     direct: Annotated[bool, typer.Option(help="No gateway: the engines open the store themselves.")] = False,
     store: Annotated[str, typer.Option(help="Where objects are (default: files), e.g. s3://bucket/prefix.")] = "",
-    target: Annotated[str, typer.Option(help="How layers travel: shm, tcp or http.")] = _DEFAULTS.target,
+    target: Annotated[str, typer.Option(help="How layers travel: shm, nixl, tcp or http.")] = _DEFAULTS.target,
     data: Annotated[Path | None, typer.Option(help="Directory of the store (default: a temporary one).")] = None,
     out: Annotated[Path, typer.Option(help="Directory for the picture.")] = _DEFAULTS.out,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,

@@ -104,6 +104,14 @@ def run(
             help="Whether clients on this host may have KV placed in their own memory (default: yes).",
         ),
     ] = None,
+    nixl: Annotated[
+        bool | None,
+        typer.Option(
+            "--nixl/--no-nixl",
+            help="Whether clients may have KV written into memory that they register with NIXL (default: where it is "
+            "installed).",
+        ),
+    ] = None,
     drain_s: Annotated[float | None, typer.Option(help="Seconds that SIGTERM waits for deliveries.")] = None,
     ready_json: Annotated[bool, typer.Option(help="Print one JSON line with the addresses when ready.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every refused request.")] = False,
@@ -153,6 +161,7 @@ def run(
         "tls_key": tls_key,
         "plain_data": plain_data,
         "shared_memory": shared_memory,
+        "nixl": nixl,
         "drain_s": drain_s,
     }
     settings = load_config(config, overrides)

@@ -169,7 +169,7 @@ class GatewayCache(KVCache):
         destination: Destination,
         landing: Landing,
     ) -> None:
-        offset = destination.buffer.offset if session.kind is TargetKind.SHM else 0
+        offset = destination.buffer.offset if session.kind.places else 0
         target = Target(session.kind, session.id, offset)
         descriptor = self._descriptor(match, delivery, options, target)
 
@@ -271,7 +271,7 @@ class GatewayCache(KVCache):
             on_unit=landing.land,
             on_failed=failed,
             on_fenced=landing.fence,
-            shared=descriptor.target.kind is TargetKind.SHM,
+            shared=descriptor.target.kind.places,
         )
         if self.options.receiver == "threads":  # a receiving process says what has landed, no more
             reception = expected.reception

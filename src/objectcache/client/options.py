@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from objectcache.cache.tiering import TierOptions
 from objectcache.client.endpoint import Endpoint, client_tls, find_credentials
 from objectcache.errors import ConfigError
+from objectcache.transports.nixl import check_installed
 from objectcache.transports.verification import Level, Verification
 
 
@@ -17,7 +18,9 @@ class ClientOptions:
 
     `target` is "shm" (a worker of the gateway, on the same host, copies into the destination pool), "tcp" (striped
     connections), "http" (the response) or "auto": the first of these that both sides have. There is no "shm" from
-    another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. `receiver` is
+    another host, user or network namespace, and no "tcp" where HTTP is TLS and the network not trusted. "nixl" is for
+    whoever says so: the pool is registered with NIXL (`objectcache[nixl]`), and a worker writes into it by RDMA or what
+    else UCX has. `receiver` is
     "threads" or "process" (over TCP only): `receiver_processes` of them (0: one for every two streams). `streams` is
     the number of connections, and of a worker's threads that serve them (default: 4, or the cores if there are fewer);
     `buffer_bytes` the size of the destination pool, which takes memory only as it is written, or at once with
@@ -46,12 +49,14 @@ class ClientOptions:
     tier: TierOptions = field(default_factory=TierOptions)
 
     def __post_init__(self) -> None:
-        if self.target not in ("auto", "shm", "tcp", "http"):
-            raise ConfigError(f"target must be 'auto', 'shm', 'tcp' or 'http', got {self.target!r}")
+        if self.target not in ("auto", "shm", "tcp", "http", "nixl"):
+            raise ConfigError(f"target must be 'auto', 'shm', 'tcp', 'http' or 'nixl', got {self.target!r}")
         if self.receiver not in ("threads", "process"):
             raise ConfigError(f"receiver must be 'threads' or 'process', got {self.receiver!r}")
-        if (self.target, self.receiver) == ("shm", "process"):
-            raise ConfigError("a receiving process is for target 'tcp': with 'shm' nothing is received")
+        if self.target in ("shm", "nixl") and self.receiver == "process":
+            raise ConfigError(f"a receiving process is for target 'tcp': with {self.target!r} nothing is received")
+        if self.target == "nixl":
+            check_installed()
         if not 0 <= self.receiver_processes <= self.streams:
             raise ConfigError(
                 f"receiver_processes must be between 0 and the {self.streams} streams, got {self.receiver_processes}"

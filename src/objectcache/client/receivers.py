@@ -157,14 +157,14 @@ class SharedReceivers(StreamReceivers):
 
     def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
         self._receiver.fail_all(reason)
-        _read_to_end(sock)
+        read_to_end(sock)
         self._receiver.lost(stream, reason)
 
     def fail(self, delivery: int, error: ObjectCacheError) -> None:
         self._receiver.withdraw(delivery, error)
 
 
-def _read_to_end(sock: socket.socket) -> None:
+def read_to_end(sock: socket.socket) -> None:
     """Return when the other side has closed: on a Unix socket, an error (ECONNRESET) says the same."""
     with contextlib.suppress(OSError):
         while sock.recv(1 << 16):

@@ -7,13 +7,19 @@ from collections.abc import Callable
 
 from objectcache.buffers import BufferPool
 from objectcache.client.http import GatewayHttp
+from objectcache.client.nixl_receivers import NixlReceivers
 from objectcache.client.process_receivers import ProcessReceivers
 from objectcache.client.receivers import Receivers, SharedReceivers, ThreadReceivers
 from objectcache.client.sharing import share_memory
 from objectcache.descriptor import TargetKind
-from objectcache.errors import DataConnectionsRefusedError, GatewayUnavailableError, SharedMemoryRefusedError
+from objectcache.errors import (
+    DataConnectionsRefusedError,
+    GatewayUnavailableError,
+    NixlRefusedError,
+    SharedMemoryRefusedError,
+)
 from objectcache.frames import hello_frame
-from objectcache.messages import SessionAnswer, SessionRequest
+from objectcache.messages import NixlAnswer, SessionAnswer, SessionRequest
 from objectcache.transports.sockets import tune
 from objectcache.transports.verification import Verification
 
@@ -53,10 +59,14 @@ class DataSession:
         verify: Verification,
         timeout_s: float,
     ) -> DataSession:
-        """`target` is "shm", "tcp", or "auto" for the best of them; `receiver` is "threads" or "process", for TCP.
+        """`target` is "nixl", "shm", "tcp", or "auto" for the better of the last two; `receiver` is "threads" or
+        "process", for TCP.
 
-        Raises what the gateway answers, SharedMemoryRefusedError, DataConnectionsRefusedError, GatewayUnavailableError.
+        Raises what the gateway answers, NixlRefusedError, SharedMemoryRefusedError, DataConnectionsRefusedError,
+        GatewayUnavailableError, DeliveryError (NIXL cannot begin here).
         """
+        if target == "nixl":
+            streams = max(2, streams)  # so that one can read while another writes
         body = SessionRequest(streams).encode()
         answer = SessionAnswer.decode(http.request("POST", f"/{bucket}?kv-session", body))
         own_http = http
@@ -70,6 +80,8 @@ class DataSession:
                 if target == "shm":
                     raise
                 kind = TargetKind.TCP
+        elif target == "nixl":
+            kind = TargetKind.NIXL
         if kind is TargetKind.TCP:
             sockets = _connect(answer, streams, timeout_s)
         opened: list[DataSession] = []
@@ -79,7 +91,9 @@ class DataSession:
                 session.dead = True
 
         receivers: Receivers
-        if kind is TargetKind.SHM:
+        if kind is TargetKind.NIXL:
+            receivers, sockets = _registered(answer, bucket, own_http, pool, lost, verify, streams, timeout_s)
+        elif kind is TargetKind.SHM:
             receivers = SharedReceivers(lost, verify)
         else:
             processes = receiver_processes or max(1, streams // 2)
@@ -116,6 +130,33 @@ def _connect(answer: SessionAnswer, streams: int, timeout_s: float) -> list[sock
             f"no data connection to {answer.data_host}:{answer.data_port}, which the gateway advertises: {error}"
         ) from error
     return sockets
+
+
+def _registered(
+    answer: SessionAnswer,
+    bucket: str,
+    http: GatewayHttp,
+    pool: BufferPool,
+    on_lost: Callable[[], None],
+    verify: Verification,
+    streams: int,
+    timeout_s: float,
+) -> tuple[Receivers, list[socket.socket]]:
+    """The pool registered with NIXL and made known to the gateway, and the line to the worker that may write it from
+    here on. Raises NixlRefusedError, GatewayUnavailableError, and what the gateway answers."""
+    if not answer.nixl_agent:
+        raise NixlRefusedError(
+            "the gateway writes to no memory by NIXL: where it runs, pip install 'objectcache[nixl]'; and it needs "
+            "nixl = true and, where HTTP is TLS, plain_data = true"
+        )
+    receivers = NixlReceivers(on_lost, verify, answer.nixl_agent, pool, streams)
+    try:
+        body = receivers.registration(answer.session)
+        receivers.accept(NixlAnswer.decode(http.request("POST", f"/{bucket}?kv-nixl", body)).agent)
+        return receivers, _connect(answer, 1, timeout_s)
+    except BaseException:
+        receivers.close()
+        raise
 
 
 def _receivers(

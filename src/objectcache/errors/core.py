@@ -239,6 +239,14 @@ class SharedMemoryRefusedError(RequestError):
     status = 403
 
 
+class NixlRefusedError(RequestError):
+    """KV cannot be written to the client's registered memory: this gateway has no NIXL, or no use for what was
+    registered."""
+
+    code = "NixlRefused"
+    status = 403
+
+
 class BadDigestError(RequestError):
     """An uploaded body is not what its own digests say."""
 

@@ -48,6 +48,13 @@ class Carriers:
         for worker in self.workers:
             worker.tell("share", fds=[memory], session=self.session, prefaulted=prefaulted)
 
+    def narrow(self) -> None:
+        """To the first of them, for what only one can do, with all streams. Before any is attached."""
+        for worker in self.workers[1:]:
+            worker.sessions.discard(self.session)
+            worker.tell("end_session", session=self.session)
+        self.workers = self.workers[:1]
+
     def attach(self, stream: int, sock: int) -> None:
         """`sock` is the descriptor of the connection that is the session's stream `stream`."""
         at, carrier = divmod(stream, len(self))

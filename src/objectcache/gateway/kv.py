@@ -37,6 +37,7 @@ from objectcache.gateway.handoff import (
     response_socket,
 )
 from objectcache.gateway.metrics import GatewayMetrics
+from objectcache.gateway.nixl import NixlRoute
 from objectcache.gateway.running import Running, links_of
 from objectcache.gateway.sent_times import SentTimesRoute
 from objectcache.gateway.sessions import SessionTable
@@ -52,6 +53,7 @@ from objectcache.messages import (
     SessionRequest,
 )
 from objectcache.plan import Plan
+from objectcache.transports.nixl import is_installed
 from objectcache.transports.source import wire_bytes
 from objectcache.workers.channel import Message
 from objectcache.workers.pool import WorkerOrderError, WorkerPool
@@ -80,6 +82,8 @@ class KVRoutes:
     ) -> None:
         """`data_endpoint(request)` gives what a SessionAnswer says of this very gateway."""
         self._config = config
+        # Networks of NIXL's have no TLS either.
+        self._nixl = NixlRoute(sessions, offered=config.nixl and is_installed() and config.serves_data_connections)
         self._buckets = buckets
         self._pool = pool
         self._sessions = sessions
@@ -94,6 +98,7 @@ class KVRoutes:
             "kv-match": self.match,
             "kv-release": self.release,
             "kv-session": self.session,
+            "kv-nixl": self._nixl.register,
             "kv-retrieve": self.retrieve,
             "kv-delivery": self.cancel,
             "kv-damage": self._damage.report,
@@ -142,7 +147,7 @@ class KVRoutes:
         # Each range that is fetched from afar is to be fetched once.
         workers = self._pool.idlest(1 if core.store.far else self._config.workers_per_session)
         opened = self._sessions.open(workers, call.bucket, call.caller.access_key, asked.streams, plain=plain)
-        return _answer(SessionAnswer(opened.id, *endpoints).encode())
+        return _answer(SessionAnswer(opened.id, *endpoints, self._nixl.name(opened)).encode())
 
     # -- deliveries -------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ _ON_BUCKET = (
             "POST kv-match": "kv-match",
             "POST kv-release": "kv-release",
             "POST kv-session": "kv-session",
+            "POST kv-nixl": "kv-nixl",
             "POST kv-retrieve": "kv-retrieve",
             "DELETE kv-delivery": "kv-delivery",
             "POST kv-windows": "kv-windows",

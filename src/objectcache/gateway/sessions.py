@@ -32,7 +32,8 @@ MAX_STREAMS = 64
 class Session:
     """`id` is the secret that binds data connections to the request that opened the session, and `access_key` who sent
     that: nobody else can have anything delivered there. `kind` is of its connections, once it has any; `memory_bytes`
-    are what the client shares. `plain`: whether connections may be TCP."""
+    are what the client shares, or has registered. `plain`: whether connections may be TCP. `nixl_agent` is what its
+    NIXL agent is called: only who was told may bring one, and under no other name."""
 
     id: bytes
     bucket: str
@@ -43,10 +44,16 @@ class Session:
     attached: int = 0
     kind: TargetKind | None = None
     memory_bytes: int = 0
+    nixl_agent: str = ""
+
+    @property
+    def connections(self) -> int:
+        """How many it is to have: with NIXL, its line only."""
+        return 1 if self.kind is TargetKind.NIXL else self.streams
 
     def claim(self, kind: TargetKind) -> None:
         """Connections, or deliveries, of `kind`. Raises RequestError where it has others, or may not have these."""
-        if kind is TargetKind.TCP and not self.plain:
+        if kind in (TargetKind.TCP, TargetKind.NIXL) and not self.plain:
             raise DataConnectionsRefusedError("this gateway has no data connections: they have no TLS")
         if self.kind not in (None, kind):
             raise DescriptorError(f"the session's target is {self.kind}, not {kind}")
@@ -56,11 +63,11 @@ class Session:
         """Raises RequestError unless `total_bytes` can be delivered to `target`, which names this session."""
         if target.kind is TargetKind.TCP:
             self.claim(target.kind)
-        elif self.kind is not TargetKind.SHM:
-            raise DescriptorError("the session shares no memory")
+        elif self.kind is not target.kind:
+            raise DescriptorError(f"the session has no memory for target {target.kind}")
         elif target.offset % ALIGNMENT_BYTES or target.offset + total_bytes > self.memory_bytes:
             raise DescriptorError(
-                f"{total_bytes} bytes at {target.offset} do not lie, page-aligned, in the {self.memory_bytes} shared"
+                f"{total_bytes} bytes at {target.offset} do not lie, page-aligned, in the session's {self.memory_bytes}"
             )
 
 
@@ -110,14 +117,14 @@ class SessionTable:
             session.carriers.grant(delivery, epoch, total_bytes)
 
     def _check_attached(self, session: Session) -> None:
-        if session.attached < session.streams and session.id in self._sessions:
-            log.info("closing a session that got %d of %d streams", session.attached, session.streams)
+        if session.attached < session.connections and session.id in self._sessions:
+            log.info("closing a session that got %d of %d connections", session.attached, session.connections)
             self.close(session)
 
     def greeted(self, hello: Frame) -> Session:
         """The session that a connection's first frame names. Raises SessionNotFoundError."""
         session = self._sessions.get(hello.digest) if hello.type is FrameType.HELLO else None
-        if session is None or hello.first_chunk >= session.streams:
+        if session is None or hello.first_chunk >= session.connections:
             raise SessionNotFoundError("the connection names no session that is open here, or no stream of it")
         return session
 
@@ -145,7 +152,8 @@ class DataListener(Listener):
             hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
             frame = decode_frame(hello)
             session = self._sessions.greeted(frame)
-            session.claim(TargetKind.TCP)
+            if session.kind is not TargetKind.NIXL:  # its line
+                session.claim(TargetKind.TCP)
         except (OSError, TimeoutError, ObjectCacheError) as error:
             log.info("a data connection was turned away: %s", error)
             return

@@ -54,6 +54,8 @@ class SenderSession:
 
     announces = True
     """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
+    places = False
+    """Whether it writes the receiver's memory itself."""
 
     leads = True
     """Whether credit for its deliveries is counted here, and not where its receiver's other streams are served."""
@@ -237,7 +239,7 @@ class SenderSession:
                 elif step.turn is not None:
                     sent = step.active if self._send(stream, sock, step.active, step.turn) else None
                 else:
-                    send_all(sock, step.active.last_word())
+                    self._send_last_word(stream, sock, step.active)
                     self._done(stream, step.active, last=True)
         except OSError:
             self._lose(stream, sock, None)
@@ -353,6 +355,10 @@ class SenderSession:
         if beginning or len(self._active) > 1:
             return 0
         return active.most_bytes(int(self._bytes_s.get(stream, 0.0) * TURN_S))
+
+    def _send_last_word(self, stream: int, sock: socket.socket, active: ActiveDelivery) -> None:
+        """Raises OSError."""
+        send_all(sock, active.last_word())
 
     def _send(self, stream: int, sock: socket.socket, active: ActiveDelivery, turn: Turn) -> bool:
         """A turn, unless it cannot be had, or is not wanted any more when it is at hand: False. Raises OSError."""

@@ -16,7 +16,7 @@ from objectcache.transports.active import ActiveDelivery
 from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.sent_times import SentTimes
-from objectcache.transports.shared_memory import PlacingDelivery, PlacingSession
+from objectcache.transports.shared_memory import PlacingDelivery
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
@@ -128,7 +128,6 @@ class DeliveryOrders:
         held: HeldObjects | None = None
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
-        placing = isinstance(session, PlacingSession)
         times = SentTimes() if message.get("timed") else None
         try:
             store = self._stores.get(message["store"])
@@ -136,7 +135,7 @@ class DeliveryOrders:
             held = self._objects.hold(store, plan.segment_bytes)
             ahead = Announcements(plan, held.readers) if far else None
             dealing = Dealing(portion) if portion.carriers > 1 else None
-            spans = (placements_of if placing else spans_of)(plan, held.readers, delivery, epoch, ahead, dealing)
+            spans = (placements_of if session.places else spans_of)(plan, held.readers, delivery, epoch, ahead, dealing)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -151,7 +150,7 @@ class DeliveryOrders:
             self._answering.answer(message, error, **how)
 
         active: ActiveDelivery
-        if isinstance(session, PlacingSession):
+        if session.places:
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             active = PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
         else:

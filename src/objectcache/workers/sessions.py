@@ -1,14 +1,16 @@
-"""Sessions of a data worker: the connections of one receiver, and its memory where it shares that."""
+"""Sessions of a data worker: the connections of one receiver, and its memory where that is to be written from here."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping
 
 from objectcache.errors import DeliveryError, ObjectCacheError, SharedMemoryRefusedError
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
+from objectcache.transports.nixl import NixlSession, Region, Writer
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory import ClientMemory, MappedFiles, PlacingSession
 from objectcache.transports.sockets import recv_exact, tune
@@ -26,9 +28,12 @@ class WorkerSessions:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, SenderSession] = {}
         self._files = MappedFiles()
+        self._writer: Writer | None = None
+        self._writer_lock = threading.Lock()
         self.orders: Mapping[str, Order] = {
             "session": self._open_session,
             "share": self._share,
+            "nixl": self._register,
             "attach": self._attach,
             "grant": self._grant,
             "end_session": self.end,
@@ -66,8 +71,8 @@ class WorkerSessions:
 
     def _lost(self, session: bytes) -> Callable[[], None]:
         def lost() -> None:
-            self.pop(session)
-            self._answering.tell({"lost": session})
+            if self.pop(session) is not None:  # otherwise the gateway has ended it here
+                self._answering.tell({"lost": session})
 
         return lost
 
@@ -89,6 +94,32 @@ class WorkerSessions:
         self.put(key, placing)
         if message["prefaulted"]:
             in_thread("populate", memory.populate)
+
+    def _register(self, message: Message, fds: list[int]) -> None:
+        """The session, which has no streams yet, is of a client that has registered its memory with NIXL."""
+        key = message["session"]
+
+        def register() -> None:
+            try:
+                writer = self._the_writer()
+                if key not in self._sessions:
+                    raise DeliveryError("the data session has ended")
+                region = Region(*message["region"])
+                writer.add_peer(message["metadata"], message["agent"], region)
+            except ObjectCacheError as error:
+                self._answering.answer(message, error)
+                return
+            self.put(key, NixlSession(message["streams"], message["agent"], region, writer, self._lost(key)))
+            self._answering.answer(message, agent=writer.agent.name)
+
+        self._answering.carry_out("nixl", message, register)
+
+    def _the_writer(self) -> Writer:
+        """Made for the first client with NIXL: it takes half a second. Raises ObjectCacheError."""
+        with self._writer_lock:
+            if self._writer is None:
+                self._writer = Writer(f"objectcache-worker-{secrets.token_hex(16)}", self._files)
+            return self._writer
 
     def _attach(self, message: Message, fds: list[int]) -> None:
         sock = socket.socket(fileno=fds[0])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from objectcache.bench.bars import Bar
 from objectcache.bench.result import Row, ratio_row, sample_row
+from objectcache.bench.retrieve.settings import RetrieveSettings
 from objectcache.bench.transfer import Transfer
 
 RAW_BETWEEN = "raw loop between listings"
@@ -24,6 +25,14 @@ BARS = (
     Bar("first_byte_p99_ms", 2.0, at_most=True),
     Bar("first_byte_beside_ms", 2.0, at_most=True),
 )
+
+
+NIXL_BARS = (Bar("nixl_ratio_shm", 0.70), Bar("nixl_ratio_tcp", 0.80))
+
+
+def bars_of(settings: RetrieveSettings) -> tuple[Bar, ...]:
+    """Of what is measured with these settings."""
+    return NIXL_BARS if settings.target == "nixl" else BARS
 
 
 def transfer_rows(name: str, measured: Mapping[str, Sequence[Transfer]], about: Mapping[str, object]) -> list[Row]:
@@ -52,8 +61,9 @@ def transfer_rows(name: str, measured: Mapping[str, Sequence[Transfer]], about: 
 def _layer_rows(name: str, transfers: Sequence[Transfer], about: Mapping[str, object]) -> list[Row]:
     middle = sorted(transfers, key=lambda t: t.seconds)[len(transfers) // 2]
     answered_ms = [t.answered_s * 1e3 for t in transfers if t.answered_s is not None]
+    rows = [sample_row(f"{name}: request answered", "ms", answered_ms, **about)] if answered_ms else []
     return [
-        sample_row(f"{name}: request answered", "ms", answered_ms, **about),
+        *rows,
         sample_row(f"{name}: first layer", "ms", [t.first_layer_ms for t in transfers], **about),
         sample_row(f"{name}: {LANDED}, a median run", "ms", [at_s * 1e3 for at_s in middle.landed_s], **about),
     ]

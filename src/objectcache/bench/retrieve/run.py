@@ -16,6 +16,7 @@ from objectcache.bench.listing import ListingLoad
 from objectcache.bench.machine import describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, interleaved
+from objectcache.bench.retrieve.compared import Retrieve, Way
 from objectcache.bench.retrieve.first_byte_rows import FIRST_BYTE_STEPS, first_byte_rows, first_byte_summary
 from objectcache.bench.retrieve.layerwise import LayerwiseClient
 from objectcache.bench.retrieve.planning import PLAN, PLAN_STEPS, planning_rows
@@ -32,10 +33,11 @@ from objectcache.bench.retrieve.rows import (
 from objectcache.bench.retrieve.settings import RetrieveSettings, Sampled, tokens
 from objectcache.bench.retrieve.shared_memory import shared_memory_rows, shared_memory_steps
 from objectcache.bench.retrieve.subject import Subject, open_subject, store
-from objectcache.bench.retrieve.ways import LAYERWISE, RAW_LOOP, Retrieve, Way, comparisons
+from objectcache.bench.retrieve.ways import LAYERWISE, RAW_LOOP, comparisons
 from objectcache.bench.transfer import Transfer
 
 PACKAGES = ("objectcache", "aiohttp", "lmdb", "msgpack", "numpy", "xxhash")
+NIXL_PACKAGES = ("nixl", "nixl-cu12", "nixl-cu13", "torch")
 REFERENCE_CONTEXT = 16384
 """Of the first shape: what the figures that are one number are of, or the longest context up to it."""
 
@@ -44,7 +46,8 @@ def run_retrieve(settings: RetrieveSettings, console: Console) -> BenchmarkResul
     """Measure everything. Raises ObjectCacheError; nothing of it stays on the disk or runs on."""
     with ExitStack() as stack:
         directory = stack.enter_context(_directory(settings.data))
-        result = BenchmarkResult("retrieve", settings.to_dict(), describe_machine(directory, PACKAGES), settings.quick)
+        packages = PACKAGES + (NIXL_PACKAGES if settings.target == "nixl" else ())
+        result = BenchmarkResult("retrieve", settings.to_dict(), describe_machine(directory, packages), settings.quick)
         progress = stack.enter_context(BenchmarkProgress(console, _steps(settings)))
         run = _Run(settings, result, progress, directory)
         for sampled in settings.samples():
@@ -64,7 +67,7 @@ class _Run:
     _first_byte_ms: float = field(init=False, default=0.0)
 
     def measure(self, subject: Subject) -> None:
-        first = subject.sampled == self.settings.samples()[0]
+        first = not self.settings.only_delivery and subject.sampled == self.settings.samples()[0]
         if first:
             self.memory(subject)
             self.first_byte(subject)
@@ -146,8 +149,11 @@ class _Run:
             ratio = ratio_of(name, rows, pair.way.name, pair.ceiling.name)
             rows.append(ratio)
             summary.setdefault(pair.key, {})[name] = ratio["median"]
+        self.result.rows += rows
+        if self.settings.only_delivery:
+            return
         factor = first_layer_row(name, LAYERWISE.name, measured[LAYERWISE.name], self._first_byte_ms)
-        self.result.rows += [*rows, factor]
+        self.result.rows.append(factor)
         if (sampled, context) == _reference(self.settings):
             summary["goodput_ratio"] = summary["tcp_ratio"][name]
             summary["first_layer_factor"] = factor["median"]
@@ -205,9 +211,11 @@ def _steps(settings: RetrieveSettings) -> int:
     samples = settings.samples()
     compared = comparisons(settings)
     ways = len({way.name for pair in compared for way in (pair.ceiling, pair.way)})
-    steps = len(samples[0].contexts) + FIRST_BYTE_STEPS + PLAN_STEPS + 1 + 3 * settings.pairs
-    steps += -(-samples[0].shape.chunks(samples[0].contexts[0]) // settings.first_byte_segment_chunks)
-    steps += shared_memory_steps(settings)
+    steps = 0
+    if not settings.only_delivery:
+        steps += len(samples[0].contexts) + FIRST_BYTE_STEPS + PLAN_STEPS + 1 + 3 * settings.pairs
+        steps += -(-samples[0].shape.chunks(samples[0].contexts[0]) // settings.first_byte_segment_chunks)
+        steps += shared_memory_steps(settings)
     for sampled in samples:
         steps += -(-sampled.shape.chunks(sampled.contexts[-1]) // settings.segment_chunks)
         steps += ways + ways * settings.pairs * len(sampled.contexts)

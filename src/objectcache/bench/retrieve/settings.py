@@ -46,8 +46,9 @@ class RetrieveSettings:
     are stored and retrieved: a layer is as large as it should be, there are fewer of them. `verify` are the levels
     measured. The first shape is also measured beside listings, and its prefix in many small segments
     (`first_byte_segment_chunks`) for the time to first byte, since opening them is part of it. `plan_segments` ×
-    `plan_segment_chunks` chunks are planned. `gateway` are settings of the gateway's configuration file. A quick run
-    has fewer pairs than a ratio needs and says so. Raises ConfigError.
+    `plan_segment_chunks` chunks are planned. `gateway` are settings of the gateway's configuration file. Of target
+    "nixl" only delivery is measured, since the rest has nothing to do with it. A quick run has fewer pairs than a ratio
+    needs and says so. Raises ConfigError.
     """
 
     shapes: tuple[ModelShape, ...] = tuple(SHAPES.values())
@@ -84,6 +85,10 @@ class RetrieveSettings:
             raise ConfigError(f"a segment has at least one chunk, got {self.segment_chunks}")
         if "all" not in self.verify:
             raise ConfigError("delivery is measured with all digests checked; 'sampled' and 'off' can be added")
+
+    @property
+    def only_delivery(self) -> bool:
+        return self.target == "nixl"
 
     @property
     def connections(self) -> int:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from objectcache.bench.raw_loop import RawLoop
+from objectcache.bench.retrieve.compared import Compared, Retrieve, Way
 from objectcache.bench.retrieve.layerwise import LayerwiseClient
+from objectcache.bench.retrieve.over_nixl import nixl_comparisons
 from objectcache.bench.retrieve.settings import RetrieveSettings
 from objectcache.bench.retrieve.subject import Subject
-from objectcache.bench.transfer import Transfer
-
-Retrieve = Callable[[int], Transfer]
-"""Transfers a context, in tokens, once."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """`open(subject)` makes everything ready (memory written, connections open, what arrives checked once)."""
-
-    name: str
-    open: Callable[[Subject], AbstractContextManager[Retrieve]]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """`way` over `ceiling`, pair by pair; the medians are `key` of the summary, by shape and context."""
-
-    key: str
-    way: Way
-    ceiling: Way
 
 
 def comparisons(settings: RetrieveSettings) -> list[Compared]:
+    if settings.target == "nixl":
+        return nixl_comparisons(settings.verify)
     return [Compared(*_LAYERWISE[level], RAW_LOOP) for level in settings.verify]
 
 

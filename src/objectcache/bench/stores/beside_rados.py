@@ -20,12 +20,11 @@ from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.opening import open_core
 from objectcache.stores import child_url
 
-SHORT_CHUNKS = 2
 _BELOW = "uncached"
 
 
 def beside_ways() -> list[str]:
-    return [UNCACHED + length + on for length in ("", SHORT) for on in ("", ON_RADOS)]
+    return [UNCACHED + length + on for length in ("", *SHORT.values()) for on in ("", ON_RADOS)]
 
 
 class BesideRados(AbstractContextManager["BesideRados"]):
@@ -58,7 +57,8 @@ class BesideRados(AbstractContextManager["BesideRados"]):
         cache = LocalCache(core, buffer_bytes=self._pool_bytes)
         try:
             namespace = bench_namespace(settings.shape, settings.seed)
-            for number, (length, chunks) in enumerate((("", settings.chunks), (SHORT, SHORT_CHUNKS))):
+            lengths = [(settings.chunks, ""), *SHORT.items()]
+            for number, (chunks, length) in enumerate(lengths):
                 seed = settings.seed + 1 + number
                 chain = random_chain(namespace, chunks, seed)
                 self._prefixes[length] = store_prefix(

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from objectcache.bench.bars import Bar
 from objectcache.bench.result import Row, ratio_row, sample_row
 from objectcache.bench.stores.fetch import Fetch
+from objectcache.bench.stores.settings import StoresSettings
 
 CEILING = "the service's ceiling"
 CHUNK_GETS, RANGED_GETS = "a GET per chunk", "a ranged GET per slice"
 DIRECT, COLD, HOT = "direct", "gateway cold", "gateway hot"
 DELAYED = " far"
 """Ends the names of ways whose requests to the store are delayed."""
-UNCACHED, SHORT, ON_RADOS = "gateway uncached", ", 2 chunks", " on RADOS"
-TOTAL, FIRST_LAYER = "total", "first layer"
+UNCACHED, ON_RADOS = "gateway uncached", " on RADOS"
+SHORT = {1: ", 1 chunk", 2: ", 2 chunks", 4: ", 4 chunks"}
+"""Prefixes so short that the fixed cost of asking is all there is: by their chunks, what names of ways say."""
+TOTAL, FIRST_LAYER, GOODPUT = "total", "first layer", "goodput"
 
 BARS = (
     Bar("descriptor_vs_range_per_slice", 3.0),
@@ -22,6 +25,19 @@ BARS = (
     Bar("direct_first_layer_vs_chunk_get", 5.0),
     Bar("direct_over_gateway_30ms", 1.5, at_most=True),
 )
+RADOS_BARS = (
+    Bar("rados_vs_rgw_first_layer", 1.3),
+    Bar("rados_vs_rgw_first_layer_short", 3.0),
+    Bar("rados_vs_rgw_total", 1.0),
+)
+"""The first and the last are meant for 16K tokens."""
+
+
+def bars_of(settings: StoresSettings) -> tuple[Bar, ...]:
+    """Of what is measured with these settings."""
+    beside = RADOS_BARS if any(store.rados for store in settings.stores) else ()
+    return beside if settings.only_rados else BARS + beside
+
 
 # Key of the summary: what, of which way, over the same of which other.
 _RATIOS = {
@@ -34,9 +50,9 @@ _RATIOS = {
     "chunk_get_over_ceiling": (TOTAL, CHUNK_GETS, CEILING),
     # Where a pool of the same cluster is given.
     "rados_vs_rgw_first_layer": (FIRST_LAYER, UNCACHED, UNCACHED + ON_RADOS),
-    "rados_vs_rgw_first_layer_short": (FIRST_LAYER, UNCACHED + SHORT, UNCACHED + SHORT + ON_RADOS),
     "rados_vs_rgw_total": (TOTAL, UNCACHED, UNCACHED + ON_RADOS),
 }
+_SHORT_KEY = "rados_vs_rgw_first_layer_short"
 
 
 def named(store: str, way: str, figure: str) -> str:
@@ -55,19 +71,25 @@ def fetch_rows(store: str, measured: Mapping[str, Sequence[Fetch]], zero_s: floa
         if first_ms:
             rows.append(sample_row(named(store, way, FIRST_LAYER), "ms", first_ms, **about))
         goodput = [fetch.goodput_gb_s for fetch in fetches]
-        rows.append(sample_row(named(store, way, "goodput"), "GB/s", goodput, **about))
+        rows.append(sample_row(named(store, way, GOODPUT), "GB/s", goodput, **about))
         requests = [float(fetch.requests) for fetch in fetches if fetch.requests is not None]
         if requests:
             rows.append(sample_row(named(store, way, "requests"), "requests", requests, **about))
     return rows
 
 
-def ratio_rows(store: str, rows: Sequence[Row]) -> dict[str, Row]:
-    """Ratios of the pairs of one store, by key in the summary, without those of ways that were not measured."""
+def ratio_rows(store: str, rows: Sequence[Row]) -> list[Row]:
+    """Ratios of the pairs of one store, without those of ways that were not measured.
+
+    Each belongs in the summary: under `key`, and there under `of_store`.
+    """
     found = {row["name"]: row for row in rows}
-    ratios = {}
-    for key, (figure, way, over) in _RATIOS.items():
+    wanted = [(key, "", *ratio) for key, ratio in _RATIOS.items()]
+    wanted += [(_SHORT_KEY, text, FIRST_LAYER, UNCACHED + text, UNCACHED + text + ON_RADOS) for text in SHORT.values()]
+    ratios = []
+    for key, length, figure, way, over in wanted:
         above, below = (found.get(named(store, side, figure)) for side in (way, over))
         if above is not None and below is not None:
-            ratios[key] = ratio_row(f"{store}: {figure} of {way} / {over}", above, below, store=store, key=key)
+            about = {"store": store, "key": key, "of_store": store + length}
+            ratios.append(ratio_row(f"{store}: {figure} of {way} / {over}", above, below, **about))
     return ratios

@@ -59,12 +59,13 @@ def run_stores(settings: StoresSettings, console: Console) -> BenchmarkResult:
             of_store = {way: measured[f"{store}\0{way}"] for store, way in ways if store == name}
             rows = fetch_rows(name, of_store, zero_s)
             ratios = ratio_rows(name, rows)
-            result.rows += [*rows, *ratios.values()]
-            figures = {key: row["median"] for key, row in ratios.items()}
-            figures["requests_per_retrieve"] = result.row(f"{name}: direct, requests")["median"]
-            for key, value in figures.items():
-                result.summary.setdefault(key, {})[name] = value
-        if not settings.quick:
+            result.rows += [*rows, *ratios]
+            for ratio in ratios:
+                result.summary.setdefault(ratio["key"], {})[ratio["of_store"]] = ratio["median"]
+            if not settings.only_rados:
+                requests = result.row(f"{name}: direct, requests")["median"]
+                result.summary.setdefault("requests_per_retrieve", {})[name] = requests
+        if not settings.quick and not settings.only_rados:
             progress.begin("idle")
             idle = _idle_requests(subjects)
             result.rows += [sample_row(f"{name}: direct, idle", "requests/h", [count]) for name, count in idle.items()]

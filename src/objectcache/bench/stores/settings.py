@@ -49,8 +49,9 @@ class StoresSettings:
     """`context` in tokens. `data` is where the gateways' temporary directory is made (None: the system's).
 
     `parallel` GETs are in flight in the baselines; `ceiling_parallel` of `ceiling_bytes` for what the service can do.
-    `delay_s` is the latency that requests to the store are given in the delayed part. A quick run has fewer pairs than
-    a ratio needs and says so. Raises ConfigError.
+    `delay_s` is the latency that requests to the store are given in the delayed part. `only_rados` leaves out all but
+    RADOS beside the S3 gateway of its cluster: contexts can then be longer, without a GET for each of their slices. A
+    quick run has fewer pairs than a ratio needs and says so. Raises ConfigError.
     """
 
     stores: tuple[BenchStore, ...]
@@ -58,6 +59,7 @@ class StoresSettings:
     pairs: int = MIN_PAIRS
     delay_s: float = 0.030
     segment_chunks: int = 256
+    only_rados: bool = False
     data: Path | None = None
     quick: bool = False
     shape: ModelShape = LLAMA_31_8B
@@ -77,6 +79,10 @@ class StoresSettings:
             raise ConfigError(f"the context must be a multiple of a chunk's {tokens} tokens, got {self.context}")
         if self.pairs < 1 or (self.pairs < MIN_PAIRS and not self.quick):
             raise ConfigError(f"a ratio needs at least {MIN_PAIRS} pairs, got {self.pairs} (fewer only in a quick run)")
+        if self.only_rados and not all(store.rados for store in self.stores):
+            raise ConfigError(
+                "RADOS is compared where a pool of the store's cluster is given, and python3-rados is there"
+            )
         if self.segment_chunks < 1:
             raise ConfigError(f"a segment has at least one chunk, got {self.segment_chunks}")
 

@@ -48,6 +48,8 @@ class Subject(AbstractContextManager["Subject"]):
     def planned_ways(self) -> list[str]:
         delayed = [DIRECT + DELAYED, COLD + DELAYED] if self.store.can_be_delayed else []
         beside = beside_ways() if self.store.rados else []
+        if self._settings.only_rados:
+            return beside
         return [CEILING, CHUNK_GETS, RANGED_GETS, DIRECT, COLD, HOT, *delayed, *beside]
 
     # -- storing ----------------------------------------------------------------------------------
@@ -61,7 +63,17 @@ class Subject(AbstractContextManager["Subject"]):
         return self
 
     def _open(self) -> None:
-        settings, url = self._settings, self.store.options.url
+        url = self.store.options.url
+        if not self._settings.only_rados:
+            self._open_s3(url)
+        self._beside: BesideRados | None = None
+        if self.store.rados:
+            self._beside = self._stack.enter_context(
+                BesideRados(url, self.store.rados, self._settings, self._directory)
+            )
+
+    def _open_s3(self, url: str) -> None:
+        settings = self._settings
         self._stack.enter_context(deleted(url))
         self._buffer = np.zeros(settings.chunks * self._layers * self._slice_bytes, np.uint8)
         self._gets = self._stack.enter_context(Gets(self.store.options, settings.parallel, self._buffer))
@@ -75,9 +87,6 @@ class Subject(AbstractContextManager["Subject"]):
         self._store_chunks()
         # Opened only now: what goes through a gateway stays in its read cache.
         self._gateway, self._cold = self._open_gateway(url, "gateway")
-        self._beside: BesideRados | None = None
-        if self.store.rados:
-            self._beside = self._stack.enter_context(BesideRados(url, self.store.rados, settings, self._directory))
 
     def _store_chunks(self) -> None:
         """Each chunk with all its layers as one object."""
@@ -131,7 +140,15 @@ class Subject(AbstractContextManager["Subject"]):
     # -- measuring --------------------------------------------------------------------------------
 
     def ways(self) -> dict[str, Way]:
-        """By name, in the order in which they are measured: the hot gateway after the cold one, which filled it."""
+        """By name, in the order in which they are measured."""
+        ways = {} if self._settings.only_rados else self._s3_ways()
+        if self._beside is not None:
+            ways |= self._beside.ways()
+        assert list(ways) == self.planned_ways
+        return ways
+
+    def _s3_ways(self) -> dict[str, Way]:
+        """The hot gateway comes after the cold one, which filled it."""
         prefix = self._prefix
         direct_gets = partial(_count_gets, self._direct)
         keys = [self._chunk_key(chunk) for chunk in range(self._settings.chunks)]
@@ -152,9 +169,6 @@ class Subject(AbstractContextManager["Subject"]):
         }
         if self.store.can_be_delayed:
             ways |= self._delayed_ways()
-        if self._beside is not None:
-            ways |= self._beside.ways()
-        assert list(ways) == self.planned_ways
         return ways
 
     def _delayed_ways(self) -> dict[str, Way]:

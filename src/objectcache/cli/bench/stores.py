@@ -45,6 +45,9 @@ def command(
         str,
         typer.Option(help="rados://pool/prefix of the Ceph cluster behind the first --url, to compare."),
     ] = "",
+    only_rados: Annotated[
+        bool, typer.Option("--only-rados", help="Only RADOS beside the S3 gateway of its cluster, e.g. at 16K tokens.")
+    ] = False,
     context: Annotated[int | None, typer.Option(help="Prefix length in tokens.", show_default="4096")] = None,
     layers: LayersOption = None,
     pairs: PairsOption = None,
@@ -74,11 +77,13 @@ def command(
 
       objectcache bench stores --url 's3://kv-bench?endpoint=http://rgw:7480' --rados rados://kv-bench/bench
 
+      objectcache bench stores --start rgw --only-rados --context 16384 --check
+
       objectcache bench stores --start seaweedfs --quick
     """
     require(plot is not None, "matplotlib", "--plot", "plot")
     require(True, "obstore", "bench stores", "s3")
-    from objectcache.bench.stores import BARS, run_stores
+    from objectcache.bench.stores import bars_of, run_stores
     from objectcache.bench.stores.services import stores_of
     from objectcache.bench.stores.settings import StoresSettings
 
@@ -91,13 +96,14 @@ def command(
             pairs=pairs or (QUICK_PAIRS if quick else defaults.pairs),
             delay_s=delay_ms / 1e3,
             segment_chunks=segment_chunks,
+            only_rados=only_rados,
             data=data,
             quick=quick,
             shape=replace(defaults.shape, num_layers=layers or (_QUICK_LAYERS if quick else defaults.shape.num_layers)),
         )
         console = Console()
         result = run_stores(settings, console)
-    finish(console, result, BARS, json=json, plot=plot, draw=_drawing, check=check)
+    finish(console, result, bars_of(settings), json=json, plot=plot, draw=_drawing, check=check)
 
 
 def _drawing() -> Callable[[BenchmarkResult, Path], None]:

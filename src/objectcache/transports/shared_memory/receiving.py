@@ -49,22 +49,23 @@ class PlacedReceiver(Receiver):
         while True:
             recv_exact(header)
             frame = decode_frame(header)
-            if frame.type is FrameType.PLACED:
-                extra = scratch[: frame.extra * DIGEST_BYTES]
-                if frame.extra:
-                    recv_exact(extra)
-                self._placed(stream, frame, frame.digest + bytes(extra))
-                continue
-            if frame.type not in _LAST_WORDS or frame.data_bytes > MAX_CONTROL_BYTES:
+            placed = frame.type is FrameType.PLACED
+            if not placed and (frame.type not in _LAST_WORDS or frame.data_bytes > MAX_CONTROL_BYTES):
                 raise DeliveryError(f"a worker that places does not send {frame.type.name} frames like that")
-            error = None
-            if frame.data_bytes:
-                payload = scratch[: frame.data_bytes]
+            payload = scratch[: frame.extra * DIGEST_BYTES if placed else frame.data_bytes]
+            if payload:
                 recv_exact(payload)
-                error = decode_error(payload)
-            self._last_word(stream, frame, error)
-            if frame.delivery == until_end_of:
+            self.take(stream, frame, bytes(payload))
+            if not placed and frame.delivery == until_end_of:
                 return
+
+    def take(self, stream: int, frame: Frame, payload: bytes) -> None:
+        """Word on `stream` of a placement, or the last of a delivery; for one thread at a time. `payload` follows the
+        frame. Raises DeliveryError for what no worker says."""
+        if frame.type is FrameType.PLACED:
+            self._placed(stream, frame, frame.digest + payload)
+        else:
+            self._last_word(stream, frame, decode_error(payload) if payload else None)
 
     def _placed(self, stream: int, frame: Frame, digests: bytes) -> None:
         with self._lock:

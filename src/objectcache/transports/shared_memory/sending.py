@@ -101,6 +101,7 @@ class PlacingSession(SenderSession):
     """The streams of one client, and its memory, which is unmapped after the last stream's end."""
 
     announces = False
+    places = True
 
     def __init__(self, streams: int, memory: ClientMemory, files: MappedFiles, on_lost: Callable[[], None]) -> None:
         """The session owns `memory`."""

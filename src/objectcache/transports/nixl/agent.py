@@ -1,0 +1,209 @@
+"""NIXL itself: the only module that calls it. Its exceptions end here.
+
+Agents have no thread of NIXL's own: the one that it starts from Python polls without a pause, a whole core for each
+agent. UCX makes progress while an agent is asked something; its owner asks often enough.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from objectcache.errors import ConfigError, DeliveryError, ObjectCacheError
+
+PACKAGES = ("nixl", "nixl_cu13", "nixl_cu12")
+"""What it is imported as, by distribution: the first chooses between the others by the CUDA that is there."""
+INSTALL = "target 'nixl' needs NIXL: pip install 'objectcache[nixl]'"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00002, 0.0002
+"""Between looks at a WRITE that is in flight."""
+
+
+class Region(NamedTuple):
+    """Memory that is registered: `memory` is "DRAM", or "VRAM" of `device`."""
+
+    address: int
+    size_bytes: int
+    memory: str = "DRAM"
+    device: int = 0
+
+
+def is_installed() -> bool:
+    """Without importing it."""
+    return any(find_spec(name) is not None for name in PACKAGES)
+
+
+def check_installed() -> None:
+    """Raises ConfigError that says what to install."""
+    if not is_installed():
+        raise ConfigError(INSTALL)
+
+
+class _Nixl(NamedTuple):
+    """What is used of the package."""
+
+    api: Any
+    errors: tuple[type[Exception], ...]
+
+
+_loading = threading.Lock()
+_loaded: _Nixl | None = None
+
+
+def _nixl() -> _Nixl:
+    """Raises ConfigError."""
+    global _loaded
+    with _loading:
+        if _loaded is None:
+            check_installed()
+            os.environ.setdefault("NIXL_LOG_LEVEL", "WARN")  # it prints to stderr, and says hello otherwise
+            problem: ImportError | None = None
+            for name in PACKAGES:
+                if find_spec(name) is None:
+                    continue
+                try:
+                    importlib.import_module(name)
+                    api, bindings = (importlib.import_module(f"{name}.{part}") for part in ("_api", "_bindings"))
+                except ImportError as error:
+                    problem = error
+                    continue
+                kinds = [kind for kind in vars(bindings).values() if isinstance(kind, type)]
+                errors = tuple(kind for kind in kinds if issubclass(kind, Exception))
+                _loaded = _Nixl(api, (*errors, RuntimeError, ValueError))
+                break
+            else:
+                raise ConfigError(f"NIXL is installed but cannot be imported: {problem}") from problem
+        return _loaded
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Raises DeliveryError for what NIXL raises."""
+    try:
+        yield
+    except _nixl().errors as error:
+        raise DeliveryError(f"NIXL: {what}: {type(error).__name__}: {error}") from error
+
+
+class Agent:
+    """One end of NIXL. Thread-safe, but for `close`."""
+
+    def __init__(self, name: str) -> None:
+        """Raises ConfigError where NIXL is missing, DeliveryError where it cannot begin."""
+        api = _nixl().api
+        self.name = name
+        strict = api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT
+        with _translated("an agent"):
+            config = api.nixl_agent_config(enable_prog_thread=False, backends=["UCX"], sync_mode=strict)
+            self._agent: Any = api.nixl_agent(name, config)
+        if "UCX" not in self._agent.backends:
+            raise DeliveryError("NIXL: it has no UCX here")
+        self._registered: list[Any] = []
+        self._peers: set[str] = set()
+        self._handles = 0
+        self._counting = threading.Lock()
+
+    @property
+    def usage(self) -> tuple[int, int, int]:
+        """Registrations, peers and handles of WRITEs that there are."""
+        return len(self._registered), len(self._peers), self._handles
+
+    def register(self, region: Region) -> None:
+        """Peers that are told of it from now on may write it. Raises DeliveryError."""
+        with _translated(f"registering {region.size_bytes} bytes of {region.memory}"):
+            descriptor = (region.address, region.size_bytes, region.device, "")
+            self._registered.append(self._agent.register_memory([descriptor], region.memory))
+
+    def metadata(self) -> bytes:
+        """How to reach this agent, and what is registered: a capability to write that. Raises DeliveryError."""
+        with _translated("the agent's metadata"):
+            data: bytes = self._agent.get_agent_metadata()
+            return data
+
+    def add_peer(self, metadata: bytes) -> str:
+        """The name of the agent whose `metadata` these are. Raises DeliveryError."""
+        with _translated("the metadata of a peer"):
+            name = self._agent.add_remote_agent(metadata)
+        text: str = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        self._peers.add(text)
+        return text
+
+    def remove_peer(self, name: str) -> None:
+        """Nothing to it is in flight. What goes wrong is of no interest any more."""
+        self._peers.discard(name)
+        try:
+            with _translated(f"removing {name}"):
+                self._agent.remove_remote_agent(name)
+        except DeliveryError:
+            pass
+
+    def check_region(self, peer: str, region: Region) -> None:
+        """Raises DeliveryError unless the peer has registered all of `region`."""
+        with _translated(f"memory of {peer}"):
+            descriptors = [(region.address, region.size_bytes, region.device)]
+            self._agent.release_dlist_handle(self._agent.prep_xfer_dlist(peer, descriptors, region.memory))
+
+    def write(self, address: int, size_bytes: int, peer: str, region: Region, offset: int, notification: bytes) -> None:
+        """`size_bytes` at `address`, which is registered here, to `offset` of a region of the peer's; with what is said
+        there when they have landed, unless that is empty. Returns then.
+
+        Raises DeliveryError: the peer is gone, or never registered that. Nothing is in flight then either.
+        """
+        agent = self._agent
+        with _translated(f"writing {size_bytes} bytes to {peer}"):
+            here = agent.get_xfer_descs([(address, size_bytes, 0)], "DRAM")
+            there = agent.get_xfer_descs([(region.address + offset, size_bytes, region.device)], region.memory)
+            handle = agent.initialize_xfer("WRITE", here, there, peer, notification)
+            self._count(1)
+            try:
+                state, pause_s = agent.transfer(handle), FIRST_PAUSE_S
+                while state == "PROC":
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                    state = agent.check_xfer_state(handle)
+            finally:
+                agent.release_xfer_handle(handle)
+                self._count(-1)
+        if state != "DONE":
+            raise DeliveryError(f"NIXL: writing {size_bytes} bytes to {peer}: {state}")
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._handles += more
+
+    def notify(self, peer: str, notification: bytes) -> None:
+        """Raises DeliveryError."""
+        with _translated(f"a notification to {peer}"):
+            self._agent.send_notif(peer, notification)
+
+    def notifications(self) -> dict[str, list[bytes]]:
+        """Those that have come, by the name that each sender says; and progress is made. Raises DeliveryError."""
+        with _translated("notifications"):
+            found: dict[str, list[bytes]] = self._agent.get_new_notifs()
+            return found
+
+    def close(self) -> None:
+        """After this nothing that peers send is written anywhere. Harmless twice."""
+        agent, self._agent = self._agent, None
+        if agent is None:
+            return
+        for peer in list(self._peers):
+            self._peers.discard(peer)
+            try:
+                with _translated(f"removing {peer}"):
+                    agent.remove_remote_agent(peer)
+            except ObjectCacheError:
+                pass
+        registered, self._registered = self._registered, []
+        for one in registered:
+            try:
+                with _translated("deregistering"):
+                    agent.deregister_memory(one)
+            except ObjectCacheError:
+                pass
+        del agent  # NIXL ends the agent with its last reference
