@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from objectcache.cores import leave_bound_core
+from objectcache.cores import leave_bound_core, only_on
 
 
 def _allowed_in_a_thread() -> set[int]:
@@ -46,3 +46,20 @@ def test_a_process_of_its_own_stays_where_it_was_put(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: None)
     before = os.sched_getaffinity(0)
     assert _allowed_in_a_thread() == before
+
+
+def test_what_is_started_meanwhile_stays_on_the_cores_that_it_got() -> None:
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    process = multiprocessing.get_context("spawn").Process(target=_wait, daemon=True)
+    with only_on({core}):
+        process.start()
+    assert os.sched_getaffinity(0) == before
+    assert process.pid is not None
+    assert os.sched_getaffinity(process.pid) == {core}
+    process.kill()
+    process.join()
+
+
+def _wait() -> None:
+    threading.Event().wait()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 
 def leave_bound_core() -> None:
@@ -19,3 +20,14 @@ def leave_bound_core() -> None:
         return
     with suppress(OSError):  # the parent is gone, or not ours to look at
         os.sched_setaffinity(0, os.sched_getaffinity(0) | os.sched_getaffinity(parent.pid))
+
+
+@contextmanager
+def only_on(cores: Collection[int]) -> Iterator[None]:
+    """The calling thread, and what it starts meanwhile, run on these. Raises OSError where none of them may be used."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from objectcache.bench.errors import BenchmarkError
+from objectcache.bench.gateway import BenchGateway
 from objectcache.bench.result import BenchmarkResult
 from objectcache.bench.ttft import TINY, Cell, TtftSettings, core_cells, merge_results, rest_cells, run_ttft
 from objectcache.bench.ttft.floor import floor_ms
 from objectcache.bench.ttft.mixed import ADMISSIONS, fits
 from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT
 from objectcache.bench.ttft.rows import interval
+from objectcache.bench.ttft.world import World
 from objectcache.errors import ConfigError
 
 CELLS = (Cell(128, 0.5, gbps=1.0), Cell(128, 0.5, gbps=0.0, target="shm", step_tokens=32))
@@ -44,6 +47,15 @@ def test_what_was_loaded_computes_what_the_prefix_in_place_does(result: Benchmar
     assert judged == {RESIDENT, LOCAL, LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST}
 
 
+def test_a_longer_prefix_than_that_of_the_first_cell_is_stored_as_it_was_computed(tmp_path: Path) -> None:
+    cells = tuple(Cell(1024, hit, gbps=0.0) for hit in (0.5, 0.875))
+    settings = TtftSettings(
+        architecture=TINY, cells=cells, runs=1, device="cpu", streams=2, paths=(LAYERWISE,), memory=tmp_path, quick=True
+    )
+    result = run_ttft(settings, Console(file=io.StringIO()))
+    assert [row["logits_equal"] for row in result.rows if row.get("path") == LAYERWISE] == [True, True]
+
+
 def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) -> None:
     rows = [row for row in result.rows if row.get("path") == LAYERWISE]
     assert [(row["cap_gbps"], row["target"], row["step_tokens"]) for row in rows] == [(1.0, "tcp", 0), (0.0, "shm", 32)]
@@ -67,6 +79,16 @@ def test_decoding_beside_a_load_is_measured_for_both_kinds_of_admission(result: 
         assert row["gap_max_ms"] < row["samples"][0] + row["alone_p99_ms"]
         assert row["gaps"] >= 1
         assert 0 < row["alone_p50_ms"] <= row["alone_p99_ms"]
+
+
+def test_a_gateway_may_have_cores_of_its_own(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    with BenchGateway(tmp_path, cores={core}) as gateway:
+        for pid in (gateway.control_pid, *gateway.worker_pids):
+            assert os.sched_getaffinity(pid) == {core}
+    everything = len(os.sched_getaffinity(0))
+    with pytest.raises(ConfigError, match="cores"):
+        World(TtftSettings(architecture=TINY, cells=CELLS, device="cpu", gateway_cores=everything))
 
 
 def test_a_load_fits_when_no_layer_would_be_waited_for() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from objectcache.cache.directory import OBJECTS
 from objectcache.client.endpoint import Endpoint
 from objectcache.client.http import GatewayHttp
 from objectcache.config import DEFAULT_KEYS_FILE
+from objectcache.cores import only_on
 from objectcache.s3 import AccessKeys
 from objectcache.stores import FileStore
 
@@ -27,24 +28,31 @@ _POLL_S = 0.01
 class BenchGateway(AbstractContextManager["BenchGateway"]):
     """`objectcache serve` over `data`, on loopback, with its own defaults. Raises BenchmarkError when it fails.
 
-    `settings` are further ones of its configuration file, texts all of them; `environment` is added to ours.
+    `settings` are further ones of its configuration file, texts all of them; `environment` is added to ours. With
+    `cores` it runs on these only.
     """
 
     def __init__(
-        self, data: Path, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+        self,
+        data: Path,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        cores: Collection[int] | None = None,
     ) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         config = data / "gateway.toml"
         # JSON's strings are TOML's too.
         config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (settings or {}).items()))
-        self._child = JsonChild(
-            [
-                *("objectcache", "serve", "--config", str(config), "--data", str(data)),
-                *("--port", "0", "--bucket", BUCKET, "--ready-json"),
-            ],
-            environment=environment,
-        )
+        with nullcontext() if cores is None else only_on(cores):
+            self._child = JsonChild(
+                [
+                    *("objectcache", "serve", "--config", str(config), "--data", str(data)),
+                    *("--port", "0", "--bucket", BUCKET, "--ready-json"),
+                ],
+                environment=environment,
+            )
         try:
             ready = self._child.read()
         except BaseException:

@@ -101,7 +101,8 @@ class TtftSettings:
     With `decodes`, each cell is also measured while so many other requests, of `decode_context` tokens, are decoded.
     `receiver`, `receiver_processes` and `streams` are as in ClientOptions. `memory` and `disk` are directories to store
     in meanwhile (None: a tmpfs, and the system's temporary directory). `gateway` are settings of the gateway's
-    configuration file. Raises ConfigError.
+    configuration file; so many `gateway_cores` are its own, and the others the engine's and its client's (0: all are
+    everybody's). Raises ConfigError.
     """
 
     architecture: Architecture = LLAMA_8B
@@ -120,6 +121,7 @@ class TtftSettings:
     memory: Path | None = None
     disk: Path | None = None
     gateway: Mapping[str, str] = field(default_factory=dict)
+    gateway_cores: int = 0
     quick: bool = False
     seed: int = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -18,6 +19,7 @@ from objectcache.bench.ttft.model import PrefillModel
 from objectcache.bench.ttft.settings import Cell, TtftSettings
 from objectcache.cache.tiering import TierOptions
 from objectcache.client import ClientOptions, GatewayCache
+from objectcache.cores import only_on
 from objectcache.device import BlockTable, PagedLayer, cuda_registrar, paged_kv
 from objectcache.errors import ConfigError
 from objectcache.keys import KeyChain, Namespace, chain_keys
@@ -35,10 +37,14 @@ class World(AbstractContextManager["World"]):
         """Raises ConfigError where there is no such device."""
         if settings.device == "cuda" and not _CUDA.is_available():
             raise ConfigError("bench ttft needs a CUDA device; `--device cpu` runs a tiny model, to see that it works")
+        cores = sorted(os.sched_getaffinity(0))
+        if not 0 <= settings.gateway_cores < len(cores):
+            raise ConfigError(f"of {len(cores)} cores the gateway can have 0 to {len(cores) - 1} of its own")
         self.settings = settings
         self.device = torch.device(settings.device)
         self.shape = settings.architecture.kv
         self._stack = ExitStack()
+        self._gateway_cores = cores[-settings.gateway_cores :] if settings.gateway_cores else None
         self._gateways: dict[str, BenchGateway] = {}
         self.model = PrefillModel(settings.architecture, settings.most_positions, self.device, settings.seed)
         document = np.random.default_rng(settings.seed).integers(
@@ -55,6 +61,8 @@ class World(AbstractContextManager["World"]):
         self._reference: list[torch.Tensor] = []
         self.windows = WindowModel()
         self.local: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if settings.gateway_cores:
+            self._stack.enter_context(only_on(cores[: -settings.gateway_cores]))
 
     # -- KV -----------------------------------------------------------------------------------------------
 
@@ -104,7 +112,9 @@ class World(AbstractContextManager["World"]):
     def gateway(self, stored: str, progress: Callable[[], None] = lambda: None) -> BenchGateway:
         """The one over "memory" or "disk", with the document stored in it. Raises ObjectCacheError."""
         if stored not in self._gateways:
-            gateway = self._stack.enter_context(BenchGateway(self.directory(stored), self.settings.gateway))
+            gateway = self._stack.enter_context(
+                BenchGateway(self.directory(stored), self.settings.gateway, cores=self._gateway_cores)
+            )
             self._gateways[stored] = gateway
             self._store(gateway, progress)
         return self._gateways[stored]
@@ -116,7 +126,12 @@ class World(AbstractContextManager["World"]):
         made = tempfile.TemporaryDirectory(prefix="objectcache-ttft-", dir=parent)
         return Path(self._stack.enter_context(made))
 
+    @torch.inference_mode()
     def _store(self, gateway: BenchGateway, progress: Callable[[], None]) -> None:
+        """As it was computed at first: runs since have computed parts again in other steps, with other roundings."""
+        for cached, reference in zip(self.model.caches, self._reference, strict=True):
+            cached[:, : reference.shape[1]].copy_(reference)
+        self.sync()
         cache = self.open_client(gateway, buffer_bytes=_STORING_BYTES)
         size = self.shape.chunk_tokens
         total = self.settings.longest_prefix // size

@@ -77,6 +77,9 @@ def command(
         Path | None, typer.Option(help="Directory of the store on disk.", show_default="the system's temporary one")
     ] = None,
     gateway: GatewayOption = None,
+    gateway_cores: Annotated[
+        int, typer.Option(help="Cores that are the gateway's alone, as if it were on another host.", min=0)
+    ] = 0,
     quick: QuickOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -128,6 +131,7 @@ def command(
             memory=memory,
             disk=disk,
             gateway=gateway_settings(gateway),
+            gateway_cores=gateway_cores,
             quick=small,
         )
         result = run_ttft(settings, console)
