@@ -62,7 +62,8 @@ def saying(metadata: bytes) -> Iterator[subprocess.Popen[str]]:
 
 def busy_delays_s() -> list[float]:
     """Of notifications that somebody looks for all the time."""
-    agent, delays_s = Agent("client"), []
+    agent = Agent("client")
+    delays_s: list[float] = []
     with saying(agent.metadata()):
         while len(delays_s) < COUNT:
             for found in agent.notifications().values():
@@ -86,6 +87,9 @@ class Awaiting(NixlReceivers):
     def _took(self, stream: int, frame: Frame, payload: bytes) -> None:
         self.delays_s.append((time.monotonic_ns() - frame.delivery) / 1e9)
 
+    def heard_all(self) -> bool:
+        return len(self.delays_s) == COUNT
+
     def end(self) -> None:
         agent = self._agent
         self.close()
@@ -99,7 +103,7 @@ def test_a_layer_is_noticed_within_200_microseconds_of_looking_all_the_time() ->
         receivers = Awaiting(awaited=True)
         metadata = NixlRequest.decode(receivers.registration(bytes(16))).metadata
         with saying(metadata):
-            eventually(lambda found=receivers.delays_s: len(found) == COUNT, "all have come")
+            eventually(receivers.heard_all, "all have come")
         receivers.end()
         busy_s, found_s = statistics.median(busy_delays_s()), statistics.median(receivers.delays_s)
         if found_s - busy_s < ADDED_S:

@@ -24,7 +24,7 @@ from objectcache.transports.receiver import Expected, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.verification import Verification
 
-POLL_S = 0.0001
+POLL_S = 0.00005
 """Between looks while a delivery is awaited: what a layer may wait for on top of the network."""
 IDLE_POLL_S = 0.02
 """And while none is: for peers that connect, or leave."""
