@@ -82,7 +82,9 @@ class Awaiting(NixlReceivers):
         self.accept("writer")
         self.delays_s: list[float] = []
         self._receiver.take = self._took  # type: ignore[method-assign]
-        self._awaited = int(awaited)
+        if awaited:
+            self._awaited.add((1, 0))
+            self._wanted.add((1, 0))
 
     def _took(self, stream: int, frame: Frame, payload: bytes) -> None:
         self.delays_s.append((time.monotonic_ns() - frame.delivery) / 1e9)
