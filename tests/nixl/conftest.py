@@ -25,7 +25,7 @@ def _installed() -> None:
         pytest.skip(INSTALL)
 
 
-@pytest.fixture(scope="session", autouse=True, params=WAYS.values(), ids=WAYS.keys())
+@pytest.fixture(scope="session", autouse=True, params=list(WAYS.values()), ids=list(WAYS))
 def ucx(request: pytest.FixtureRequest) -> Iterator[str]:
     """For this process, and for the gateways that it starts."""
     before = os.environ.get("UCX_TLS")

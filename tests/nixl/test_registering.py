@@ -11,7 +11,7 @@ from objectcache.cache import Match
 from objectcache.client import GatewayCache
 from objectcache.descriptor import Target, TargetKind
 from objectcache.errors import ConfigError, DescriptorError, NixlRefusedError, SessionNotFoundError
-from objectcache.messages import NixlAnswer, NixlRequest, SessionAnswer
+from objectcache.messages import MAX_NIXL_STREAMS, NixlAnswer, NixlRequest, SessionAnswer
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
 from objectcache.transports.nixl import Agent, Region
 from tests.gateway.fixtures import StartGateway
@@ -98,6 +98,17 @@ def test_a_session_is_registered_once(gateway: GatewayProcess, client: Client) -
 def test_what_is_not_registered_is_refused(gateway: GatewayProcess, client: Client, change: dict[str, object]) -> None:
     answer = register(gateway, client.request(**change))
     assert (answer.status, answer.error["Code"]) == (403, NixlRefusedError.code)
+
+
+def test_a_session_has_few_streams(gateway: GatewayProcess) -> None:
+    client = Client(open_session(gateway, MAX_NIXL_STREAMS + 1))
+    answer = register(gateway, client.request())
+    assert (answer.status, answer.error["Code"]) == (403, NixlRefusedError.code)
+    client.close()
+    with open_cache(gateway, streams=MAX_NIXL_STREAMS + 1) as cache:
+        namespace = new_namespace(LAYOUT)
+        store_parts(cache, namespace, prompt(namespace, 2))
+        retrieve_and_check(cache, namespace, prompt(namespace, 2))
 
 
 def test_an_agent_of_another_name_is_refused(gateway: GatewayProcess) -> None:

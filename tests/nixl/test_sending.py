@@ -233,9 +233,11 @@ def test_notifications_of_others_are_not_listened_to(world: World) -> None:
 def test_a_worker_that_says_what_it_cannot_say_is_asked_to_let_go(tmp_path: Path) -> None:
     with FileStore(tmp_path) as store:
         world = World(store)
+        _, _, told = world.deliver()
         world.writer.agent.notify("client", b"noise")
         eventually(world.client_lost.is_set, "the session is given up")
         eventually(world.lost.is_set, "on both sides")
+        assert told.fenced.wait(PATIENCE_S)
         with pytest.raises(ObjectCacheError):
             world.deliver()
         world.close()
