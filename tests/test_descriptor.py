@@ -53,6 +53,15 @@ def held_of(draw: st.DrawFn, last_layer: int, num_chunks: int) -> tuple[tuple[tu
     return tuple(zip(below, chunks, strict=True)), tuple(zip(counts, tags, strict=True))
 
 
+def targets_of(session: bytes) -> st.SearchStrategy[Target]:
+    if not session:
+        return st.just(Target(TargetKind.HTTP))
+    places = st.builds(
+        Target, st.sampled_from([TargetKind.SHM, TargetKind.NIXL]), st.just(session), st.integers(0, 1 << 62)
+    )
+    return places | st.just(Target(TargetKind.TCP, session))
+
+
 @st.composite
 def descriptors(draw: st.DrawFn) -> Descriptor:
     places = draw(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 4095)), min_size=1, max_size=4, unique=True))
@@ -69,7 +78,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     return Descriptor(
         namespace=draw(st.binary(min_size=32, max_size=32)),
         parts=tuple(parts),
-        target=Target(TargetKind.TCP if session else TargetKind.HTTP, session),
+        target=draw(targets_of(session)),
         delivery=draw(st.integers(0, (1 << 64) - 1)),
         epoch=draw(st.integers(0, (1 << 32) - 1)),
         from_layer=draw(st.integers(0, 4096)),

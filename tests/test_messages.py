@@ -15,11 +15,14 @@ from objectcache.errors import RequestError
 from objectcache.messages import (
     MAX_COMMIT,
     MAX_CORRECTIONS,
+    MAX_METADATA_BYTES,
     CancelAnswer,
     CancelRequest,
     CommitRequest,
     MatchAnswer,
     MatchRequest,
+    NixlAnswer,
+    NixlRequest,
     ReleaseRequest,
     RetrieveAnswer,
     SessionAnswer,
@@ -33,7 +36,7 @@ from tests.golden.wire import MESSAGES
 KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
 VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
 FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
-TEXTS = {"http_host", "data_host", "shm_socket", "segment", "reason"}
+TEXTS = {"http_host", "data_host", "shm_socket", "nixl_agent", "agent", "segment", "reason"}
 NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s", "ready_in_s"}
 LISTS = {"parts", "commit", "discard", "corrections", "windows_s"}
 
@@ -48,7 +51,7 @@ def refusal(kind: str, fields: object) -> str:
 def test_all_messages_are_tried() -> None:
     kinds = {
         MatchRequest, MatchAnswer, SessionRequest, SessionAnswer, RetrieveAnswer, CancelRequest, CancelAnswer,
-        StoreRequest, CommitRequest, ReleaseRequest, WindowsBatch,
+        StoreRequest, CommitRequest, ReleaseRequest, WindowsBatch, NixlRequest, NixlAnswer,
     }  # fmt: skip
     assert set(KINDS.values()) == kinds
 
@@ -90,7 +93,7 @@ def test_a_field_of_another_type_is_named(kind: str, path: Path) -> None:
         signed = name == "ready_in_s" and value == -1
         absent = name == "rate_bytes_s" and value is None
         number = (name in NUMBERS and isinstance(value, float)) or signed or absent
-        if (name in TEXTS and isinstance(value, str)) or number:
+        if (name in TEXTS and isinstance(value, str)) or (name == "metadata" and isinstance(value, bytes)) or number:
             assert KINDS[kind].decode(msgpack.packb(replaced(VALID[kind], path, value)))
         else:
             message = refusal(kind, replaced(VALID[kind], path, value))
@@ -119,6 +122,16 @@ def test_a_field_of_another_type_is_named(kind: str, path: Path) -> None:
         ("SessionAnswer", ("http_port",), 0),
         ("SessionAnswer", ("data_port",), 65536),
         ("SessionAnswer", ("shm_socket",), "s" * 101),
+        ("SessionAnswer", ("nixl_agent",), "n" * 101),
+        ("NixlRequest", ("session",), bytes(15)),
+        ("NixlRequest", ("metadata",), b""),
+        ("NixlRequest", ("metadata",), bytes(MAX_METADATA_BYTES + 1)),
+        ("NixlRequest", ("address",), 0),
+        ("NixlRequest", ("address",), (1 << 64) - 1),
+        ("NixlRequest", ("size_bytes",), 0),
+        ("NixlRequest", ("memory",), "TAPE"),
+        ("NixlRequest", ("device",), -1),
+        ("NixlAnswer", ("agent",), "n" * 101),
         ("RetrieveAnswer", ("layers_per_unit",), 0),
         ("RetrieveAnswer", ("payload_bytes",), (1 << 50) + 1),
         ("CancelRequest", ("session",), bytes(17)),

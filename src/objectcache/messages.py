@@ -31,6 +31,8 @@ MAX_SEGMENT_BYTES = 1 << 44
 MAX_ANSWER_HEADER_BYTES = 4096
 MAX_METADATA_BYTES = 1 << 16
 NIXL_MEMORIES = ("DRAM", "VRAM")
+MAX_NIXL_STREAMS = 8
+"""Of one session: each may hold a slot of a worker's arena for as long as the client stands still."""
 ANSWER_HEADER = "x-kv-answer"
 
 

@@ -18,7 +18,7 @@ from objectcache.bench.retrieve import BARS, NIXL_BARS, RetrieveSettings, bars_o
 from objectcache.bench.retrieve.over_nixl import environment_of
 from objectcache.bench.shapes import ModelShape
 from objectcache.transports.nixl import is_installed
-from tests.bench.checking import quiet
+from tests.bench.checking import check_drawn, quiet
 
 TINY = ModelShape("tiny", "tiny", num_layers=3, num_kv_heads=1, head_dim=16, dtype_bytes=2)
 SETTINGS = RetrieveSettings(
@@ -110,4 +110,5 @@ def test_nixl_beside_what_it_can_do(tmp_path: Path) -> None:
                 assert result.row(f"{way}, {name}: first layer")["median"] > 0
     in_turn = [result.row(f"{way}, tiny/64")["at_s"] for way in ("bare NIXL, shm", "layerwise NIXL, shm")]
     assert in_turn[0][0] < in_turn[1][0] < in_turn[0][1] < in_turn[1][1]
+    check_drawn("retrieve", result, tmp_path)
     assert any(result.machine["versions"][name] != "not installed" for name in ("nixl-cu12", "nixl-cu13"))

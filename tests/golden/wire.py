@@ -14,6 +14,8 @@ from objectcache.messages import (
     CommitRequest,
     MatchAnswer,
     MatchRequest,
+    NixlAnswer,
+    NixlRequest,
     ReleaseRequest,
     RetrieveAnswer,
     SessionAnswer,
@@ -50,7 +52,7 @@ MESSAGES = (
     MatchRequest(NAMESPACE, KeyChain(LEAF * 2), ((0, 0), (1, 2))),
     MatchAnswer(160, ((0, 0, 0, 10), (1, 2, 6, 10)), ID, 60.0, 12.5e9, 2),
     SessionRequest(4),
-    SessionAnswer(ID, "10.0.0.1", 9000, "10.0.0.1", 9001, "objectcache-1"),
+    SessionAnswer(ID, "10.0.0.1", 9000, "10.0.0.1", 9001, "objectcache-1", "objectcache-2"),
     RetrieveAnswer(2, 1 << 20, (((16, ID[:8]), (3, ID[8:])), ()), 1.25e9, "size"),
     CancelRequest(ID, 7, 5, 0.5),
     CancelAnswer(True),
@@ -58,6 +60,8 @@ MESSAGES = (
     CommitRequest((".kv/seg/c-1/000/000/000/001",), (".kv/seg/c-1/000/000/000/002",)),
     ReleaseRequest(ID),
     WindowsBatch((WindowsRequest(ID, 7, 5, (0.5, 0.25), -0.125),)),
+    NixlRequest(ID, b"metadata", 0x7F0000000000, 16 << 30, "VRAM", 1),
+    NixlAnswer("objectcache-worker-1"),
 )
 
 FRAMES = (

@@ -64,7 +64,7 @@ def test_a_thousand_mixed_deliveries(gateway: GatewayProcess) -> None:
         assert cache._session is session, "one handshake was enough"
         assert agent.usage == usage == (1, 0, 0)
         assert receivers._order.waiting == 0
-        eventually(lambda: receivers._awaited == 0, "nothing is awaited")
+        eventually(lambda: not receivers._awaited, "nothing is awaited")
         assert not receivers._receiver._expected
         eventually(lambda: all(map(int.__le__, resources(worker), before)), "the worker has no more than before")
         with cache.retrieve(match) as retrieval:

@@ -24,10 +24,12 @@ from objectcache.transports.receiver import Expected, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.verification import Verification
 
-POLL_S = 0.0001
+POLL_S = 0.00005
 """Between looks while a delivery is awaited: what a layer may wait for on top of the network."""
+FENCE_POLL_S = 0.001
+"""While only the end of some is awaited, which nobody wants any more."""
 IDLE_POLL_S = 0.02
-"""And while none is: for peers that connect, or leave."""
+"""And while nothing is: for peers that connect, or leave."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,10 @@ class NixlReceivers(Receivers):
         self._agent = Agent(name)
         self._agent.register(self._region)
         self._worker: str | None = None
-        self._awaited = 0
+        self._awaited: set[tuple[int, int]] = set()
+        """Deliveries, by number and epoch, that are not fenced yet."""
+        self._wanted: set[tuple[int, int]] = set()
+        """Those of them that somebody waits for."""
         self._changed = threading.Condition()
         self._line: socket.socket | None = None
         self._lost = self._ending = False
@@ -85,16 +90,21 @@ class NixlReceivers(Receivers):
         threading.Thread(target=self._hold, args=(sock,), name="nixl-line", daemon=True).start()
 
     def expect(self, expected: Expected, offset: int) -> None:
-        told = expected.on_fenced
+        key, told_failed, told_fenced = (expected.delivery, expected.epoch), expected.on_failed, expected.on_fenced
+
+        def failed(error: ObjectCacheError) -> None:
+            self._wanted.discard(key)
+            told_failed(error)
 
         def fenced() -> None:
-            with self._changed:
-                self._awaited -= 1
-            told()
+            self._wanted.discard(key)
+            self._awaited.discard(key)
+            told_fenced()
 
-        expected.on_fenced = fenced
+        expected.on_failed, expected.on_fenced = failed, fenced
         with self._changed:
-            self._awaited += 1
+            self._awaited.add(key)
+            self._wanted.add(key)
             self._changed.notify_all()
         self._receiver.expect(expected)
         if self._lost:
@@ -103,6 +113,7 @@ class NixlReceivers(Receivers):
             raise error
 
     def cancel(self, delivery: int, epoch: int) -> None:
+        self._wanted.discard((delivery, epoch))
         self._receiver.cancel(delivery, epoch)
 
     def fail(self, delivery: int, error: ObjectCacheError) -> None:
@@ -154,22 +165,27 @@ class NixlReceivers(Receivers):
         self._memory = None
 
     def _poll(self) -> None:
-        try:
-            while True:
-                with self._changed:
-                    ending = self._ending
-                    if not ending and not self._awaited:
-                        self._changed.wait(IDLE_POLL_S)
-                for sender, found in self._agent.notifications().items():
-                    for data in found if sender == self._worker else ():
-                        for due in self._order.take(decode_notification(data, len(self._queues))):
-                            self._queues[due.stream].put(due)
-                if ending:
-                    return
-                if self._awaited:
-                    time.sleep(POLL_S)
-        except ObjectCacheError as error:
-            self._out_of_step(error)
+        """To the end, also when what is said makes no sense: a WRITE that is in flight needs the progress."""
+        while True:
+            with self._changed:
+                ending = self._ending
+                if not ending and not self._awaited:
+                    self._changed.wait(IDLE_POLL_S)
+            try:
+                self._look()
+            except ObjectCacheError as error:
+                self._out_of_step(error)
+            if ending:
+                return
+            if self._awaited:
+                time.sleep(POLL_S if self._wanted else FENCE_POLL_S)
+
+    def _look(self) -> None:
+        """Raises DeliveryError."""
+        for sender, found in self._agent.notifications().items():
+            for data in found if sender == self._worker else ():
+                for due in self._order.take(decode_notification(data, len(self._queues))):
+                    self._queues[due.stream].put(due)
 
     def _verify(self, stream: int) -> None:
         while (found := self._queues[stream].get()) is not None:
@@ -179,7 +195,9 @@ class NixlReceivers(Receivers):
                 self._out_of_step(error)
 
     def _out_of_step(self, error: ObjectCacheError) -> None:
-        """A worker that says what it cannot say: it is asked to let go."""
-        log.warning("a session is given up: %s", error)
+        """A worker that says what it cannot say: it is not listened to any more, and asked to let go."""
+        if self._worker is not None:
+            log.warning("a session is given up: %s", error)
+        self._worker = None
         self._receiver.fail_all(stream_error(error))
         self.cut()

@@ -19,7 +19,7 @@ from objectcache.errors import (
     SharedMemoryRefusedError,
 )
 from objectcache.frames import hello_frame
-from objectcache.messages import NixlAnswer, SessionAnswer, SessionRequest
+from objectcache.messages import MAX_NIXL_STREAMS, NixlAnswer, SessionAnswer, SessionRequest
 from objectcache.transports.sockets import tune
 from objectcache.transports.verification import Verification
 
@@ -66,7 +66,7 @@ class DataSession:
         GatewayUnavailableError, DeliveryError (NIXL cannot begin here).
         """
         if target == "nixl":
-            streams = max(2, streams)  # so that one can read while another writes
+            streams = min(max(2, streams), MAX_NIXL_STREAMS)  # two: so that one can read while the other writes
         body = SessionRequest(streams).encode()
         answer = SessionAnswer.decode(http.request("POST", f"/{bucket}?kv-session", body))
         own_http = http

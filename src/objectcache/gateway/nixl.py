@@ -10,7 +10,7 @@ from objectcache.descriptor import TargetKind
 from objectcache.errors import DescriptorError, NixlRefusedError
 from objectcache.gateway.call import Call
 from objectcache.gateway.sessions import Session, SessionTable
-from objectcache.messages import NixlAnswer, NixlRequest
+from objectcache.messages import MAX_NIXL_STREAMS, NixlAnswer, NixlRequest
 
 MSGPACK = "application/msgpack"
 
@@ -37,6 +37,8 @@ class NixlRoute:
             raise NixlRefusedError("this gateway writes to no memory by NIXL: it is not installed there, or turned off")
         if session.kind is not None:
             raise DescriptorError(f"the session's target is {session.kind} already")
+        if session.streams > MAX_NIXL_STREAMS:
+            raise NixlRefusedError(f"a session with NIXL has at most {MAX_NIXL_STREAMS} streams, not {session.streams}")
         session.claim(TargetKind.NIXL)  # before anything is waited for
         session.carriers.narrow()
         answer = await session.carriers.first.ask(

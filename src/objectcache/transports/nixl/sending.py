@@ -52,7 +52,8 @@ class Writer:
         self._sessions: set[NixlSession] = set()
         self._changed = threading.Condition()
         self._closed = False
-        threading.Thread(target=self._tick, name="nixl-progress", daemon=True).start()
+        self._ticking = threading.Thread(target=self._tick, name="nixl-progress", daemon=True)
+        self._ticking.start()
 
     def view(self, room: slice) -> memoryview:
         return self._memory[room]
@@ -106,6 +107,7 @@ class Writer:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._ticking.join()
         self.agent.close()
 
 
