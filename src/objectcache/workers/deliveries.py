@@ -17,7 +17,7 @@ from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery
-from objectcache.transports.shared_memory.placements import placements_of
+from objectcache.transports.shared_memory.placements import PLACED_BYTES, placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
@@ -129,13 +129,19 @@ class DeliveryOrders:
         spans: Iterator[list[Outgoing]] = iter(())
         far = False
         times = SentTimes() if message.get("timed") else None
+        turn = turn_bytes(plan, portion)
         try:
             store = self._stores.get(message["store"])
             far = store.far
             held = self._objects.hold(store, plan.segment_bytes)
             ahead = Announcements(plan, held.readers) if far else None
             dealing = Dealing(portion) if portion.carriers > 1 else None
-            spans = (placements_of if session.places else spans_of)(plan, held.readers, delivery, epoch, ahead, dealing)
+            if session.places:
+                # Several have a part of each layer only where no placement is all of it.
+                most_bytes = PLACED_BYTES if dealing is None else turn
+                spans = placements_of(plan, held.readers, delivery, epoch, ahead, dealing, most_bytes)
+            else:
+                spans = spans_of(plan, held.readers, delivery, epoch, ahead, dealing)
         except ObjectCacheError as error:
             state.fail(error)
 
@@ -154,7 +160,6 @@ class DeliveryOrders:
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             active = PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
         else:
-            turn = turn_bytes(plan, portion)
             active = ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
         active.times = times
         return active

@@ -72,22 +72,30 @@ def placements_of(
     epoch: int,
     ahead: Announcements | None = None,
     dealing: Dealing | None = None,
+    most_bytes: int = PLACED_BYTES,
 ) -> Iterator[list[Outgoing]]:
-    """As `transports.source.spans_of`: each list is one placement."""
+    """As `transports.source.spans_of`: each list is one placement, of at most `most_bytes` if a piece is not larger."""
     for layer_run in plan.layer_runs():
         if ahead is not None:
             ahead.advance(layer_run.row.row_bytes)
-        for placement in _run_placements(plan, layer_run, readers[layer_run.run.segment], delivery, epoch, dealing):
+        reader = readers[layer_run.run.segment]
+        for placement in _run_placements(plan, layer_run, reader, delivery, epoch, dealing, most_bytes):
             yield [placement]
             if ahead is not None:
                 ahead.advance(placement.frame.data_bytes)
 
 
 def _run_placements(
-    plan: Plan, layer_run: LayerRun, reader: ObjectReader, delivery: int, epoch: int, dealing: Dealing | None
+    plan: Plan,
+    layer_run: LayerRun,
+    reader: ObjectReader,
+    delivery: int,
+    epoch: int,
+    dealing: Dealing | None,
+    most_bytes: int,
 ) -> Iterator[Placement]:
     run, position, layer = layer_run.run, layer_run.position, layer_run.row
-    placed = list(together(layer, layer_run.spans()))
+    placed = list(together(layer, layer_run.spans(), most_bytes))
     if dealing is not None:
         placed = [each for each in placed if dealing.deal((each[1] - each[0]) * layer.slice_bytes)]
         if not placed:
@@ -119,16 +127,16 @@ def _run_placements(
         yield Placement(frame, head, reader, run.geometry.slice_offset(position, first), frame.data_bytes)
 
 
-def together(row: LayerRow, spans: Iterator[Span]) -> Iterator[tuple[int, int, range]]:
+def together(row: LayerRow, spans: Iterator[Span], most_bytes: int = PLACED_BYTES) -> Iterator[tuple[int, int, range]]:
     """Chunks [first, stop) that are placed together, and which of the row's digests are theirs.
 
-    All of pieces, or all of slices; at most PLACED_BYTES, or a single piece or slice that is larger.
+    All of pieces, or all of slices; at most `most_bytes`, or a single piece or slice that is larger.
     """
     per_piece = piece_chunks(row.slice_bytes)
     for whole, some in groupby(spans, lambda span: span.piece is not None):
         found = list(some)
         first, stop = found[0].first, found[-1].stop
-        step = max(1, PLACED_BYTES // row.slice_bytes)
+        step = max(1, most_bytes // row.slice_bytes)
         if whole:
             step = max(1, step // per_piece) * per_piece
         step = min(step, (MAX_EXTRA_DIGESTS + 1) * (per_piece if whole else 1))

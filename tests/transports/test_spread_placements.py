@@ -1,0 +1,39 @@
+"""Placements of a delivery that several workers send into a client's memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from objectcache.stores import FileStore
+from objectcache.transports.dealing import Dealing, Portion
+from objectcache.transports.shared_memory.placements import placements_of
+from objectcache.transports.source import turn_bytes
+from objectcache.workers.open_objects import OpenObjects
+from tests.transports.sending import store_prefix
+
+MIB = 1 << 20
+LAYERS, LAYER_BYTES = 3, 8 * MIB  # one placement, where one worker sends it all
+
+
+@pytest.mark.parametrize("carriers", [2, 4])
+def test_each_layer_is_placed_by_all_of_them_and_nothing_twice(tmp_path: Path, carriers: int) -> None:
+    store = FileStore(tmp_path)
+    prefix = store_prefix(store, 1, segments=1, chunks=64, layers=LAYERS, slice_bytes=MIB // 8)
+    held = OpenObjects().hold(store, prefix.plan.segment_bytes)
+    placed: list[Counter[int]] = []
+    chunks: Counter[tuple[int, int]] = Counter()
+    for carrier in range(carriers):
+        portion = Portion(carriers, carriers, carrier)
+        own: Counter[int] = Counter()
+        most_bytes = turn_bytes(prefix.plan, portion)
+        for (placement,) in placements_of(prefix.plan, held.readers, 1, 0, None, Dealing(portion), most_bytes):
+            frame = placement.frame
+            own[frame.layer] += frame.data_bytes
+            chunks.update((frame.layer, frame.first_chunk + at) for at in range(frame.num_chunks))
+        placed.append(own)
+    held.release()
+    assert chunks == Counter((layer, chunk) for layer in range(LAYERS) for chunk in range(64))
+    assert [dict(own) for own in placed] == [dict.fromkeys(range(LAYERS), LAYER_BYTES // carriers)] * carriers
