@@ -30,6 +30,9 @@ SLOT_BYTES = PLACED_BYTES
 """A whole placement, but for slices that are larger: each WRITE costs 0.2 ms of computing, whatever its size."""
 SLOTS = 32
 """Registered memory is pinned where there is RDMA: 256 MiB for each worker that has clients with NIXL."""
+PACED_STEPS = 4
+"""How many steps of a rate one WRITE is, and so what is in flight for each stream: over TCP it takes a millisecond or
+two until one is known to have landed."""
 SLOT_WAIT_S = 0.1
 TICK_S, IDLE_TICK_S = 0.005, 0.05
 """How often UCX makes progress beside the WRITEs: for last words that were left waiting, and for peers that come and
@@ -149,7 +152,7 @@ class NixlSession(SenderSession):
         """A placement, or as much of it as there is room for, or the rate allows."""
         pace, most_bytes = active.pace, self._writer.slots.slot_bytes
         if pace is not None and pace.bound:
-            most_bytes = min(most_bytes, pace.step_bytes)
+            most_bytes = min(most_bytes, PACED_STEPS * pace.step_bytes)
         turn = active.take_turn(stream, active.most_bytes(most_bytes), most_bytes)
         if pace is not None:
             pace.take(turn.data_bytes, now_s)
