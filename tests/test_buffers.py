@@ -248,3 +248,17 @@ def test_memory_is_taken_when_written_or_at_once(monkeypatch: pytest.MonkeyPatch
         assert pool.prefaulted is prefault
         assert taken_bytes(pool) == taken
         pool.close()
+
+
+@pytest.mark.parametrize("prefault", [False, True])
+def test_a_pool_that_is_not_shared_has_no_file(prefault: bool) -> None:
+    pool = BufferPool(8 * PAGE, prefault=prefault, shared=False)
+    with pytest.raises(ObjectCacheError):
+        pool.fileno()
+    view = pool.allocate(8 * PAGE).view
+    view[:] = bytes(range(256)) * (8 * PAGE // 256)
+    copy = (ctypes.c_char * (8 * PAGE)).from_address(pool.address)
+    assert bytes(copy) == view == pool.memory
+    memory = pool.memory
+    pool.close()
+    assert memory[-1] == 255, "whoever holds it keeps it mapped"

@@ -1,9 +1,9 @@
 """Registered memory: a pool of destination buffers, with generations and quarantine.
 
 The pool is one anonymous shared file (memfd), so that a receiving process, or a gateway's worker on the same host, can
-map it too. It is sealed: whoever has mapped it need not fear that it becomes shorter. Pages are taken from the system
-when first written, unless they are asked for before. A buffer that something may still write is in quarantine: not free
-until its fence is told.
+map it too; unless nobody else is to have it. It is sealed: whoever has mapped it need not fear that it becomes shorter.
+Pages are taken from the system when first written, unless they are asked for before. A buffer that something may still
+write is in quarantine: not free until its fence is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import Enum, auto
 
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import align_up
-from objectcache.pages import address_of, populate
+from objectcache.pages import address_of, populate, private_memory
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -49,17 +49,25 @@ class PoolUsage:
     quarantined_bytes: int
 
 
+def _sealed_file(size_bytes: int) -> int:
+    descriptor = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size_bytes)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    return descriptor
+
+
 class BufferPool:
     """First fit over one mapping. Thread-safe."""
 
-    def __init__(self, size_bytes: int, *, prefault: bool = False) -> None:
-        """`prefault`: take all memory at once, so that no first use has to wait for it. Raises MemoryError then."""
+    def __init__(self, size_bytes: int, *, prefault: bool = False, shared: bool = True) -> None:
+        """`prefault`: take all memory at once, so that no first use has to wait for it. Raises MemoryError then.
+
+        `shared` False: no file, and so no other process that could map it; in large pages where the kernel gives some.
+        """
         self.prefaulted = prefault
         self._size = align_up(max(size_bytes, 1))
-        self._fd = os.memfd_create("objectcache-buffers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._fd, self._size)
-        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
-        self._map = mmap.mmap(self._fd, self._size)
+        self._fd = _sealed_file(self._size) if shared else None
+        self._map = private_memory(self._size) if self._fd is None else mmap.mmap(self._fd, self._size)
         self._view = memoryview(self._map)
         self._lock = threading.Lock()
         self._free: list[tuple[int, int]] = [(0, self._size)]  # (offset, size), ascending, never adjacent
@@ -84,7 +92,9 @@ class BufferPool:
             self._unregister.append(registrar(address_of(self._view), self._size))
 
     def fileno(self) -> int:
-        """The shared file, for handing to a process that writes it too."""
+        """The shared file, for handing to a process that writes it too. Raises ObjectCacheError where there is none."""
+        if self._fd is None:
+            raise ObjectCacheError("the pool is not shared")
         return self._fd
 
     @property
@@ -167,7 +177,8 @@ class BufferPool:
             undo, self._unregister = self._unregister, []
         for unregister in undo:
             unregister()
-        os.close(self._fd)
+        if self._fd is not None:
+            os.close(self._fd)
         try:
             self._view.release()
             self._map.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -24,6 +25,16 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 def address_of(view: memoryview) -> int:
     """Where memory that can be written begins."""
     return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+
+def private_memory(size_bytes: int) -> mmap.mmap:
+    """Memory of this process only, in large pages where the kernel gives some: others that write it have fewer to look
+    up. Children do not get it: a page that a fork has made two of would be another one than a network card writes."""
+    made = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without large pages
+        made.madvise(mmap.MADV_HUGEPAGE)
+    made.madvise(mmap.MADV_DONTFORK)
+    return made
 
 
 def populate(view: memoryview) -> None:

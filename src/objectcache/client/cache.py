@@ -59,7 +59,9 @@ class GatewayCache(KVCache):
         self.options = options or ClientOptions()
         self._by_session = self.options.target != "http"
         self.bucket = bucket
-        self.pool = BufferPool(self.options.buffer_bytes, prefault=self.options.prefault)
+        # What NIXL registers is no other process's to map.
+        shared = self.options.target != "nixl"
+        self.pool = BufferPool(self.options.buffer_bytes, prefault=self.options.prefault, shared=shared)
         self.tiering = self.options.tier.open()
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}

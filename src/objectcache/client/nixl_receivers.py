@@ -24,7 +24,7 @@ from objectcache.transports.receiver import Expected, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.verification import Verification
 
-POLL_S = 0.00005
+POLL_S = 0.0001
 """Between looks while a delivery is awaited: what a layer may wait for on top of the network."""
 FENCE_POLL_S = 0.001
 """While only the end of some is awaited, which nobody wants any more."""

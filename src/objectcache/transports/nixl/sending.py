@@ -7,7 +7,6 @@ flight cannot be recalled: a delivery is quiet, and a session ends, only after i
 from __future__ import annotations
 
 import logging
-import mmap
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from objectcache.errors import DeliveryError, NixlRefusedError, ObjectCacheError
-from objectcache.pages import address_of
+from objectcache.pages import address_of, private_memory
 from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, Turn
 from objectcache.transports.nixl.agent import Agent, Region
@@ -49,7 +48,7 @@ class Writer:
         self.slots = slots or Slots(SLOTS, SLOT_BYTES)
         self.files = files
         self.agent = Agent(name)
-        self._memory = memoryview(mmap.mmap(-1, self.slots.total_bytes))
+        self._memory = memoryview(private_memory(self.slots.total_bytes))
         self._address = address_of(self._memory)
         self.agent.register(Region(self._address, self.slots.total_bytes))
         self._sessions: set[NixlSession] = set()
