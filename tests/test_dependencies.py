@@ -65,7 +65,7 @@ OPTIONAL = {
     "sglang": ("connectors.sglang",),
     "obstore": ("stores.s3", "bench.stores", "bench.peers"),
     "rados": ("stores.rados",),
-    "nixl": ("transports.nixl",),
+    "nixl": ("transports.nixl", "bench.nixl_end"),
     "simpy": ("simulation",),
     "matplotlib": ("bench", "demo"),
     "pytest": ("testing",),

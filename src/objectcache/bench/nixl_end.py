@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-PACKAGES = ("nixl", "nixl_cu13", "nixl_cu12")
-"""What NIXL is imported as: the first chooses one of the others."""
+from objectcache.transports.nixl.agent import INSTALL, PACKAGES
 
 
 class WritePiece(NamedTuple):
@@ -58,7 +57,7 @@ class _End:
         os.environ.setdefault("NIXL_LOG_LEVEL", "ERROR")
         package = next((name for name in PACKAGES if find_spec(name) is not None), None)
         if package is None:
-            raise SystemExit("NIXL is not installed: pip install 'objectcache[nixl]'")
+            raise SystemExit(INSTALL)
         api = import_module(f"{package}._api")
         config = api.nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
         self.agent: Any = api.nixl_agent(name, config)
