@@ -102,15 +102,24 @@ class WorkerSessions:
         def register() -> None:
             try:
                 writer = self._the_writer()
-                if key not in self._sessions:
+                session = self._sessions.get(key)
+                if session is None:
                     raise DeliveryError("the data session has ended")
                 region = Region(*message["region"])
                 writer.add_peer(message["metadata"], message["agent"], region)
             except ObjectCacheError as error:
                 self._answering.answer(message, error)
                 return
-            self.put(key, NixlSession(message["streams"], message["agent"], region, writer, self._lost(key)))
-            self._answering.answer(message, agent=writer.agent.name)
+            made = NixlSession(message["streams"], message["agent"], region, writer, self._lost(key))
+            with self._lock:
+                ended = self._sessions.get(key) is not session
+                if not ended:
+                    self._sessions[key] = made
+            if ended:
+                made.close()
+                self._answering.answer(message, DeliveryError("the data session has ended"))
+            else:
+                self._answering.answer(message, agent=writer.agent.name)
 
         self._answering.carry_out("nixl", message, register)
 
