@@ -22,6 +22,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Where an environment has its packages.
+SITE := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
 .DEFAULT_GOAL := help
 .PHONY: help setup constraints lint test test-timing test-stores test-rados test-nixl test-clients test-vllm test-vllm-old demo bench clean
 
@@ -67,13 +70,13 @@ test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstor
 
 test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP; its benchmarks, and the demo with it.
 	@.venv-nixl/bin/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh .venv-nixl/bin/python || true
-	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/pytest $(NIXL_TESTS) -rs
+	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/python -m pytest $(NIXL_TESTS) -rs
 
-# An environment of its own: .venv tests that everything else works without NIXL.
-.venv-nixl/.installed: pyproject.toml constraints.txt
+# All of .venv, and NIXL on top: .venv itself is where everything else works without it.
+.venv-nixl/.installed: $(STAMP)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip --disable-pip-version-check install $(TORCH) $(NIXL)
-	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[nixl,demo,dev]'
+	echo "import site; site.addsitedir('$$($(BIN)/$(SITE))')" > "$$($(@D)/bin/$(SITE))/base.pth"
+	$(@D)/bin/python -m pip --disable-pip-version-check install --no-deps $(NIXL)
 	@touch $@
 
 test-vllm: .venv-vllm/.installed ## vLLM on CPUs with the connector, against itself without (VLLM_TESTS=… for some of the tests).

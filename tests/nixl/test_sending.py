@@ -19,6 +19,7 @@ from objectcache.errors import DeliveryError, NixlRefusedError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.messages import NixlRequest
 from objectcache.stores import FileStore, MemoryStore, Store
+from objectcache.testing.far import LatencyStore
 from objectcache.transports import Expected, ExpectedPart
 from objectcache.transports.nixl import Agent, NixlSession, Region, Slots, Writer, encode_notification
 from objectcache.transports.pacing import Pace
@@ -166,6 +167,19 @@ def test_a_store_without_files() -> None:
         world = World(store)
         number, view, told = world.deliver()
         check(world, view, told, number)
+        world.close()
+
+
+def test_a_store_that_is_far_away_and_slots_that_are_scarce() -> None:
+    with LatencyStore(MemoryStore(), 0.001) as store:
+        world = World(store, Slots(1, 100_000))
+        deliveries = [world.deliver() for _ in range(2)]
+        for number, view, told in deliveries:
+            check(world, view, told, number)
+        number, _, told = world.deliver()
+        world.receivers.cancel(number, 0)
+        assert world.session.cancel(number, 0, PATIENCE_S)
+        assert told.fenced.wait(PATIENCE_S)
         world.close()
 
 

@@ -50,9 +50,8 @@ class NixlReceivers(Receivers):
         """`name` is what the gateway has given. Raises ConfigError where NIXL is missing, DeliveryError."""
         self._on_lost = on_lost
         self._receiver = PlacedReceiver(verify)
-        self._memory: memoryview | None = (
-            pool.memory
-        )  # stays mapped as long as somebody may write it, whatever becomes of the pool
+        # Stays mapped as long as somebody may write it, whatever becomes of the pool.
+        self._memory: memoryview | None = pool.memory
         self._region = Region(pool.address, pool.size_bytes)
         self._agent = Agent(name)
         self._agent.register(self._region)

@@ -104,8 +104,16 @@ class WorkerSessions:
             except ObjectCacheError as error:
                 self._answering.answer(message, error)
                 return
-            self.put(key, NixlSession(session.streams, message["agent"], region, writer, self._lost(key)))
-            self._answering.answer(message, agent=writer.agent.name)
+            made = NixlSession(session.streams, message["agent"], region, writer, self._lost(key))
+            with self._lock:
+                ended = self._sessions.get(key) is not session
+                if not ended:
+                    self._sessions[key] = made
+            if ended:
+                made.close()
+                self._answering.answer(message, DeliveryError("the data session has ended"))
+            else:
+                self._answering.answer(message, agent=writer.agent.name)
 
         self._answering.carry_out("nixl", message, register)
 

@@ -171,6 +171,8 @@ class NixlSession(SenderSession):
             while room is None and not self._gives_up(active):
                 room = stack.enter_context(self._writer.slots.slot(SLOT_WAIT_S))
             if room is None:
+                if turn.body is not None:
+                    stack.enter_context(turn.body)
                 self._leave(active, turn)
                 return
             room = slice(room.start, room.start + outgoing.data_bytes)
