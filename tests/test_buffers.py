@@ -250,6 +250,13 @@ def test_memory_is_taken_when_written_or_at_once(monkeypatch: pytest.MonkeyPatch
         pool.close()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pool_may_be_larger_than_what_there_is(shared: bool) -> None:
+    pool = BufferPool(2 * os.sysconf("SC_PHYS_PAGES") * PAGE, shared=shared)
+    pool.allocate(PAGE).view[:] = bytes(PAGE)
+    pool.close()
+
+
 @pytest.mark.parametrize("prefault", [False, True])
 def test_a_pool_that_is_not_shared_has_no_file(prefault: bool) -> None:
     pool = BufferPool(8 * PAGE, prefault=prefault, shared=False)

@@ -12,6 +12,8 @@ import numpy as np
 PAGE_BYTES = mmap.PAGESIZE
 _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE, since Linux 5.14."""
+_NORESERVE = 0x4000
+"""MAP_NORESERVE, which Python's mmap has no name for."""
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,8 +31,14 @@ def address_of(view: memoryview) -> int:
 
 def private_memory(size_bytes: int) -> mmap.mmap:
     """Memory of this process only, in large pages where the kernel gives some: others that write it have fewer to look
-    up. Children do not get it: a page that a fork has made two of would be another one than a network card writes."""
-    made = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    up. Children do not get it: a page that a fork has made two of would be another one than a network card writes.
+
+    It may be larger than what there is: as with files, only pages that are used count. Raises MemoryError.
+    """
+    try:
+        made = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+    except OSError as error:
+        raise MemoryError(f"there is no memory for {size_bytes} bytes: {error}") from error
     with suppress(OSError):  # a kernel without large pages
         made.madvise(mmap.MADV_HUGEPAGE)
     made.madvise(mmap.MADV_DONTFORK)

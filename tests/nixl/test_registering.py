@@ -15,7 +15,7 @@ from objectcache.messages import MAX_NIXL_STREAMS, NixlAnswer, NixlRequest, Sess
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, retrieve_and_check, store_parts
 from objectcache.transports.nixl import Agent, Region
 from tests.gateway.fixtures import StartGateway
-from tests.gateway.process import Answer, GatewayProcess, eventually
+from tests.gateway.process import PATIENCE_S, Answer, GatewayProcess, eventually
 from tests.gateway.raw import ask, connected, descriptor_of, open_session
 from tests.nixl.opening import open_cache
 
@@ -98,6 +98,13 @@ def test_a_session_is_registered_once(gateway: GatewayProcess, client: Client) -
 def test_what_is_not_registered_is_refused(gateway: GatewayProcess, client: Client, change: dict[str, object]) -> None:
     answer = register(gateway, client.request(**change))
     assert (answer.status, answer.error["Code"]) == (403, NixlRefusedError.code)
+
+
+def test_a_line_before_the_memory_is_registered_is_turned_away(gateway: GatewayProcess, client: Client) -> None:
+    assert register(gateway, client.request(size_bytes=2 * POOL_BYTES)).status == 403
+    with connected(client.session) as line:
+        line.settimeout(PATIENCE_S)
+        assert line.recv(1) == b""
 
 
 def test_a_session_has_few_streams(gateway: GatewayProcess) -> None:

@@ -227,7 +227,11 @@ def test_only_the_agent_that_was_named_is_taken(world: World) -> None:
         world.writer.add_peer(other.metadata(), "other", Region(memory.address, 2 * memory.size_bytes))
     with pytest.raises(NixlRefusedError, match="of no use"):
         world.writer.add_peer(b"noise", "other", Region(memory.address, memory.size_bytes))
-    assert world.writer.agent.usage == (1, 1, 0)
+    with pytest.raises(NixlRefusedError):
+        world.writer.add_peer(world.receivers._agent.metadata(), "other", Region(memory.address, memory.size_bytes))
+    assert world.writer.agent.usage == (1, 1, 0), "whose metadata somebody else brings is not forgotten"
+    number, view, told = world.deliver()
+    check(world, view, told, number)
     other.close()
     memory.close()
 

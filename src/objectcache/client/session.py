@@ -152,7 +152,7 @@ def _registered(
     receivers = NixlReceivers(on_lost, verify, answer.nixl_agent, pool, streams)
     try:
         body = receivers.registration(answer.session)
-        receivers.accept(NixlAnswer.decode(http.request("POST", f"/{bucket}?kv-nixl", body)).agent)
+        receivers.accept(NixlAnswer.decode(http.request("POST", f"/{bucket}?kv-nixl", body, resend=False)).agent)
         return receivers, _connect(answer, 1, timeout_s)
     except BaseException:
         receivers.close()

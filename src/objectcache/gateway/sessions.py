@@ -126,6 +126,8 @@ class SessionTable:
         session = self._sessions.get(hello.digest) if hello.type is FrameType.HELLO else None
         if session is None or hello.first_chunk >= session.connections:
             raise SessionNotFoundError("the connection names no session that is open here, or no stream of it")
+        if session.kind is TargetKind.NIXL and not session.memory_bytes:
+            raise SessionNotFoundError("the session's memory is not registered yet: its line comes after that")
         return session
 
     def __len__(self) -> int:

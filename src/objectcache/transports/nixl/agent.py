@@ -113,6 +113,11 @@ class Agent:
         """Registrations, peers and handles of WRITEs that there are."""
         return len(self._registered), len(self._peers), self._handles
 
+    @property
+    def peers(self) -> frozenset[str]:
+        """Names of those that were added."""
+        return frozenset(self._peers)
+
     def register(self, region: Region) -> None:
         """Peers that are told of it from now on may write it. Raises DeliveryError."""
         with _translated(f"registering {region.size_bytes} bytes of {region.memory}"):

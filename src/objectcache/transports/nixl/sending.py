@@ -52,6 +52,7 @@ class Writer:
         self._address = address_of(self._memory)
         self.agent.register(Region(self._address, self.slots.total_bytes))
         self._sessions: set[NixlSession] = set()
+        self._adding = threading.Lock()
         self._changed = threading.Condition()
         self._closed = False
         self._ticking = threading.Thread(target=self._tick, name="nixl-progress", daemon=True)
@@ -68,20 +69,21 @@ class Writer:
     def add_peer(self, metadata: bytes, expected: str, region: Region) -> None:
         """Raises NixlRefusedError unless `metadata` are of the agent that was to be called `expected`, and of one that
         has registered `region`."""
-        try:
-            name = self.agent.add_peer(metadata)
-        except DeliveryError as error:
-            raise NixlRefusedError(f"the agent's metadata are of no use: {error}") from error
-        try:
+        with self._adding:
+            others = {*self.agent.peers, self.agent.name}
+            try:
+                name = self.agent.add_peer(metadata)
+            except DeliveryError as error:
+                raise NixlRefusedError(f"the agent's metadata are of no use: {error}") from error
             if name != expected:
+                if name not in others:  # somebody's, to whom something may be in flight
+                    self.agent.remove_peer(name)
                 raise NixlRefusedError("the metadata are of an agent with another name than it was given here")
-            self.agent.check_region(name, region)
-        except DeliveryError as error:
-            self.agent.remove_peer(name)
-            raise NixlRefusedError(f"the agent has not registered that memory: {error}") from error
-        except NixlRefusedError:
-            self.agent.remove_peer(name)
-            raise
+            try:
+                self.agent.check_region(name, region)
+            except DeliveryError as error:
+                self.agent.remove_peer(name)
+                raise NixlRefusedError(f"the agent has not registered that memory: {error}") from error
 
     def opened(self, session: NixlSession) -> None:
         with self._changed:

@@ -203,7 +203,9 @@ class WorkerSide:
 
     def report(self) -> Report:
         """News since the last one."""
-        told, self._told = self._told, False
+        told = self._told
+        if told:  # and not otherwise: it may be set meanwhile
+            self._told = False
         if not (told or self._transfers.attempts or self.loading):
             return Report(self._orders.step)
         self._loads.give_back()
