@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.connectors.vllm.scheduler.saves import RUN_CHUNKS, Due, Known, Saves
+from objectcache.connectors.vllm.scheduler.saves import DECODED_STEPS, RUN_CHUNKS, Due, Known, Saves
 
 CHUNK = 4
 
@@ -22,12 +22,12 @@ class Engine:
 
     def schedule(self, before: int, count: int) -> int:
         self.step += 1
-        self.saves.scheduled(self.step, {"r": count}, ((["r"], [before]),))
+        self.saves.scheduled(self.step, {"r": count}, ((["r"], [before]),), decoding=count == 1)
         return self.step
 
     def process(self, step: int, sampled: int = 0, *, clean: bool = True) -> list[Due]:
         self.tokens += sampled
-        return self.saves.processed(step, clean, lambda _: Known(self.tokens, self.generation))
+        return list(self.saves.processed(step, clean, lambda _: Known(self.tokens, self.generation)))
 
     def finish(self, computed: int, *, in_step: bool) -> Due | None:
         return self.saves.finished("r", Known(self.tokens, self.generation), computed, in_step=in_step)
@@ -74,6 +74,21 @@ def test_what_did_not_come_is_saved_once_it_is_computed() -> None:
     assert engine.process(engine.schedule(0, 40), 1) == [Due("r", 0, 40, True)]
 
 
+def test_what_was_put_off_is_offered_again_with_the_next_step() -> None:
+    engine = Engine(16)
+    assert engine.process(engine.schedule(0, 16), 1) == [Due("r", 0, 16, True)]
+    engine.saves.put_off("r", 8)
+    assert engine.process(engine.schedule(16, 1), 1) == [Due("r", 8, 16, True)]
+
+
+def test_what_did_not_come_counts_only_up_to_there_also_while_steps_are_not_looked_at() -> None:
+    engine = Engine(16)
+    engine.process(engine.schedule(0, 16), 1)
+    engine.process(engine.schedule(16, 1), 1)
+    engine.saves.lost("r", 4)
+    assert engine.finish(17, in_step=False) is None
+
+
 def test_steps_in_flight_are_not_final() -> None:
     engine = Engine(16)
     first = engine.schedule(0, 8)
@@ -93,9 +108,12 @@ def test_a_request_that_a_step_ends_waits_for_word_of_it() -> None:
 def test_what_is_short_is_not_saved_and_what_grows_is_saved_from_its_start() -> None:
     engine = Engine(20, min_tokens=30)
     assert engine.process(engine.schedule(0, 20), 1) == []
-    for computed in range(20, 31):
-        assert engine.process(engine.schedule(computed, 1), 1) == []
-    assert engine.process(engine.schedule(31, 1), 1) == [Due("r", 0, 32, True)]
+    due: list[Due] = []
+    for computed in range(20, 31 + DECODED_STEPS):
+        assert computed > 31 or not due
+        due += engine.process(engine.schedule(computed, 1), 1)
+    assert [(one.first, one.ended) for one in due] == [(0, True)]
+    assert due[0].stop >= 32
     short = Engine(20, min_tokens=30)
     short.process(short.schedule(0, 20), 1)
     assert short.finish(20, in_step=False) is None
@@ -171,7 +189,6 @@ def test_saves_follow_each_other_and_never_pass_what_is_clean_and_computed(
         due = engine.process(step, sampled, clean=clean)
         clean_through = computed if clean else clean_through
         for one in due:
-            assert clean
             assert one.first == saved
             assert saved < one.stop <= min(clean_through, engine.tokens - 1)
             assert one.stop % CHUNK == 0

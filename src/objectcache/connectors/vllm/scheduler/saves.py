@@ -16,6 +16,9 @@ from typing import NamedTuple
 RUN_CHUNKS = 64
 """As many are saved at once while more are to come."""
 
+DECODED_STEPS = 16
+"""So many steps that decode are looked at at once."""
+
 NEVER = 1 << 62
 
 
@@ -74,15 +77,21 @@ class Saves:
         self.decoded = decoded
         self._requests: dict[str, _Saving] = {}
         self._steps: deque[_Step] = deque()
+        self._processed: list[tuple[int, bool]] = []  # not looked at yet: steps, and whether they were clean
+        self._look_until = 0  # the last step that did not decode only
+        self._put_off = False  # something is due, and may be ordered at any time
+        self._reached: list[str] = []  # requests of which something is due
 
     def started(self, request: str, generation: int, prompt_tokens: int, stored_tokens: int, step: int) -> None:
         """It runs from `step` on; its first `stored_tokens` are stored already."""
+        self._take_in()
         saving = _Saving(generation, prompt_tokens, stored_tokens, step)
         saving.due = self._due(saving)
         self._requests[request] = saving
 
     def lost(self, request: str, tokens: int) -> None:
         """What was to come from the store beyond its first `tokens` did not: vLLM computes it."""
+        self._take_in()
         saving = self._requests.get(request)
         if saving is not None:
             saving.saved = min(saving.saved, tokens)
@@ -91,41 +100,66 @@ class Saves:
 
     def put_off(self, request: str, tokens: int) -> None:
         """Of what was due nothing beyond its first `tokens` was taken."""
+        self._take_in()
+        self._put_off = True
         saving = self._requests.get(request)
         if saving is not None:
             saving.saved = tokens
             saving.due = self._due(saving)
 
-    def scheduled(self, step: int, counts: Mapping[str, int], batches: Batches) -> None:
-        """In `step` each request computes `counts` tokens."""
+    def scheduled(self, step: int, counts: Mapping[str, int], batches: Batches, *, decoding: bool) -> None:
+        """In `step` each request computes `counts` tokens; `decoding`: one of each, none of which is new."""
         if counts:
             self._steps.append(_Step(step, batches, counts))
+            if not decoding:
+                self._look_until = step
 
-    def processed(self, step: int, clean: bool, known: Callable[[str], Known | None]) -> list[Due]:
+    def processed(self, step: int, clean: bool, known: Callable[[str], Known | None]) -> Sequence[Due]:
         """The outputs of `step`, and of all before it, were processed. Of steps that nobody reported nothing is final
-        by itself: it is when a later one is."""
+        by itself: it is when a later one is.
+
+        Steps that decode are looked at several at once: they make little final, and each is somebody's next token.
+        """
+        self._processed.append((step, clean))
+        waits = clean and step > self._look_until and not self._put_off
+        if waits and len(self._processed) < DECODED_STEPS:
+            return ()
+        self._put_off = False
+        self._take_in()
         due: list[Due] = []
-        while self._steps and self._steps[0].number <= step:
-            record = self._steps.popleft()
-            if record.number != step or not clean:
+        reached, self._reached = self._reached, []
+        for request in reached:
+            saving, now = self._requests.get(request), known(request)
+            if saving is None or now is None or now.generation != saving.generation:
                 continue
-            for ids, before in record.batches:
-                for request, tokens in zip(ids, before, strict=True):
-                    saving = self._requests.get(request)
-                    if saving is None or step < saving.since_step:
-                        continue
-                    saving.end = tokens + record.counts[request]
-                    if saving.end >= saving.due:
-                        now = known(request)
-                        if now is not None and now.generation == saving.generation:
-                            one = self._next(request, saving, min(saving.end, now.tokens - 1))
-                            if one is not None:
-                                due.append(one)
+            one = self._next(request, saving, min(saving.end, now.tokens - 1))
+            if one is not None:
+                due.append(one)
         return due
+
+    def _take_in(self) -> None:
+        """What the steps that were processed since have made final."""
+        for step, clean in self._processed:
+            while self._steps and self._steps[0].number <= step:
+                record = self._steps.popleft()
+                if record.number == step and clean:
+                    self._add(record)
+        self._processed.clear()
+
+    def _add(self, record: _Step) -> None:
+        for ids, before in record.batches:
+            for request, tokens in zip(ids, before, strict=True):
+                saving = self._requests.get(request)
+                if saving is None or record.number < saving.since_step:
+                    continue
+                saving.end = tokens + record.counts[request]
+                if saving.end >= saving.due and request not in self._reached:
+                    self._reached.append(request)
 
     def finished(self, request: str, known: Known, computed: int, *, in_step: bool) -> Due | None:
         """It ended: by the outputs of the oldest step that it was in and that is not processed (`in_step`), or from
         outside. vLLM counts `computed` tokens."""
+        self._take_in()
         saving = self._requests.pop(request, None)
         if saving is None or known.generation != saving.generation:
             return None

@@ -186,14 +186,14 @@ class SchedulerSide:
         if preempted and self._pool is not None and any(map(self._orders.is_tainted, preempted)):
             evict(self._pool.blocks, self._pool)  # its blocks were given back, and may be found
         computing = batches(output)
-        self._saves.scheduled(self._step, counts, computing)
+        tokens = sum(counts.values())
+        self._saves.scheduled(self._step, counts, computing, decoding=tokens == len(counts) and len(computing) == 1)
         if self._tables is not None:
             self._tables.scheduled(output)
         if not self._none_hash:
             self._none_hash = self._facts.none_hash()
         look_ups, drops = self._waiting.take()
         saves, abandoned = self._orders.take()
-        tokens = sum(counts.values())
         orders = Orders(
             self._step,
             look_ups,
