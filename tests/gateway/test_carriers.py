@@ -20,6 +20,7 @@ from objectcache.frames import (
 from objectcache.messages import CancelAnswer, CancelRequest
 from objectcache.segment import decode_header, header_length
 from objectcache.testing.synthetic import flat_layout, new_namespace, prompt, store_parts
+from objectcache.workers.process import MOST_WAITING
 from tests.gateway.arrivals import set_caps
 from tests.gateway.connections import connections
 from tests.gateway.fixtures import StartGateway
@@ -190,6 +191,7 @@ def test_with_a_worker_that_dies_the_session_ends_on_all(spreading: GatewayProce
     assert workers[0] in spreading.worker_pids
 
 
+@pytest.mark.timing
 def test_the_first_cap_slows_down_all_that_send(spreading: GatewayProcess) -> None:
     cap_bytes_s, buffered_bytes = 1e8, 40 << 20
     large = store(spreading, layers=32)
@@ -220,7 +222,8 @@ def test_sessions_are_led_by_each_worker_in_turn(spreading: GatewayProcess) -> N
         def alike() -> bool:
             after = [resources_of(pid)[1] for pid in spreading.worker_pids]
             more = [now - then for now, then in zip(after, before, strict=True)]
-            return abs(more[0] - more[1]) <= 2 and sum(more) >= 4 * 3 * 2  # two threads for each connection
+            # Two threads for each connection, and some of a pool. One that led all would have eight more.
+            return abs(more[0] - more[1]) <= 2 + MOST_WAITING and sum(more) >= 4 * 3 * 2
 
         eventually(alike, "both have as many")
 
