@@ -87,6 +87,10 @@ class RadosReader(RangedReader):
             ready.set_result(memoryview(inline)[start:stop])
             return ready
         number, offset = divmod(start, entry.stripe_bytes)
+        if offset + stop - start > entry.stripe_bytes:  # it was cut before that was known
+            superseded: Future[memoryview] = Future()
+            superseded.set_exception(SupersededReadError("cut otherwise"))
+            return superseded
         return self._fetching.stripes.begin_read(entry.id, number, offset, stop - start, self._doing, early=early)
 
     def _begin_blind(self, start: int, stop: int, *, early: bool) -> Future[memoryview]:
