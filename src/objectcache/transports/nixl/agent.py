@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from objectcache.errors import ConfigError, DeliveryError, ObjectCacheError
+from objectcache.errors import ConfigError, DeliveryError
 
 PACKAGES = ("nixl", "nixl_cu13", "nixl_cu12")
 """What it is imported as, by distribution: the first chooses between the others by the CUDA that is there."""
@@ -141,11 +141,8 @@ class Agent:
     def remove_peer(self, name: str) -> None:
         """Nothing to it is in flight. What goes wrong is of no interest any more."""
         self._peers.discard(name)
-        try:
-            with _translated(f"removing {name}"):
-                self._agent.remove_remote_agent(name)
-        except DeliveryError:
-            pass
+        with suppress(DeliveryError), _translated(f"removing {name}"):
+            self._agent.remove_remote_agent(name)
 
     def check_region(self, peer: str, region: Region) -> None:
         """Raises DeliveryError unless the peer has registered all of `region`."""
@@ -199,16 +196,10 @@ class Agent:
             return
         for peer in list(self._peers):
             self._peers.discard(peer)
-            try:
-                with _translated(f"removing {peer}"):
-                    agent.remove_remote_agent(peer)
-            except ObjectCacheError:
-                pass
+            with suppress(DeliveryError), _translated(f"removing {peer}"):  # others go all the same
+                agent.remove_remote_agent(peer)
         registered, self._registered = self._registered, []
         for one in registered:
-            try:
-                with _translated("deregistering"):
-                    agent.deregister_memory(one)
-            except ObjectCacheError:
-                pass
+            with suppress(DeliveryError), _translated("deregistering"):  # the agent's end does it too
+                agent.deregister_memory(one)
         del agent  # NIXL ends the agent with its last reference

@@ -229,7 +229,7 @@ class SchedulerSide:
             self.counters["failed_loads"] += len(failed)
         for request in output.finished_recving or ():
             self._waiting.unparked(request)
-        if self._waiting.loading:
+        if self._waiting.loading_steps:
             self._waiting.loaded(report.step)
         if report.copied or report.stored:
             self._orders.told(report)

@@ -81,7 +81,7 @@ class Waiting:
         self._requests: dict[int, str] = {}
         self._look_ups: dict[int, LookUp] = {}
         self._drops: list[int] = []
-        self.loading: deque[tuple[int, int]] = deque()
+        self.loading_steps: deque[tuple[int, int]] = deque()
         """Steps, and the attempts that load in them."""
 
     def asked(
@@ -139,7 +139,7 @@ class Waiting:
         stop = waiter.asked_with + external_tokens
         waiter.loading = Admitted(attempt.number, waiter.asked_with, stop, answer.parked, attempt.staged)
         if not answer.parked:
-            self.loading.append((step, attempt.number))
+            self.loading_steps.append((step, attempt.number))
         self._counters["hits"] += 1
         self._counters["hit_tokens"] += external_tokens
         return waiter.loading
@@ -165,8 +165,8 @@ class Waiting:
 
     def loaded(self, step: int) -> None:
         """The loads of all steps up to `step` are over, except those beside them."""
-        while self.loading and self.loading[0][0] <= step:
-            _, attempt = self.loading.popleft()
+        while self.loading_steps and self.loading_steps[0][0] <= step:
+            _, attempt = self.loading_steps.popleft()
             waiter = self._waiters.get(self._requests.get(attempt, ""))
             if waiter is not None:
                 self._forget(waiter)
