@@ -6,6 +6,7 @@ agent. UCX makes progress while an agent is asked something; its owner asks ofte
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import threading
@@ -22,6 +23,8 @@ PACKAGES = ("nixl", "nixl_cu13", "nixl_cu12")
 INSTALL = "target 'nixl' needs NIXL: pip install 'objectcache[nixl]'"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00002, 0.0002
 """Between looks at a WRITE that is in flight."""
+EXIT_TIMEOUT_S = 5.0
+"""How long the process's end waits for calls that are under way. None takes as long."""
 
 
 class Region(NamedTuple):
@@ -55,6 +58,37 @@ _loading = threading.Lock()
 _loaded: _Nixl | None = None
 
 
+class _Calls:
+    """Those into NIXL that are under way. A thread that the interpreter ends in one, as it ends daemons' when the
+    process does, takes the whole process down: C++ does not let itself be unwound there."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._over = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._over and threading.current_thread().daemon:
+                self._changed.wait_for(lambda: False)  # it ends here, with the process
+            self._under_way += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._changed:
+            self._under_way -= 1
+            if self._over:
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let no daemon begin another; returns when none is in one."""
+        with self._changed:
+            self._over = True
+            self._changed.wait_for(lambda: not self._under_way, EXIT_TIMEOUT_S)
+
+
+_calls = _Calls()
+
+
 def _nixl() -> _Nixl:
     """Raises ConfigError."""
     global _loaded
@@ -75,6 +109,7 @@ def _nixl() -> _Nixl:
                 kinds = [kind for kind in vars(bindings).values() if isinstance(kind, type)]
                 errors = tuple(kind for kind in kinds if issubclass(kind, Exception))
                 _loaded = _Nixl(api, (*errors, RuntimeError, ValueError))
+                atexit.register(_calls.end)
                 break
             else:
                 raise ConfigError(f"NIXL is installed but cannot be imported: {problem}") from problem
@@ -84,9 +119,11 @@ def _nixl() -> _Nixl:
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
     """Raises DeliveryError for what NIXL raises."""
+    errors = _nixl().errors
     try:
-        yield
-    except _nixl().errors as error:
+        with _calls:
+            yield
+    except errors as error:
         raise DeliveryError(f"NIXL: {what}: {type(error).__name__}: {error}") from error
 
 
@@ -202,4 +239,5 @@ class Agent:
         for one in registered:
             with suppress(DeliveryError), _translated("deregistering"):  # the agent's end does it too
                 agent.deregister_memory(one)
-        del agent  # NIXL ends the agent with its last reference
+        with _calls:
+            del agent  # NIXL ends the agent with its last reference
