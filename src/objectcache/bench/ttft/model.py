@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
+from objectcache.bench.ttft.prefill import CapturedPrefill, Prefill
 from objectcache.bench.ttft.settings import Architecture
 
+_CUDA: Any = torch.cuda  # untyped
 _ROPE_BASE = 500_000.0
-_FLASH: Any = torch.ops.aten._flash_attention_forward
 
 
 class PrefillModel:
@@ -44,6 +45,9 @@ class PrefillModel:
         blocks = -(-max_tokens // kv.chunk_tokens)
         sizes = (2, blocks, kv.chunk_tokens, kv.num_kv_heads, kv.head_dim)
         self.caches = [torch.zeros(sizes, dtype=self.dtype, device=device) for _ in range(kv.num_layers)]
+        self._captured: dict[tuple[int, int], CapturedPrefill] = {}
+        self._missing: tuple[int, int] | None = None
+        self._graph_memory: Any = None
 
     def keys_values(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of all positions, [tokens, kv_heads, head_dim] each: views of the cache."""
@@ -58,58 +62,72 @@ class PrefillModel:
         *,
         before_attention: Callable[[int], None] = lambda layer: None,
         after_layer: Callable[[int], None] = lambda layer: None,
+        captured: bool = False,
     ) -> torch.Tensor:
         """Compute positions [first, first + len(tokens)); their KV goes into the cache. Logits of the last one.
 
         `before_attention(layer)` is called when the layer's KV of earlier positions is needed next, where engines wait.
+        `captured`: from graphs, if there are some for this shape (`capture_missing`).
         """
-        stop = first + len(tokens)
+        shape = (first, len(tokens))
+        prefill: Prefill | None = self._captured.get(shape) if captured else None
+        if prefill is None:
+            if captured and self.device.type == "cuda":
+                self._missing = shape
+            prefill = Prefill(self, tokens, first)
+        return prefill.run(tokens, before_attention, after_layer)
 
-        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            keys, values = self.keys_values(layer)
-            keys[first:stop] = key
-            values[first:stop] = value
-            before_attention(layer)
-            return _attend(query, keys[:stop], values[:stop])
-
-        states = self._forward(tokens, slice(first, stop), attend, after_layer)
-        return functional.linear(_norm(states[-1]), self._head)
+    @torch.inference_mode()
+    def capture_missing(self) -> bool:
+        """Make graphs for the shape that the last prefill wanted and did not find. False: it found them."""
+        shape, self._missing = self._missing, None
+        if shape is None:
+            return False
+        first, length = shape
+        if self._graph_memory is None:
+            self._graph_memory = _CUDA.graph_pool_handle()
+        tokens = torch.zeros(length, dtype=torch.int64, device=self.device)
+        self._captured[shape] = CapturedPrefill(self, tokens, first, self._graph_memory)
+        return True
 
     @torch.inference_mode()
     def decode(self, caches: Sequence[torch.Tensor], tokens: torch.Tensor, position: int) -> torch.Tensor:
         """The next token of each of several sequences, all at `position`. `caches[layer]` has their KV, [2, sequences,
         positions, kv_heads, head_dim], to which theirs is added."""
-
-        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            cache = caches[layer]
+        states = self.embed(tokens)
+        for layer, cache in enumerate(caches):
+            query, key, value = self.project(layer, states, slice(position, position + 1))
             cache[0, :, position] = key
             cache[1, :, position] = value
             keys, values = cache[:, :, : position + 1].transpose(2, 3)
-            return functional.scaled_dot_product_attention(query[:, :, None], keys, values, enable_gqa=True)[:, :, 0]
+            attended = functional.scaled_dot_product_attention(query[:, :, None], keys, values, enable_gqa=True)
+            states = self.complete(layer, states, attended[:, :, 0])
+        return self.logits(states).argmax(dim=-1)
 
-        states = self._forward(tokens, slice(position, position + 1), attend)
-        return functional.linear(_norm(states), self._head).argmax(dim=-1)
+    # -- what a step is made of: states are [tokens, hidden] -----------------------------------------------
 
-    def _forward(
-        self,
-        tokens: torch.Tensor,
-        positions: slice,
-        attend: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-        after_layer: Callable[[int], None] = lambda layer: None,
-    ) -> torch.Tensor:
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(tokens, self._embedding)
+
+    def project(
+        self, layer: int, states: torch.Tensor, positions: slice
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, [tokens, heads, head_dim] each."""
         kv = self.shape.kv
         cos, sin = self._cos[positions], self._sin[positions]
         split = [self.shape.num_heads, kv.num_kv_heads, kv.num_kv_heads]
-        states = functional.embedding(tokens, self._embedding)
-        for layer in range(kv.num_layers):
-            heads = functional.linear(_norm(states), self._qkv[layer]).view(len(tokens), -1, kv.head_dim)
-            query, key, value = torch.split(heads, split, dim=1)
-            attended = attend(layer, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
-            states = states + functional.linear(attended.flatten(1), self._out[layer])
-            gate, up = functional.linear(_norm(states), self._gate_up[layer]).chunk(2, dim=-1)
-            states = states + functional.linear(functional.silu(gate) * up, self._down[layer])
-            after_layer(layer)
-        return states
+        heads = functional.linear(_norm(states), self._qkv[layer]).view(len(states), -1, kv.head_dim)
+        query, key, value = torch.split(heads, split, dim=1)
+        return _rotate(query, cos, sin), _rotate(key, cos, sin), value
+
+    def complete(self, layer: int, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """What the layer makes of `states`, given what its attention has made of them."""
+        states = states + functional.linear(attended.flatten(1), self._out[layer])
+        gate, up = functional.linear(_norm(states), self._gate_up[layer]).chunk(2, dim=-1)
+        return states + functional.linear(functional.silu(gate) * up, self._down[layer])
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        return functional.linear(_norm(states), self._head)
 
 
 def _norm(states: torch.Tensor) -> torch.Tensor:
@@ -128,19 +146,3 @@ def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     """[tokens, heads, head_dim], each at its position."""
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Causal attention of the last positions to all: [tokens, heads, head_dim]. On CUDA the flash kernel, whose causal
-    mask is aligned at the end and which reads fewer KV heads as they are."""
-    if query.is_cuda:
-        attended: torch.Tensor = _FLASH(
-            query[None], keys[None], values[None], None, None, len(query), len(keys), 0.0, True, False
-        )[0]
-        return attended[0]
-    ahead = len(keys) - len(query)
-    mask = torch.ones(len(query), len(keys), dtype=torch.bool).tril(ahead)
-    repeats = query.shape[1] // keys.shape[1]
-    wide_keys, wide_values = (each.repeat_interleave(repeats, dim=1).transpose(0, 1) for each in (keys, values))
-    attended = functional.scaled_dot_product_attention(query.transpose(0, 1), wide_keys, wide_values, attn_mask=mask)
-    return attended.transpose(0, 1)

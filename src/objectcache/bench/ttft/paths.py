@@ -44,15 +44,23 @@ class Run:
 
 
 class Path(ABC):
-    """A way, in one cell. `loads`: the prefix is not in place before it runs."""
+    """A way, in one cell. `loads`: the prefix is not in place before it runs. `captured`: its first step is launched
+    from graphs, as engines do it."""
 
     loads = True
+    captured = True
 
     def __init__(self, world: World, cell: Cell) -> None:
         self.world = world
         self.cell = cell
 
     def run(self) -> Run:
+        run = self._run()
+        while self.world.model.capture_missing():  # launched kernel by kernel, its time is another one
+            run = self._run()
+        return run
+
+    def _run(self) -> Run:
         world = self.world
         world.put_prefix(self.cell, there=not self.loads)
         self.prepare()
@@ -89,7 +97,11 @@ class Path(ABC):
                 logits = world.model.prefill(tokens, start)
             else:
                 logits = world.model.prefill(
-                    tokens, start, before_attention=recorder.waiting(wait), after_layer=recorder.computed
+                    tokens,
+                    start,
+                    before_attention=recorder.waiting(wait),
+                    after_layer=recorder.computed,
+                    captured=self.captured,
                 )
         return logits
 
@@ -108,7 +120,9 @@ class Resident(Path):
 
 
 class Recompute(Path):
-    """There is no prefix."""
+    """There is no prefix, and the host is always ahead of the device."""
+
+    captured = False
 
     def prefill(self, recorder: Recorder) -> torch.Tensor:
         return self.compute(recorder, lambda layer: None, first=0)
