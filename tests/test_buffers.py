@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,7 @@ from objectcache.buffers import SEALS, Buffer, BufferPool, BufferState
 from objectcache.cache.destination import Destination
 from objectcache.errors import BufferPoolExhaustedError, ConfigError, ObjectCacheError
 from objectcache.layout import ALIGNMENT_BYTES
+from objectcache.pages import fill_page_table
 
 PAGE = ALIGNMENT_BYTES
 
@@ -248,6 +250,25 @@ def test_memory_is_taken_when_written_or_at_once(monkeypatch: pytest.MonkeyPatch
         assert pool.prefaulted is prefault
         assert taken_bytes(pool) == taken
         pool.close()
+
+
+def test_who_maps_a_pool_finds_its_pages_without_a_fault_and_unchanged() -> None:
+    pool = BufferPool(1024 * PAGE, prefault=True)
+    pool.memory[:] = b"k" * pool.size_bytes
+
+    def faults(filled: bool) -> int:
+        with mmap.mmap(pool.fileno(), pool.size_bytes) as theirs:
+            if filled:
+                fill_page_table(memoryview(theirs))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for at in range(0, pool.size_bytes, PAGE):
+                theirs[at] = theirs[at]
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert faults(filled=False) >= pool.size_bytes // mmap.PAGESIZE // 32  # the kernel may map some around each
+    assert faults(filled=True) < 16
+    assert bytes(pool.memory) == b"k" * pool.size_bytes
+    pool.close()
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -58,6 +58,12 @@ def populate(view: memoryview) -> None:
     np.bitwise_or(pages, 0, out=pages)
 
 
+def fill_page_table(view: memoryview) -> None:
+    """As `populate`, of memory that has its pages, while others write it: for this process to find them at once. A
+    kernel that cannot leaves it to their first use."""
+    _libc.madvise(address_of(view), view.nbytes, _POPULATE_WRITE)
+
+
 class FileWindow:
     """`length` bytes of a file from `offset` (of a page), mapped for reading. Needs no descriptor meanwhile.
 

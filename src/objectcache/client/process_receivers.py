@@ -69,7 +69,7 @@ class ProcessReceivers(Receivers):
             mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, Struct("ll").pack(SEND_TIMEOUT_S, 0))
             with theirs:
                 command = [sys.executable, "-m", MODULE]
-                command += map(str, (theirs.fileno(), *shared, index, processes, *level))
+                command += map(str, (theirs.fileno(), *shared, index, processes, *level, int(pool.prefaulted)))
                 fds = (theirs.fileno(), pool.fileno(), self._boards.fileno())
                 self._processes.append(subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL))
             self._sockets.append(mine)

@@ -1,8 +1,9 @@
 """A receiving process on shared memory: immune to a busy interpreter in the engine's own process.
 
-`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE BOARDS_FD SIZE INDEX COUNT LEVEL FRACTION` receives for
-the process at the other end of the Unix socket FD into the shared file MEMORY_FD, and ends with it. It is number INDEX
-of COUNT, which tell each other what has arrived in the shared file BOARDS_FD.
+`python -m objectcache.client.receiver_process FD MEMORY_FD SIZE BOARDS_FD SIZE INDEX COUNT LEVEL FRACTION PREFAULT`
+receives for the process at the other end of the Unix socket FD into the shared file MEMORY_FD, and ends with it. It is
+number INDEX of COUNT, which tell each other what has arrived in the shared file BOARDS_FD. PREFAULT is 1 where all of
+the memory is there already.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import mmap
 import signal
 import socket
 import sys
+import threading
 
 from objectcache.client.receivers import ThreadReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.pages import fill_page_table
 from objectcache.transports.receiver import Expected, ExpectedPart, Member
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message, error_fields
@@ -91,6 +94,9 @@ def main() -> None:
     fd, memory_fd, memory_bytes, boards_fd, boards_bytes, index, count = map(int, sys.argv[1:8])
     verify = Verification(sys.argv[8], float(sys.argv[9]))
     memory, boards = (memoryview(mmap.mmap(*each)) for each in ((memory_fd, memory_bytes), (boards_fd, boards_bytes)))
+    if int(sys.argv[10]):
+        # Each process has page tables of its own: to fill them page by page costs more than receiving does.
+        threading.Thread(target=fill_page_table, args=(memory,), name="page-table", daemon=True).start()
     with socket.socket(fileno=fd) as sock:
         _Process(BlockingChannel(sock), memory, boards, (index, count), verify).serve()
 
