@@ -9,7 +9,6 @@ write is in quarantine: not free until its fence is told.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from enum import Enum, auto
 
 from objectcache.errors import BufferPoolExhaustedError, ObjectCacheError
 from objectcache.layout import align_up
-from objectcache.pages import address_of, populate, private_memory
+from objectcache.pages import address_of, populate, private_memory, shared_memory
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -62,12 +61,12 @@ class BufferPool:
     def __init__(self, size_bytes: int, *, prefault: bool = False, shared: bool = True) -> None:
         """`prefault`: take all memory at once, so that no first use has to wait for it. Raises MemoryError then.
 
-        `shared` False: no file, and so no other process that could map it; in large pages where the kernel gives some.
+        `shared` False: no file, and so no other process that could map it. In large pages where the kernel gives some.
         """
         self.prefaulted = prefault
         self._size = align_up(max(size_bytes, 1))
         self._fd = _sealed_file(self._size) if shared else None
-        self._map = private_memory(self._size) if self._fd is None else mmap.mmap(self._fd, self._size)
+        self._map = private_memory(self._size) if self._fd is None else shared_memory(self._fd, self._size)
         self._view = memoryview(self._map)
         self._lock = threading.Lock()
         self._free: list[tuple[int, int]] = [(0, self._size)]  # (offset, size), ascending, never adjacent

@@ -39,10 +39,21 @@ def private_memory(size_bytes: int) -> mmap.mmap:
         made = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
     except OSError as error:
         raise MemoryError(f"there is no memory for {size_bytes} bytes: {error}") from error
-    with suppress(OSError):  # a kernel without large pages
-        made.madvise(mmap.MADV_HUGEPAGE)
+    _want_large_pages(made)
     made.madvise(mmap.MADV_DONTFORK)
     return made
+
+
+def shared_memory(descriptor: int, size_bytes: int) -> mmap.mmap:
+    """A mapping of memory that is a file; in large pages where the system gives them for files (its `shmem_enabled`)."""
+    made = mmap.mmap(descriptor, size_bytes)
+    _want_large_pages(made)
+    return made
+
+
+def _want_large_pages(made: mmap.mmap) -> None:
+    with suppress(OSError):  # a kernel without any
+        made.madvise(mmap.MADV_HUGEPAGE)
 
 
 def populate(view: memoryview) -> None:

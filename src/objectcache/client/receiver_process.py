@@ -19,7 +19,7 @@ from objectcache.client.receivers import ThreadReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.pages import fill_page_table
+from objectcache.pages import fill_page_table, shared_memory
 from objectcache.transports.receiver import Expected, ExpectedPart, Member
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message, error_fields
@@ -93,7 +93,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine; this process ends with it
     fd, memory_fd, memory_bytes, boards_fd, boards_bytes, index, count = map(int, sys.argv[1:8])
     verify = Verification(sys.argv[8], float(sys.argv[9]))
-    memory, boards = (memoryview(mmap.mmap(*each)) for each in ((memory_fd, memory_bytes), (boards_fd, boards_bytes)))
+    memory, boards = memoryview(shared_memory(memory_fd, memory_bytes)), memoryview(mmap.mmap(boards_fd, boards_bytes))
     if int(sys.argv[10]):
         # Each process has page tables of its own: to fill them page by page costs more than receiving does.
         threading.Thread(target=fill_page_table, args=(memory,), name="page-table", daemon=True).start()
