@@ -45,7 +45,7 @@ def private_memory(size_bytes: int) -> mmap.mmap:
 
 
 def shared_memory(descriptor: int, size_bytes: int) -> mmap.mmap:
-    """A mapping of memory that is a file; in large pages where the system gives them for files (its `shmem_enabled`)."""
+    """A mapping of memory that is a file; in large pages where the system's `shmem_enabled` is "advise" or more."""
     made = mmap.mmap(descriptor, size_bytes)
     _want_large_pages(made)
     return made
