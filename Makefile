@@ -59,18 +59,18 @@ test-timing: setup ## Tests that judge how fast things are: one after another, o
 	$(BIN)/pytest -m timing --ignore=tests/nixl --ignore=tests/vllm
 
 test-stores: setup ## The S3 store on Ceph RGW and SeaweedFS, which this starts; skipped, with the reason, where they are missing.
-	$(BIN)/pytest tests/stores_s3 -rs
+	$(BIN)/pytest tests/stores_s3 -rfEs
 
 test-rados: setup ## The RADOS store on a cluster, which this starts; skipped, with the reason, where Ceph is missing.
 	@$(BIN)/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh $(BIN)/python || true
-	$(BIN)/pytest tests/stores_rados -rs
+	$(BIN)/pytest tests/stores_rados -rfEs
 
 test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstore; skipped, with the reason, where they are missing.
-	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rs
+	$(BIN)/pytest -n 2 --dist loadfile tests/s3_clients -rfEs
 
 test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP; its benchmarks, and the demo with it.
 	@.venv-nixl/bin/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh .venv-nixl/bin/python || true
-	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/python -m pytest $(NIXL_TESTS) -rs
+	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/python -m pytest $(NIXL_TESTS) -rfEs
 
 # All of .venv, and NIXL on top: .venv itself is where everything else works without it.
 .venv-nixl/.installed: $(STAMP)
@@ -80,10 +80,10 @@ test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory 
 	@touch $@
 
 test-vllm: .venv-vllm/.installed ## vLLM on CPUs with the connector, against itself without (VLLM_TESTS=… for some of the tests).
-	.venv-vllm/bin/pytest $(VLLM_TESTS) -rs
+	.venv-vllm/bin/pytest $(VLLM_TESTS) -rfEs
 
 test-vllm-old: .venv-vllm-old/.installed ## The core of it with the oldest vLLM that the connector takes.
-	.venv-vllm-old/bin/pytest $(VLLM_OLD_TESTS) -rs
+	.venv-vllm-old/bin/pytest $(VLLM_OLD_TESTS) -rfEs
 
 .venv-vllm/.installed: VLLM_PACKAGE = $(VLLM)
 .venv-vllm-old/.installed: VLLM_PACKAGE = $(VLLM_OLD)
