@@ -86,6 +86,7 @@ test-vllm-old: .venv-vllm-old/.installed ## The core of it with the oldest vLLM 
 	.venv-vllm-old/bin/pytest $(VLLM_OLD_TESTS) -rfEs
 
 .venv-vllm/.installed: VLLM_PACKAGE = $(VLLM)
+.venv-vllm/.installed: BESIDE = $(NIXL)
 .venv-vllm-old/.installed: VLLM_PACKAGE = $(VLLM_OLD)
 .venv-vllm/.installed .venv-vllm-old/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
@@ -97,6 +98,7 @@ test-vllm-old: .venv-vllm-old/.installed ## The core of it with the oldest vLLM 
 	{ cat $(@D)/brought.txt; \
 		grep -viE "^($$(sed 's/[=@ ].*//' $(@D)/brought.txt | paste -sd '|'))==" constraints.txt; } > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip --disable-pip-version-check install -c $(@D)/constraints.txt -e '.[vllm,dev,services]'
+	$(if $(BESIDE),$(@D)/bin/python -m pip --disable-pip-version-check install --no-deps $(BESIDE))
 	@touch $@
 
 demo: setup ## The demo (DEMO_ARGS=… for its options).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.vllm.prompts import References
 from tests.vllm.support import MODELS
 
 __all__ = ["gateway", "own_gateway", "seaweedfs"]
+
+os.environ.setdefault("UCX_NET_DEVICES", "lo")  # what NIXL listens on is for this host
 
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*", "*/test_*"]

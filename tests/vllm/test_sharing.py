@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from objectcache.transports.nixl import INSTALL, is_installed
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess
 from tests.services import S3Service
@@ -48,6 +49,18 @@ def test_two_vllms_share_a_gateway(model: str, engine: Taken, references: Refere
     for hit in (one.end_run(), other.end_run()):
         assert_same(hit, references(model, asked))
         assert_hit(hit, 2 * full(model, 250))
+
+
+@pytest.mark.skipif(not is_installed(), reason=INSTALL)
+@pytest.mark.parametrize("model", CACHED_MODELS[:1])
+def test_hit_that_nixl_writes(model: str, engine: Taken, references: References, gateway: GatewayProcess) -> None:
+    asked = [tokens("written by NIXL", 290)]
+    before = stored_chunks(gateway.url)
+    vllm = engine(model, extra(gateway.url, target="nixl"))
+    assert_same(vllm.run(asked), references(model, asked))
+    settle(vllm, gateway.url, more_than=before)
+    assert_same(hit := vllm.run(asked), references(model, asked))
+    assert_hit(hit, full(model, 290))
 
 
 @pytest.mark.parametrize("model", CACHED_MODELS)
