@@ -6,18 +6,15 @@
 #   scripts/ttft-grid.sh merge RESULTS    puts the parts together as RESULTS/ttft.json
 #
 # Each context is a part, in a file of its own in RESULTS: what the limit cuts off is one part, and a call again goes on
-# with the parts that are missing. LIMIT_S (580) is for the whole call. GATEWAY_CORES (half of them) are the gateway's
-# alone, and the others the engine's and its receivers', which on a serving node have no gateway beside them: at 100 Gbps
-# over loopback both sides together take more than 10 cores. PYTHON is the interpreter that has torch; further arguments
-# go to the benchmark, like `--gateway workers_per_session=4`. Without a GPU, to see that it works:
-# CONTEXTS="256 1024" scripts/ttft-grid.sh core RESULTS --device cpu --runs 1
+# with the parts that are missing. LIMIT_S (580) is for the whole call. PYTHON is the interpreter that has torch; further
+# arguments go to the benchmark, like `--gateway workers_per_session=4` or `--gateway-cores 8`. Without a GPU, to see that
+# it works: CONTEXTS="256 1024" scripts/ttft-grid.sh core RESULTS --device cpu --runs 1
 set -euo pipefail
 
 part=${1:?core, rest or merge}
 results=${2:?a directory for the results}
 shift 2
 python=${PYTHON:-python}
-cores=$(nproc)
 until_s=$((SECONDS + ${LIMIT_S:-580}))
 here=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}"
@@ -50,5 +47,5 @@ for context in ${CONTEXTS:-4096 16384 65536}; do
     cells=$(printf ",$context:%s" "${hits[@]}")
     PYTHONUNBUFFERED=1 timeout --signal=INT --kill-after=20 "$left_s" \
         "$python" -m objectcache bench ttft --part "$part" --cells "${cells#,}" --receiver process --streams 12 \
-        --gateway-cores "${GATEWAY_CORES:-$((cores / 2))}" --decodes "$decodes" --json "$file" "$@"
+        --decodes "$decodes" --json "$file" "$@"
 done

@@ -68,6 +68,8 @@ def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) 
             assert landed <= copied <= waited <= computed <= row["samples"][0]
         assert row["added_ms"] == pytest.approx(row["samples"][0] - _local(result, row)["samples"][0], abs=0.01)
         assert row["floor_ms"] >= _local(result, row)["samples"][0] - 0.001  # which are rounded
+        assert sum(row["added_parts_ms"].values()) == pytest.approx(row["added_ms"], abs=0.01)  # of one run
+        assert row["added_parts_ms"]["answer"] == pytest.approx(timeline["answered_ms"], abs=0.01)
 
 
 def test_decoding_beside_a_load_is_measured_for_both_kinds_of_admission(result: BenchmarkResult) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from objectcache.bench.bars import Bar
 from objectcache.bench.result import Row, sample_row
+from objectcache.bench.ttft.added import added_parts_ms
 from objectcache.bench.ttft.floor import floor_ms
 from objectcache.bench.ttft.paths import (
     CHUNKWISE_PATH,
@@ -53,8 +54,10 @@ def cell_rows(
     floors = [floor_ms(run.ttft_ms, run.timeline.needed_ms, layer_bytes, bytes_s) for run in runs[RESIDENT]]
     local = [run.ttft_ms for run in runs[LOCAL]]
     floors = [max(floor, at_least) for floor, at_least in zip(floors, local, strict=True)]
+    base = _middle(runs[LOCAL])
     rows = []
     for path, found in runs.items():
+        middle = _middle(found)
         samples = [run.ttft_ms for run in found]
         added = [ttft - base for ttft, base in zip(samples, local, strict=False)]
         percents = [100 * more / base for more, base in zip(added, local, strict=False)]
@@ -78,7 +81,13 @@ def cell_rows(
                 floor_ms=statistics.median(floors),
                 floor_ratio=statistics.median(ratios),
                 logits_equal=equal.get(path),
-                timeline=_middle(found).timeline.to_dict(),
+                added_parts_ms={
+                    name: round(part_ms, 3)
+                    for name, part_ms in added_parts_ms(
+                        middle.timeline, middle.ttft_ms, base.timeline, base.ttft_ms
+                    ).items()
+                },
+                timeline=middle.timeline.to_dict(),
             )
         )
     return rows
