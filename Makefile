@@ -11,6 +11,8 @@ VLLM_TESTS ?= tests/vllm
 # What depends on vLLM's version; the rest is the same on all.
 VLLM_OLD_TESTS ?= tests/vllm/test_versions.py tests/vllm/test_hazards.py tests/vllm/test_cells.py
 # All of the target itself, and of others what can be had with it.
+LONG_TESTS ?= tests/bench tests/test_demo.py tests/client/test_spread_contract.py tests/client/test_chaos.py \
+	tests/client/test_kills.py tests/gateway/test_leaks.py tests/gateway/test_merging.py
 NIXL_TESTS ?= tests/nixl tests/bench/test_nixl.py tests/bench/test_combined.py tests/test_demo.py tests/stores_rados/test_demo.py
 DEMO_ARGS ?=
 BENCH_ARGS ?= retrieve
@@ -26,7 +28,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SITE := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints lint test test-timing test-stores test-rados test-nixl test-clients test-vllm test-vllm-old demo bench clean
+.PHONY: help setup constraints lint test test-long test-timing test-stores test-rados test-nixl test-clients test-vllm test-vllm-old demo bench clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -51,9 +53,12 @@ lint: setup ## ruff and mypy.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint ## lint, then all tests but those of time, and those with other programs.
-	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder \
+test: lint ## lint, then all tests but those of time, the long ones, and those with other programs.
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(LONG_TESTS)) \
 		--ignore=tests/stores_s3 --ignore=tests/stores_rados --ignore=tests/s3_clients --ignore=tests/nixl --ignore=tests/vllm
+
+test-long: setup ## Benchmarks and the demo in small, and what starts, kills or spreads over many processes.
+	$(BIN)/pytest -m "not timing" -n 3 --dist loadfile --no-loadscope-reorder $(LONG_TESTS)
 
 test-timing: setup ## Tests that judge how fast things are: one after another, on a machine that does nothing else.
 	$(BIN)/pytest -m timing --ignore=tests/nixl --ignore=tests/vllm
