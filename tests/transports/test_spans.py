@@ -41,8 +41,8 @@ def test_streams_have_spans_of_their_own() -> None:
         receive(reception, 0, part_of_span(0, first, 0))
         receive(reception, 1, part_of_span(0, first + 1, 0))
         receive(reception, 1, part_of_span(0, first + 1, 600, 400))
-        unit = receive(reception, 0, part_of_span(0, first, 600, 400))
-    assert unit == 0
+        complete = receive(reception, 0, part_of_span(0, first, 600, 400))
+    assert complete == (0,)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class Tiering:
             READERS,
             geometry,
             landing.memory,
-            on_unit=landing.land,
+            on_unit=landing.land_held,
             on_failed=landing.fail,
             on_over=landing.fence,
         )

@@ -270,7 +270,7 @@ class GatewayCache(KVCache):
             parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in delivery.parts],
             memory=retrieval.memory,
             streams=streams,
-            on_unit=landing.land,
+            on_section=landing.land_section,
             on_failed=failed,
             on_fenced=landing.fence,
             shared=descriptor.target.kind.places,
