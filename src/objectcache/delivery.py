@@ -1,8 +1,8 @@
 """The life of a delivery, on both sides, as pure state machines: events in, decisions out, no I/O, time passed in.
 
 The sender's `Delivery` says what may be sent and how each stream of it ends. The receiver's `Reception` says where a
-frame lands, which sections are complete, and when nothing writes the destination any more (it is fenced). Neither locks:
-its owner does.
+frame lands, which sections are complete, and when nothing writes the destination any more (it is fenced). Neither
+locks: its owner does.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def part_of_span(layer: int, first: int, offset: int, count: int = 600) -> Frame
     )
 
 
-def receive(reception: Reception, stream: int, frame: Frame) -> int | None:
-    """The unit that is complete by it."""
+def receive(reception: Reception, stream: int, frame: Frame) -> tuple[int, ...]:
+    """The sections that are complete by it."""
     assert reception.begin(stream, frame) is not None
     whole = reception.span_complete(stream, frame)
     return reception.finish(stream, frame, SLICE_BYTES if whole else 0)

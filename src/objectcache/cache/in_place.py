@@ -22,10 +22,8 @@ class InPlace:
         self._geometry = geometry
         self._memory = memory
         self._blocks: dict[tuple[int, int], list[tuple[int, Slices]]] = {}
+        self._brought: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
-
-    def __bool__(self) -> bool:
-        return bool(self._blocks)
 
     def put(self, part: int, layer: int, first: int, slices: Slices) -> None:
         """Chunks from `first` on are `slices`. Ascending."""
@@ -48,17 +46,28 @@ class InPlace:
         if at < stop:
             yield whole[at:stop]
 
-    def bring(self, part: int, layer: int, first: int = 0, stop: int | None = None) -> None:
-        """Copy chunks [first, stop) to the destination, for whoever wants them there."""
-        if (part, layer) not in self._blocks:
-            return
+    def bring(self, part: int, layer: int) -> None:
+        """Copy all of them to the destination, once, for somebody who wants them there."""
         with self._lock:
-            whole = self._landed(part, layer)
-            stop = len(whole) if stop is None else stop
-            for begin, slices in self._blocks[part, layer]:
-                low, high = max(first, begin), min(stop, begin + len(slices))
-                if low < high:
-                    np.copyto(whole[low:high], slices[low - begin : high - begin])
+            if (part, layer) not in self._brought:
+                self._brought.add((part, layer))
+                self._copy(part, layer, 0, self._geometry.parts[part].num_chunks)
+
+    def bring_chunks(self, part: int, layer: int, first: int, stop: int) -> None:
+        """Copy those among chunks [first, stop)."""
+        with self._lock:
+            if (part, layer) not in self._brought:
+                self._copy(part, layer, first, stop)
+
+    def _copy(self, part: int, layer: int, first: int, stop: int) -> None:
+        blocks = self._blocks.get((part, layer))
+        if not blocks:
+            return
+        whole = self._landed(part, layer)
+        for begin, slices in blocks:
+            low, high = max(first, begin), min(stop, begin + len(slices))
+            if low < high:
+                np.copyto(whole[low:high], slices[low - begin : high - begin])
 
     def _landed(self, part: int, layer: int) -> Slices:
         """The layer in the destination."""

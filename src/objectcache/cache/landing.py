@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from objectcache.cache.destination import Destination
+from objectcache.cache.in_place import InPlace
 from objectcache.cache.retrieval import Retrieval
 from objectcache.errors import ObjectCacheError
 from objectcache.layout import Chunks
@@ -46,13 +47,17 @@ class Landing:
             for layer in geometry.units[unit]
             for part in geometry.parts_of(layer)
         )
-        self._land(unit, (chunks for chunks in held if chunks.count), 1)
+        self._land(unit, (chunks for chunks in held if chunks.num), 1)
 
     def _land(self, unit: int, chunks: Iterable[Chunks], shares: int) -> None:
         with self._lock:
             self._missing[unit] -= shares
             whole = not self._missing[unit]
         self._retrieval.land_chunks(unit, chunks, whole=whole)
+
+    def read_in_place(self, in_place: InPlace) -> None:
+        """What is in there is not in the memory. Before it lands."""
+        self._retrieval.read_in_place(in_place)
 
     def fail(self, error: ObjectCacheError) -> None:
         self._retrieval.fail(error)

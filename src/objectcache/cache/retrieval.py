@@ -31,8 +31,8 @@ class Retrieval(AbstractContextManager["Retrieval"]):
 
     `reason` is why it has so many layers per unit, `rate_bytes_s` the rate to expect (None: nobody said).
 
-    The transport calls `land_chunks` (or `land`) and `fail`; the user waits, iterates, reads views, and closes. Views are valid until
-    `close`, which gives the memory back once nothing can write it any more.
+    The transport calls `land_chunks` (or `land`) and `fail`; the user waits, iterates, reads views, and closes. Views
+    are valid until `close`, which gives the memory back once nothing can write it any more.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Retrieval(AbstractContextManager["Retrieval"]):
                     raise DeliveryCancelledError("the retrieval was closed")
                 chunks = self._landed[told]
             told += 1
-            left -= chunks.count
+            left -= chunks.num
             yield chunks
 
     def blocks(self, layer: int, part: int, first: int, stop: int) -> list[npt.NDArray[np.uint8]]:

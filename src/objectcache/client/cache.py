@@ -353,6 +353,8 @@ class GatewayCache(KVCache):
 
     def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
         self.pool.register(registrar)
+        if self.tiering is not None:
+            self.tiering.register(registrar)
 
     def close(self) -> None:
         with self._session_lock:

@@ -265,7 +265,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
                     blocks, place, first - span[0], self._last_copied, placed
                 )
                 self._events[layer] = self._last_placed
-        self._missing[layer] -= chunks.count
+        self._missing[layer] -= chunks.num
         if not self._missing[layer]:
             with self._condition:
                 self._placed[layer] = self._events.pop(layer, None)

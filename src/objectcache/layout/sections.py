@@ -25,7 +25,7 @@ class Chunks(NamedTuple):
     stop: int
 
     @property
-    def count(self) -> int:
+    def num(self) -> int:
         return self.stop - self.first
 
 
@@ -58,16 +58,14 @@ class Sections:
             wanted = sum(geometry.wanted_bytes(each.part, each.layer) for each in sent)
             if len(layers) > 1 or wanted < 2 * SECTION_BYTES:
                 if sent:
-                    grid |= {(each.part, each.layer): (begin, each.first, each.count) for each in sent}
+                    grid |= {(each.part, each.layer): (begin, each.first, each.num) for each in sent}
                     found.append(Section(unit, tuple(sent)))
             else:
                 for each in sent:
                     step = _step(geometry, each)
                     grid[each.part, each.layer] = len(found), each.first, step
                     cuts = range(each.first, each.stop, step)
-                    found += [
-                        Section(unit, (each._replace(first=at, stop=min(at + step, each.stop)),)) for at in cuts
-                    ]
+                    found += [Section(unit, (each._replace(first=at, stop=min(at + step, each.stop)),)) for at in cuts]
             of_unit.append(range(begin, len(found)))
         self.all: tuple[Section, ...] = tuple(found)
         self.of_unit: tuple[range, ...] = tuple(of_unit)
@@ -86,11 +84,11 @@ class Sections:
 
     def wanted_chunks(self, from_layer: int = 0) -> list[int]:
         """By section, how many chunks are sent of layers from `from_layer` on."""
-        return [sum(each.count for each in section.chunks if each.layer >= from_layer) for section in self.all]
+        return [sum(each.num for each in section.chunks if each.layer >= from_layer) for section in self.all]
 
 
 def _step(geometry: DeliveryGeometry, chunks: Chunks) -> int:
     """Chunks a section."""
     size = geometry.parts[chunks.part].slice_bytes[geometry.position(chunks.part, chunks.layer)]
-    cuts = max(1, min(MAX_SECTIONS, chunks.count * size // SECTION_BYTES))
-    return align_up(-(-chunks.count // cuts), min(piece_chunks(size), chunks.count))
+    cuts = max(1, min(MAX_SECTIONS, chunks.num * size // SECTION_BYTES))
+    return align_up(-(-chunks.num // cuts), min(piece_chunks(size), chunks.num))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
 from objectcache.descriptor import Versions
-from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
+from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
@@ -23,6 +24,7 @@ from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
 from objectcache.tier.keeping import extent_header, write_extent
+from objectcache.tier.mappings import Mappings
 from objectcache.tier.names import MAX_VERSIONS, MIXED, TierName, cut_versions, rank_of
 from objectcache.tier.parts import TierPart, TierStats, WantedExtent, extents_of
 
@@ -52,6 +54,7 @@ class LocalTier:
             raise ConfigError(f"first_layers must be at least 1, got {first_layers}")
         prepare_directory(directory, on_disk=on_disk)
         self._extents = Extents(directory, limit_bytes, rank_of=rank_of)
+        self.mappings = Mappings(limit_bytes)
         self._first_layers = first_layers
         self._lock = Lock()
         self.stats = TierStats()
@@ -74,7 +77,8 @@ class LocalTier:
         return holding
 
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
-        first, rest = self._covering(namespace, part, rest=False), self._covering(namespace, part, rest=True)
+        asked = self._wanted(namespace, part)
+        first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)
         first_chunks, first_layers = _reach(first)
         rest_chunks, rest_layers = _reach(rest)
         versions = _versions_of(first)
@@ -100,11 +104,11 @@ class LocalTier:
                 extent.file.close()
         return HeldPart(part.group, part.shard, tuple(used), tuple(steps), versions)
 
-    def _covering(self, namespace: bytes, part: TierPart, *, rest: bool) -> list[HeldExtent]:
+    def _covering(self, asked: Sequence[WantedExtent], part: TierPart, *, rest: bool) -> list[HeldExtent]:
         """The extents that cover the part from its first chunk on without a gap, alike in their layers."""
         covering: list[HeldExtent] = []
         num_layers: int | None = None
-        for wanted in self._wanted(namespace, part):
+        for wanted in asked:
             found = self._best(wanted, part, rest=rest, num_layers=num_layers)
             if found is None:
                 break
@@ -124,6 +128,12 @@ class LocalTier:
         self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None
     ) -> tuple[TierFile, int] | None:
         """The file that covers most of `wanted`, open, and how many of its chunks."""
+        mapped = self.mappings.find(wanted.directory, wanted.keys, rest=rest, num_layers=num_layers)
+        if mapped is not None:
+            if mapped.name.num_layers <= len(part.shape.layers):
+                mapped.touch(self._extents)
+                return mapped, len(wanted.keys)
+            mapped.close()
         best: tuple[TierFile, int] | None = None
         for certain, name, found in self._candidates(wanted, part, rest=rest, num_layers=num_layers):
             if best is not None and min(found.num_chunks, len(wanted.keys)) <= best[1]:
@@ -181,17 +191,24 @@ class LocalTier:
         geometry: DeliveryGeometry,
         memory: memoryview,
         holding: Holding | None,
-    ) -> None:
+        bring: Callable[[int, int, int, int], None] = lambda part, layer, first, stop: None,
+    ) -> bool:
         """Keep what was delivered into `memory`, verified: first layers, and the rest where they were held before.
 
-        `versions` are each part's. Nothing fails: what cannot be kept is not there.
+        `versions` are each part's; `bring(index of the part, layer, first, stop)` is called before those chunks are
+        read there. Nothing fails: what cannot be kept is not there. Whether anything was kept.
         """
+        kept = False
         for rest in (False, True):
             for index, part in enumerate(parts):
                 held = holding.parts[index] if holding else HeldPart(part.group, part.shard)
                 for wanted in self._wanted(namespace, part):
                     if wanted.parent and (not rest or any(extent.at == wanted.at for extent in held.extents)):
-                        self._keep(namespace, index, part, wanted, versions[index], geometry, memory, held, rest=rest)
+                        bound = partial(bring, index)
+                        kept |= self._keep(
+                            namespace, index, part, wanted, versions[index], geometry, memory, held, bound, rest=rest
+                        )
+        return kept
 
     def _keep(
         self,
@@ -203,39 +220,65 @@ class LocalTier:
         geometry: DeliveryGeometry,
         memory: memoryview,
         held: HeldPart,
+        bring: Callable[[int, int, int], None],
         *,
         rest: bool,
-    ) -> None:
+    ) -> bool:
         split = min(self._first_layers, len(part.shape.layers))
         layers = part.shape.layers[split:] if rest else part.shape.layers[:split]
         stop = wanted.at + len(wanted.keys)
         mine = cut_versions(versions, wanted.at, stop)
         covered = max((e.count for e in held.extents if e.at == wanted.at and e.layers == layers), default=0)
         if not layers or covered == len(wanted.keys) or not mine or len(mine) > MAX_VERSIONS:
-            return
+            return False
         header = extent_header(namespace, part, wanted, layers, mine)
         tag = mine[0][1] if len(mine) == 1 else MIXED
         leaf = wanted.keys[-1][:_LEAF_BYTES]
         name = TierName(rest, len(layers), len(wanted.keys), leaf, tag, header.total_bytes)
         path = f"{wanted.directory}/{name.encode()}"
         if os.path.exists(path):
-            return
+            return False
+        for layer in layers:
+            bring(layer, wanted.at, stop)
         writing = self._extents.begin(header.total_bytes, rank_of(name.encode()))
         if writing is None or not write_extent(self._extents, writing, header, index, geometry, memory, wanted):
             with self._lock:
                 self.stats.refused_bytes += header.total_bytes
-            return
+            return False
         self._extents.place(writing, path)
         with self._lock:
             self.stats.kept_bytes += header.total_bytes
         for extent in held.extents:
             if (extent.at, extent.layers) == (wanted.at, layers) and extent.count == extent.file.name.num_chunks:
                 self._discard(extent.file)  # it is the beginning of the new one
+        return True
+
+    # -- mapping ----------------------------------------------------------------------------------
+
+    def map(self, namespace: bytes, parts: Sequence[TierPart]) -> None:
+        """Map what is held of `parts`, where anything is to be mapped: first layers first. Nothing fails.
+
+        For one thread at a time.
+        """
+        if not self.mappings.wanted:
+            return
+        for part in parts:
+            extents = self._held(namespace, part).extents
+            for extent in extents:
+                if not extent.file.mapped_bytes:
+                    try:
+                        self.mappings.map(extent.file)
+                    except IntegrityError:
+                        self._discard(extent.file)
+                    except StoreUnavailableError as error:
+                        log.warning("%s", error)
+                extent.file.close()
 
     # -- the rest ---------------------------------------------------------------------------------
 
     def _discard(self, file: TierFile) -> None:
         """Take it out of the tier; whoever has it open goes on."""
+        self.mappings.drop(file)
         with suppress(OSError):
             self._extents.remove(Extent(file.path, 0, file.name.size_bytes))
 
@@ -249,6 +292,7 @@ class LocalTier:
         return self._extents.usage()
 
     def close(self) -> None:
+        self.mappings.close()
         self._extents.close()
 
 
