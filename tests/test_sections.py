@@ -30,9 +30,7 @@ def geometries(draw: st.DrawFn) -> DeliveryGeometry:
 def test_all_that_is_sent_is_in_one_section(geometry: DeliveryGeometry) -> None:
     sections = geometry.sections
     seen = {
-        (part, layer): [False] * shape.num_chunks
-        for part, shape in enumerate(geometry.parts)
-        for layer in shape.layers
+        (part, layer): [False] * shape.num_chunks for part, shape in enumerate(geometry.parts) for layer in shape.layers
     }
     for number, section in enumerate(sections.all):
         assert number in sections.of_unit[section.unit]

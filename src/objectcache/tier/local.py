@@ -138,11 +138,9 @@ class LocalTier:
         for certain, name, found in self._candidates(wanted, part, rest=rest, num_layers=num_layers):
             if best is not None and min(found.num_chunks, len(wanted.keys)) <= best[1]:
                 continue
-            path = f"{wanted.directory}/{name}"
-            descriptor = self._extents.open(Extent(path, 0, found.size_bytes), touch=False)
-            if descriptor is None:
+            file = self._open(f"{wanted.directory}/{name}", found)
+            if file is None:
                 continue
-            file = TierFile(path, found, descriptor)
             count = found.num_chunks if certain else self._shared_chunks(file, wanted.keys)
             if count <= (best[1] if best else 0):
                 file.close()
@@ -153,6 +151,14 @@ class LocalTier:
         if best is not None:
             best[0].touch(self._extents)
         return best
+
+    def _open(self, path: str, name: TierName) -> TierFile | None:
+        """None for one that is not there any more."""
+        mapped = self.mappings.at(path)
+        if mapped is not None:
+            return mapped
+        descriptor = self._extents.open(Extent(path, 0, name.size_bytes), touch=False)
+        return None if descriptor is None else TierFile(path, name, descriptor)
 
     def _candidates(
         self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None

@@ -25,7 +25,7 @@ class Mappings:
         self._registrars: list[Registrar] = []
         self._lock = threading.Lock()
         self._files: OrderedDict[TierFile, None] = OrderedDict()  # least recently used first
-        self._in: dict[str, list[TierFile]] = {}  # by directory
+        self._in: dict[str, dict[str, TierFile]] = {}  # by directory and path
         self._leaving: list[TierFile] = []
         self._bytes = 0
         self._closed = threading.Event()
@@ -48,7 +48,7 @@ class Mappings:
         """A mapped file in `directory` whose first chunks are `keys`, of `num_layers` (None: any): the caller closes
         it."""
         with self._lock:
-            for file in self._in.get(directory, ()):
+            for file in self._in.get(directory, {}).values():
                 name = file.name
                 if name.rest is not rest or num_layers not in (None, name.num_layers):
                     continue
@@ -56,6 +56,15 @@ class Mappings:
                     self._files.move_to_end(file)
                     return file.share()
         return None
+
+    def at(self, path: str) -> TierFile | None:
+        """The file, if it is mapped: the caller closes it."""
+        with self._lock:
+            file = self._in.get(_directory(path), {}).get(path)
+            if file is None:
+                return None
+            self._files.move_to_end(file)
+            return file.share()
 
     def map(self, file: TierFile) -> None:
         """Map an open file that nobody else shares yet, and keep it so. The caller closes it, and is the only one who
@@ -72,7 +81,7 @@ class Mappings:
             if self._closed.is_set():
                 return
             self._files[file.share()] = None
-            self._in.setdefault(_directory(file), []).append(file)
+            self._in.setdefault(_directory(file.path), {})[file.path] = file
             self._bytes += size
             while self._bytes > self._limit_bytes:
                 self._drop(next(iter(self._files)))
@@ -90,8 +99,8 @@ class Mappings:
     def _drop(self, file: TierFile) -> None:
         """Holds the lock."""
         del self._files[file]
-        directory = _directory(file)
-        self._in[directory].remove(file)
+        directory = _directory(file.path)
+        del self._in[directory][file.path]
         if not self._in[directory]:
             del self._in[directory]
         self._bytes -= file.mapped_bytes
@@ -130,5 +139,5 @@ class Mappings:
             file.close()
 
 
-def _directory(file: TierFile) -> str:
-    return file.path.rpartition("/")[0]
+def _directory(path: str) -> str:
+    return path.rpartition("/")[0]
