@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -193,8 +192,11 @@ class Holding:
         size = geometry.parts[task.part].slice_bytes[geometry.position(task.part, task.layer)]
         start = geometry.offset(task.part, task.layer) + extent.at * size
         position = extent.layers.index(task.layer)
-        with self._discarding(extent.file):
+        try:
             extent.file.read(position, task.num_chunks, memory[start : start + task.num_chunks * size])
+        except IntegrityError:
+            self._discard(extent.file)
+            raise
 
     def _check(self, task: _Task, geometry: DeliveryGeometry) -> None:
         """Raises IntegrityError for a file that is not what it was taken for."""
@@ -203,17 +205,12 @@ class Holding:
             return
         shape = geometry.parts[task.part]
         sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
-        with self._discarding(extent.file):
-            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
-        self._checked.add(id(extent))
-
-    @contextmanager
-    def _discarding(self, file: TierFile) -> Iterator[None]:
         try:
-            yield
+            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
         except IntegrityError:
-            self._discard(file)
+            self._discard(extent.file)
             raise
+        self._checked.add(id(extent))
 
     def discard(self) -> None:
         """All of it is of no use any more: the store has other versions."""

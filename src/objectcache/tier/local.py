@@ -99,8 +99,9 @@ class LocalTier:
                 self._discard(extent.file)  # of another version than the first layers
         used = [extent for extent in first if extent.at < first_chunks]
         used += [extent for extent in rest if extent.at < rest_chunks]
+        kept = set(map(id, used))
         for extent in (*first, *rest):
-            if extent not in used:
+            if id(extent) not in kept:
                 extent.file.close()
         return HeldPart(part.group, part.shard, tuple(used), tuple(steps), versions)
 
