@@ -155,6 +155,7 @@ class Tiering:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self.tier.mappings.stop()
         self._readers.shutdown(wait=True)
         self._filler.shutdown(wait=True)
         self.tier.close()

@@ -20,6 +20,7 @@ from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
 from objectcache.stores.read_cache_extents import Extent, Extents
+from objectcache.tier.covering import common_chunks, reach, versions_of
 from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
@@ -79,14 +80,14 @@ class LocalTier:
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
         asked = self._wanted(namespace, part)
         first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)
-        first_chunks, first_layers = _reach(first)
-        rest_chunks, rest_layers = _reach(rest)
-        versions = _versions_of(first)
+        first_chunks, first_layers = reach(first)
+        rest_chunks, rest_layers = reach(rest)
+        versions = versions_of(first)
         first_chunks = min(first_chunks, sum(chunks for chunks, _ in versions))
         if first_layers + rest_layers != len(part.shape.layers):
             rest_chunks = 0
         # A chunk's layers are of one version: the rest counts as far as it is of the versions of the first layers.
-        rest_chunks = min(first_chunks, rest_chunks, _common_chunks(versions, _versions_of(rest)))
+        rest_chunks = min(first_chunks, rest_chunks, common_chunks(versions, versions_of(rest)))
         steps = [(part.shape.layers[-1] + 1, rest_chunks)] if rest_chunks else []
         if first_chunks > rest_chunks:
             steps.append((part.shape.layers[first_layers - 1] + 1, first_chunks))
@@ -269,10 +270,10 @@ class LocalTier:
         """
         if not self.mappings.wanted:
             return
+        self.mappings.sweep()  # what is kept now may have made others go
         for part in parts:
-            extents = self._held(namespace, part).extents
-            for extent in extents:
-                if not extent.file.mapped_bytes:
+            for extent in self._held(namespace, part).extents:
+                if not extent.file.mapped_bytes and self.mappings.wanted:
                     try:
                         self.mappings.map(extent.file)
                     except IntegrityError:
@@ -301,37 +302,6 @@ class LocalTier:
     def close(self) -> None:
         self.mappings.close()
         self._extents.close()
-
-
-def _reach(extents: Sequence[HeldExtent]) -> tuple[int, int]:
-    """How many chunks, of how many layers."""
-    return (extents[-1].at + extents[-1].count, extents[-1].file.name.num_layers) if extents else (0, 0)
-
-
-def _versions_of(extents: Sequence[HeldExtent]) -> Versions:
-    """Of all their chunks; as far as they can be read."""
-    versions: list[tuple[int, bytes]] = []
-    for extent in extents:
-        if extent.file.name.tag != MIXED:
-            versions.append((extent.count, extent.file.name.tag))
-            continue
-        try:
-            versions += cut_versions(extent.file.versions(), 0, extent.count)
-        except IntegrityError:
-            break
-    return cut_versions(tuple(versions), 0, 1 << 62)
-
-
-def _common_chunks(one: Versions, other: Versions) -> int:
-    """How many chunks from the start on are of one version in both, each without neighbours of one segment."""
-    common = 0
-    for (chunks, tag), (other_chunks, other_tag) in zip(one, other, strict=False):
-        if tag != other_tag:
-            break
-        common += min(chunks, other_chunks)
-        if chunks != other_chunks:
-            break
-    return common
 
 
 def _names_in(directory: str) -> list[str]:

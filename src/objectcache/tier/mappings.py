@@ -127,10 +127,14 @@ class Mappings:
         while not self._closed.wait(SWEEP_S):
             self.sweep()
 
+    def stop(self) -> None:
+        """Nothing more is mapped."""
+        self._closed.set()
+
     def close(self) -> None:
         """What retrievals still read goes with them."""
         with self._lock:
-            self._closed.set()
+            self.stop()
             files, self._leaving = [*self._files, *self._leaving], []
             self._files.clear()
             self._in.clear()
