@@ -36,8 +36,8 @@ def data_frame(layer: int, first: int, count: int, *, epoch: int = 0, part: int 
     )
 
 
-def receive(reception: Reception, stream: int, frame: Frame) -> int | None:
-    """One frame, read and verified; the unit it completes."""
+def receive(reception: Reception, stream: int, frame: Frame) -> tuple[int, ...]:
+    """One frame, read and verified; the sections that it completes."""
     assert reception.begin(stream, frame) is not None
     whole = reception.span_complete(stream, frame)
     return reception.finish(stream, frame, frame.span_offset + frame.data_bytes if whole else 0)
@@ -122,11 +122,11 @@ def test_frames_land_at_their_final_offset_and_complete_their_unit() -> None:
     assert reception.begin(0, frame) == GEOMETRY.offset(0, 1) + 400
     assert reception.writing == {0}
     assert reception.span_complete(0, frame)
-    assert reception.finish(0, frame, 400) is None
-    assert receive(reception, 1, data_frame(1, 0, 4)) == 1
-    assert receive(reception, 0, data_frame(0, 0, 8)) == 0
+    assert reception.finish(0, frame, 400) == ()
+    assert receive(reception, 1, data_frame(1, 0, 4)) == (1,)
+    assert receive(reception, 0, data_frame(0, 0, 8)) == (0,)
     assert not reception.complete
-    assert receive(reception, 0, data_frame(2, 0, 8)) == 2
+    assert receive(reception, 0, data_frame(2, 0, 8)) == (2,)
     assert reception.complete
     assert reception.fenced
 
@@ -138,10 +138,10 @@ def test_a_span_larger_than_a_frame_is_verified_once_it_is_whole() -> None:
     rest = whole._replace(data_bytes=300, span_offset=500)
     assert reception.begin(0, first) == 0
     assert not reception.span_complete(0, first)
-    assert reception.finish(0, first, 0) is None
+    assert reception.finish(0, first, 0) == ()
     assert reception.begin(0, rest) == 500
     assert reception.span_complete(0, rest)
-    assert reception.finish(0, rest, 800) == 0
+    assert reception.finish(0, rest, 800) == (0,)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_after_a_cancellation_nothing_more_is_written_and_the_fence_waits_for_th
     assert reception.begin(1, data_frame(0, 4, 4)) is None
     assert not reception.fenced
     reception.span_complete(0, frame)
-    assert reception.finish(0, frame, 400) is None
+    assert reception.finish(0, frame, 400) == ()
     assert reception.fenced
 
 
@@ -210,7 +210,7 @@ def test_damage_fails_the_delivery_and_leaves_its_unit_unannounced() -> None:
     reception.begin(0, frame)
     reception.span_complete(0, frame)
     reception.fail(IntegrityError("damaged"))
-    assert reception.finish(0, frame, 0) is None
+    assert reception.finish(0, frame, 0) == ()
     assert not reception.complete
     assert reception.fenced
 
@@ -219,8 +219,8 @@ def test_asking_again_from_a_layer_skips_those_before() -> None:
     reception = Reception(GEOMETRY, epoch=1, streams=1, from_layer=1)
     with pytest.raises(DeliveryError):
         reception.begin(0, data_frame(0, 0, 8, epoch=1))
-    assert receive(reception, 0, data_frame(1, 0, 8, epoch=1)) == 1
-    assert receive(reception, 0, data_frame(2, 0, 8, epoch=1)) == 2
+    assert receive(reception, 0, data_frame(1, 0, 8, epoch=1)) == (1,)
+    assert receive(reception, 0, data_frame(2, 0, 8, epoch=1)) == (2,)
     assert reception.complete
 
 
@@ -242,9 +242,7 @@ def test_whatever_the_order_every_unit_is_announced_once_and_the_fence_holds(dat
         if stream in writing:
             frame = writing.pop(stream)
             assert reception.span_complete(stream, frame)
-            unit = reception.finish(stream, frame, frame.data_bytes)
-            if unit is not None:
-                units.append(unit)
+            units += reception.finish(stream, frame, frame.data_bytes)
         elif waiting:
             frame = waiting.pop()
             if reception.begin(stream, frame) is not None:

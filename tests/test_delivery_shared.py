@@ -44,7 +44,7 @@ def shared() -> Reception:
     return Reception(GEOMETRY, epoch=0, streams=STREAMS, shared=True)
 
 
-def take(reception: Reception, stream: int, frame: Frame) -> int | None:
+def take(reception: Reception, stream: int, frame: Frame) -> tuple[int, ...]:
     assert reception.place(stream, frame) is not None
     return reception.finish(stream, frame, frame.data_bytes)
 
@@ -52,11 +52,11 @@ def take(reception: Reception, stream: int, frame: Frame) -> int | None:
 def test_what_is_placed_completes_its_unit_and_the_last_of_it_the_delivery() -> None:
     reception = shared()
     assert reception.place(0, placed(1, 2, 6, per_digest=4)) == GEOMETRY.offset(0, 1) + 200
-    assert reception.finish(0, placed(1, 2, 6, per_digest=4), 600) is None
-    assert take(reception, 1, placed(1, 0, 2)) == 1
+    assert reception.finish(0, placed(1, 2, 6, per_digest=4), 600) == ()
+    assert take(reception, 1, placed(1, 0, 2)) == (1,)
     assert not reception.fenced
-    assert take(reception, 0, placed(0, 0, 8, per_digest=8)) == 0
-    assert take(reception, 1, placed(2, 0, 8)) == 2
+    assert take(reception, 0, placed(0, 0, 8, per_digest=8)) == (0,)
+    assert take(reception, 1, placed(2, 0, 8)) == (2,)
     assert reception.fenced, "all has been copied: nothing more will be"
     assert reception.writing == frozenset()
 
@@ -160,8 +160,7 @@ def test_whatever_happens_nothing_is_fenced_that_the_sender_may_still_write(data
             case "place" if stream in sender.open and sender.left:
                 frame = sender.left.pop(0)
                 if reception.place(stream, frame) is not None:
-                    unit = reception.finish(stream, frame, frame.data_bytes)
-                    units += [] if unit is None else [unit]
+                    units += reception.finish(stream, frame, frame.data_bytes)
             case "end" if stream in sender.open:
                 sender.open.discard(stream)
                 reception.end(stream, last_word())

@@ -1,12 +1,13 @@
 """The life of a delivery, on both sides, as pure state machines: events in, decisions out, no I/O, time passed in.
 
 The sender's `Delivery` says what may be sent and how each stream of it ends. The receiver's `Reception` says where a
-frame lands, which units are complete, and when nothing writes the destination any more (it is fenced). Neither locks:
-its owner does.
+frame lands, which sections are complete, and when nothing writes the destination any more (it is fenced). Neither
+locks: its owner does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum, auto
 
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
@@ -140,19 +141,8 @@ class Reception:
         self.error: ObjectCacheError | None = None
         self._from_layer = from_layer
         self._seen: dict[tuple[int, int], bytearray] = {}
-        self._missing_bytes = list(geometry.unit_wanted_bytes)
-        if from_layer > geometry.order[0]:
-            self._missing_bytes = [
-                sum(
-                    geometry.wanted_bytes(part, layer)
-                    for layer in layers
-                    for part in geometry.parts_of(layer)
-                    if layer >= from_layer
-                )
-                for layers in geometry.units
-            ]
-        self._unit_of = geometry.unit_of
-        self.missing_units = sum(1 for missing in self._missing_bytes if missing)
+        self._missing_chunks = geometry.sections.wanted_chunks(from_layer)
+        self.missing_sections = sum(1 for missing in self._missing_chunks if missing)
         self.verified_bytes = 0
 
     def begin(self, stream: int, frame: Frame) -> int | None:
@@ -228,21 +218,25 @@ class Reception:
         self._span_progress.pop(stream, None)
         return True
 
-    def finish(self, stream: int, frame: Frame, verified_bytes: int) -> int | None:
+    def finish(self, stream: int, frame: Frame, verified_bytes: int) -> tuple[int, ...]:
         """`stream` is done with the frame; `verified_bytes` is its span's size once verified, otherwise 0.
 
-        The unit that is complete by it, or None.
+        The sections that are complete by it.
         """
         self._writing.discard(stream)
         if self.stopped or not verified_bytes:
-            return None
-        unit = self._unit_of[frame.layer]
-        self._missing_bytes[unit] -= verified_bytes
+            return ()
         self.verified_bytes += verified_bytes
-        if self._missing_bytes[unit]:
-            return None
-        self.missing_units -= 1
-        return unit
+        complete = []
+        for section, chunks in self._touched(frame):
+            self._missing_chunks[section] -= chunks
+            if not self._missing_chunks[section]:
+                complete.append(section)
+        self.missing_sections -= len(complete)
+        return tuple(complete)
+
+    def _touched(self, frame: Frame) -> Iterator[tuple[int, int]]:
+        return self._geometry.sections.touched(frame.part, frame.layer, frame.first_chunk, frame.num_chunks)
 
     def end(self, stream: int, frame: Frame, error: ObjectCacheError | None = None) -> None:
         """The sender's last word on `stream`: END, CANCELLED or ERROR."""
@@ -261,7 +255,7 @@ class Reception:
         self.fail(DeliveryError("the delivery ended before all of its layers had arrived"))
 
     def missed(self) -> list[int]:
-        """Units that are complete by what others have received, and were not told of."""
+        """Sections that are complete by what others have received, and were not told of."""
         return []
 
     def lose(self, stream: int, error: ObjectCacheError) -> None:
@@ -290,8 +284,8 @@ class Reception:
 
     @property
     def complete(self) -> bool:
-        """Every unit has landed and is verified."""
-        return self.missing_units == 0
+        """Everything has landed and is verified."""
+        return self.missing_sections == 0
 
     @property
     def fenced(self) -> bool:

@@ -78,16 +78,18 @@ def fill_page_table(view: memoryview) -> None:
 class FileWindow:
     """`length` bytes of a file from `offset` (of a page), mapped for reading. Needs no descriptor meanwhile.
 
-    Thread-safe, but for `close`: nobody may read `data` then. Making one raises OSError.
+    `writable`: mapped as if it were to be written, which those who pin memory ask for. Thread-safe, but for `close`:
+    nobody may read `data` then. Making one raises OSError.
     """
 
-    def __init__(self, descriptor: int, offset: int, length: int) -> None:
-        address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, offset)
+    def __init__(self, descriptor: int, offset: int, length: int, *, writable: bool = False) -> None:
+        allowed = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _libc.mmap(None, length, allowed, mmap.MAP_SHARED, descriptor, offset)
         if address == _FAILED:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self.length = length
-        self._address: int = address
+        self.address: int = address
         self.data = np.frombuffer(memoryview((ctypes.c_ubyte * length).from_address(address)), np.uint8)
 
     def resident(self, offset: int, length: int) -> bool:
@@ -102,9 +104,9 @@ class FileWindow:
         """A byte per page of a range: 1 or 0."""
         begin = offset - offset % PAGE_BYTES
         pages = ctypes.create_string_buffer(-(-(offset + length - begin) // PAGE_BYTES))
-        _libc.mincore(self._address + begin, offset + length - begin, pages)
+        _libc.mincore(self.address + begin, offset + length - begin, pages)
         return pages.raw
 
     def close(self) -> None:
         del self.data
-        _libc.munmap(self._address, self.length)
+        _libc.munmap(self.address, self.length)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from objectcache.cache import KVCache, Match, RetrieveOptions
@@ -61,11 +62,28 @@ class TestTiered(CacheContract):
         """Nothing runs between two openings."""
 
 
+class TestInPlace(TestTiered):
+    """Nor does it matter where what is held is read."""
+
+    def open_cache(self, *, buffer_bytes: int = 1 << 30) -> KVCache:
+        cache = super().open_cache(buffer_bytes=buffer_bytes)
+        cache.register_buffers(registrar)
+        return cache
+
+
+def registrar(address: int, size_bytes: int) -> Callable[[], None]:
+    return lambda: None
+
+
 class World:
+    in_place = False
+
     def __init__(self, folder: Path, limit_bytes: int = 1 << 30) -> None:
         self.store = LatencyStore(MemoryStore(1 << 30))
         self.tiering = tiering(folder / "tier", limit_bytes)
         self.cache = LocalCache(CacheCore.open(self.store, folder / "catalog"), tiering=self.tiering)
+        if self.in_place:
+            self.cache.register_buffers(registrar)
         self.namespace = new_namespace(LAYOUT)
         self._gets = 0
 
@@ -73,7 +91,15 @@ class World:
         """Retrieve and check; how many requests it took."""
         match = self.cache.match(self.namespace, chain)
         with self.cache.retrieve(match, options=options) as retrieval:
+            seen = {
+                (chunks.part, chunks.layer, chunks.first): np.concatenate(
+                    retrieval.blocks(chunks.layer, chunks.part, chunks.first, chunks.stop)
+                )
+                for chunks in retrieval.follow()
+            }
             check_delivery(retrieval, match)
+            for (part, layer, first), slices in seen.items():
+                assert np.array_equal(slices, retrieval.view(layer, part)[first : first + len(slices)])
         self.tiering.settle()
         return self.gets()
 
@@ -82,8 +108,14 @@ class World:
         return self._gets - before
 
 
+@pytest.fixture(params=[False, True], ids=["read", "in place"])
+def in_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(World, "in_place", request.param)
+    return bool(request.param)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, in_place: bool) -> Iterator[World]:
     world = World(tmp_path)
     with world.cache:
         yield world
@@ -113,7 +145,7 @@ def test_a_conversation_grows(world: World, per_unit: int) -> None:
     assert world.come(chain, options) == 0
 
 
-def test_groups(tmp_path: Path) -> None:
+def test_groups(tmp_path: Path, in_place: bool) -> None:
     """Layers of two kinds that take turns, with chunks and slices of their own."""
     full = KVGroup("full", 16, (KVShard(0, (0, 2, 4), (4096,) * 3),))
     latent = KVGroup("latent", 32, (KVShard(0, (1, 3, 5), (2048, 4096, 1024)),))
@@ -152,7 +184,7 @@ def test_a_chunk_is_never_of_two_versions(world: World) -> None:
     assert world.gets() == 0, "the new one is held by now"
 
 
-def test_damage_in_the_tier_is_a_miss_once(world: World, tmp_path: Path) -> None:
+def test_damage_in_the_tier_is_a_miss_once(world: World, tmp_path: Path, in_place: bool) -> None:
     chain = prompt(world.namespace, 4)
     store_parts(world.cache, world.namespace, chain)
     world.come(chain)
@@ -161,12 +193,15 @@ def test_damage_in_the_tier_is_a_miss_once(world: World, tmp_path: Path) -> None
     data[-100] ^= 1
     path.write_bytes(data)
     match = world.cache.match(world.namespace, chain)
+    if in_place:
+        # It was verified when it was mapped. What happened to the file since is seen by those who map or read it next.
+        world.tiering.tier.mappings.drop(*world.tiering.tier.mappings._files)
     with world.cache.retrieve(match) as retrieval, pytest.raises(IntegrityError):
         retrieval.wait(LAYERS - 1)
     assert retrieve_and_check(world.cache, world.namespace, chain).tokens == 4 * 16, "the store's segment is believed"
 
 
-def test_any_order_of_prompts(tmp_path: Path) -> None:
+def test_any_order_of_prompts(tmp_path: Path, in_place: bool) -> None:
     """Branches of branches under a small limit: whatever is held or not, the bytes are right."""
     random_ = random.Random(7)
     world = World(tmp_path, limit_bytes=40 * STEP * 4096)
@@ -182,6 +217,36 @@ def test_any_order_of_prompts(tmp_path: Path) -> None:
         assert world.tiering.stats.hits
         assert world.tiering.stats.kept_bytes
         assert world.tiering.tier.usage().used_bytes <= 40 * STEP * 4096
+
+
+def test_what_comes_again_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, grown and shortened; views for those who want a layer in one stretch are right too."""
+    monkeypatch.setattr(World, "in_place", True)
+    world = World(tmp_path)
+    with world.cache:
+        chain = prompt(world.namespace, 22)
+        world.cache.commit([upload_part(world.cache, world.namespace, chain, stop=10)])
+        for _ in range(2):
+            world.come(chain[:10])
+        assert world.tiering.tier.mappings.mapped_bytes == LAYERS * 10 * 4096
+        world.gets()
+        assert world.come(chain[:10]) == 0
+        world.cache.commit([upload_part(world.cache, world.namespace, chain, first=10)])
+        match = world.cache.match(world.namespace, chain)
+        with world.cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1)) as retrieval:
+            assert (0, 0, 0, 10) in list(retrieval.follow()), "what is held, apart from what comes"
+            addresses = [block.ctypes.data for block in retrieval.blocks(0, 0, 0, 10)]
+            own = np.frombuffer(retrieval.memory, np.uint8).ctypes.data
+            assert len(addresses) == 3, "of three files"
+            assert all(not own <= address < own + len(retrieval.memory) for address in addresses)
+            check_delivery(retrieval, match)
+        world.tiering.settle()
+        assert world.come(chain) > 0, "of what is new, its first layers are there"
+        assert world.come(chain) == 0
+        assert world.come(chain[:13]) == 0
+        held = world.tiering.tier.usage().used_bytes
+        assert 0 < world.tiering.tier.mappings.mapped_bytes <= held
+    assert world.tiering.tier.mappings.mapped_bytes == 0
 
 
 def test_a_retrieval_that_is_given_up(world: World) -> None:

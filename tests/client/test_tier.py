@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from objectcache.cache import KVCache
+from objectcache.cache import KVCache, RetrieveOptions
 from objectcache.cache.tiering import Tiering, TierOptions
 from objectcache.client import GatewayCache
 from objectcache.testing.synthetic import (
+    check_delivery,
     flat_layout,
     new_namespace,
     prompt,
@@ -101,3 +103,35 @@ def test_unverified_bytes_are_not_kept(gateway: GatewayProcess) -> None:
             come(cache, namespace, chain)
         assert cache.tiering is not None
         assert cache.tiering.stats.hits == cache.tiering.stats.kept_bytes == 0
+
+
+@pytest.mark.parametrize("options", TARGETS, ids=str)
+def test_what_is_held_is_read_where_it_is(gateway: GatewayProcess, options: dict[str, Any]) -> None:
+    registered: dict[int, int] = {}
+
+    def registrar(address: int, size_bytes: int) -> Callable[[], None]:
+        registered[address] = size_bytes
+        return lambda: registered.__delitem__(address)
+
+    namespace = new_namespace(LAYOUT)
+    chain = prompt(namespace, 70)
+    with open_tiered(gateway, **options) as cache:
+        cache.register_buffers(registrar)
+        store_parts(cache, namespace, chain[:66])
+        for _ in range(3):
+            come(cache, namespace, chain[:66])
+        assert sum(registered.values()) >= cache.pool.size_bytes + LAYERS * 66 * (64 << 10)
+        cache.commit([upload_part(cache, namespace, chain, first=66)])
+        match = cache.match(namespace, chain)
+        with cache.retrieve(match, options=RetrieveOptions(layers_per_unit=1)) as retrieval:
+            came = list(retrieval.follow())
+            assert (0, 0, 0, 66) in came
+            for chunks in came:
+                blocks = retrieval.blocks(chunks.layer, chunks.part, chunks.first, chunks.stop)
+                in_place = chunks.stop <= 66
+                assert len(blocks) == (2 if in_place else 1), "two files, or the destination"
+                for block in blocks:
+                    begins = [at for at, size in registered.items() if at <= block.ctypes.data < at + size]
+                    assert len(begins) == 1, "copied from registered memory"
+            check_delivery(retrieval, match)
+    assert registered == {}

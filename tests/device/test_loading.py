@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from objectcache.cache.in_place import InPlace
 from objectcache.cache.retrieval import Retrieval
 from objectcache.device import BlockTable, DeviceLoader, DeviceRetrieval, Place, contiguous_kv, paged_kv, paged_latent
 from objectcache.errors import (
@@ -24,7 +26,7 @@ from objectcache.errors import (
     LayoutError,
     NotSupportedError,
 )
-from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.layout import Chunks, DeliveryGeometry, PartShape
 
 CPU = torch.device("cpu")
 CHUNKS = 6
@@ -311,3 +313,121 @@ def test_nothing_is_kept_of_a_delivery_that_is_over() -> None:
     gc.collect()
     assert place() is None, "though the retrieval is still here"
     loading.wait(2)
+
+
+def cut(world: World, rng: random.Random) -> list[tuple[int, Chunks, bool]]:
+    """(unit, chunks, whether they are its last), units in order, what is in them in any."""
+    found = []
+    for unit, layers in enumerate(world.geometry.units):
+        mine = [
+            Chunks(part, layer, first, min(first + 2, CHUNKS))
+            for layer in layers
+            for part in world.geometry.parts_of(layer)
+            for first in range(0, CHUNKS, 2)
+        ]
+        rng.shuffle(mine)
+        found += [(unit, chunks, chunks is mine[-1]) for chunks in mine]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sections_come_to_their_places_before_their_layer_is_whole(loader: DeviceLoader, seed: int) -> None:
+    world = World()
+    rng = random.Random(seed)
+    with loader.load(world.retrieval, world.places) as loading:
+        for unit, chunks, whole in cut(world, rng):
+            (layer,) = world.geometry.units[unit]
+            assert not loading.is_queued(layer)
+            world.retrieval.land_chunks(unit, [chunks], whole=whole)
+            until_s = time.perf_counter() + 20
+            while not has_come(world, chunks):
+                assert time.perf_counter() < until_s
+                time.sleep(0.001)
+            if whole:
+                loading.wait(layer, timeout_s=20)
+                assert world.holds(layer)
+        assert loading.join(20)
+    assert loading.error is None
+
+
+def has_come(world: World, chunks: Chunks) -> bool:
+    place = world.places[chunks.part, chunks.layer]
+    slices = torch.zeros(chunks.num, place.slice_bytes, dtype=torch.uint8)
+    place.gather(slices, chunks.first)
+    return torch.equal(slices, world.landed(chunks.part, chunks.layer)[chunks.first : chunks.stop])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_layer_of_which_a_later_section_is_damaged_is_not_there(loader: DeviceLoader, seed: int) -> None:
+    world = World()
+    rng = random.Random(seed)
+    told = cut(world, rng)
+    damaged = rng.randrange(len(told))
+    failed = told[damaged][0]
+    with loader.load(world.retrieval, world.places) as loading:
+        for unit, chunks, whole in told[:damaged]:
+            world.retrieval.land_chunks(unit, [chunks], whole=whole)
+        world.retrieval.fail(IntegrityError("damaged"))
+        for unit, (layer,) in enumerate(world.geometry.units):
+            if unit < failed:
+                loading.wait(layer, timeout_s=20)
+                assert world.holds(layer)
+            else:
+                with pytest.raises(IntegrityError):
+                    loading.wait(layer, timeout_s=20)
+                assert not loading.is_queued(layer)
+        assert loading.join(20)
+    for _, chunks, _ in told[damaged:]:
+        assert not has_come(world, chunks), "only what was verified is put anywhere"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_spans_of_sections_come_to_their_places(loader: DeviceLoader, seed: int) -> None:
+    world = World()
+    table = BlockTable([4, 1, 2], block_tokens=4, chunk_tokens=4, num_chunks=3)
+    places: dict[tuple[int, int], Place] = {
+        (0, layer): paged_kv(world.kv[layer], chunk_tokens=4).at(table) for layer in range(2)
+    }
+    with loader.load(world.retrieval, places, spans={0: (1, 4)}) as loading:
+        for unit, chunks, whole in cut(world, random.Random(seed)):
+            world.retrieval.land_chunks(unit, [chunks], whole=whole)
+        assert loading.join(20)
+        for layer in range(3):
+            loading.wait(layer)
+    for layer in range(2):
+        slices = torch.zeros(3, places[0, layer].slice_bytes, dtype=torch.uint8)
+        places[0, layer].gather(slices, 0)
+        assert torch.equal(slices, world.landed(0, layer)[1:4])
+        assert not world.kv[layer][:, [block for block in range(CHUNKS) if block not in (4, 1, 2)]].any()
+    assert not any(latent.any() for latent in world.latent)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_in_place_is_moved_from_there(loader: DeviceLoader, seed: int) -> None:
+    """In arrays of any size, beside what has landed."""
+    world = World()
+    rng = random.Random(seed)
+    in_place = InPlace(world.geometry, world.memory.data)
+    moved = []
+    for part, layer in world.places:
+        start = world.geometry.offset(part, layer)
+        flat = world.memory[start : start + world.geometry.layer_bytes(part, layer)].reshape(CHUNKS, -1)
+        first = 0
+        while first < CHUNKS:
+            stop = min(CHUNKS, first + rng.randint(1, 3))
+            if rng.random() < 0.6:
+                in_place.put(part, layer, first, flat[first:stop].copy())
+                moved.append(flat[first:stop])
+            first = stop
+    expected = {(part, layer): world.landed(part, layer) for part, layer in world.places}
+    for flat in moved:
+        flat[:] = 0
+    world.retrieval.read_in_place(in_place)
+    with loader.load(world.retrieval, world.places) as loading:
+        for unit, chunks, whole in cut(world, rng):
+            world.retrieval.land_chunks(unit, [chunks], whole=whole)
+        assert loading.join(20)
+    for (part, layer), place in world.places.items():
+        slices = torch.zeros(CHUNKS, place.slice_bytes, dtype=torch.uint8)
+        place.gather(slices, 0)
+        assert torch.equal(slices, expected[part, layer])

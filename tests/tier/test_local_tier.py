@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from objectcache.descriptor import Versions
@@ -92,10 +94,23 @@ def read(
     units: list[int] = []
     errors: list[ObjectCacheError] = []
     over = threading.Event()
+
+    def put(part: int, layer: int, first: int, slices: npt.NDArray[np.uint8]) -> None:
+        at = geometry.offset(part, layer) + first * SLICE_BYTES
+        memory[at : at + slices.nbytes] = slices.tobytes()
+
     holding.read(
-        executor, 2, geometry, memoryview(memory), on_unit=units.append, on_failed=errors.append, on_over=over.set
+        executor,
+        2,
+        geometry,
+        memoryview(memory),
+        put_mapped=put,
+        on_unit=units.append,
+        on_failed=errors.append,
+        on_over=over.set,
     )
     assert over.wait(10)
+    holding.close()
     return memory, units, errors
 
 

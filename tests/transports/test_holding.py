@@ -49,7 +49,7 @@ class World:
                 [ExpectedPart(0, 0, KEYS)],
                 memoryview(self.memory),
                 1,
-                on_unit=self.told.append,
+                on_section=self.told.append,
                 on_failed=self.told.append,
                 on_fenced=lambda: self.told.append("fenced"),
             )

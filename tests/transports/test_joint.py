@@ -46,7 +46,7 @@ def members(count: int, geometry: DeliveryGeometry = GEOMETRY, from_layer: int =
     ]
 
 
-def receive(member: JointReception, stream: int, frame: Frame, *, right: bool = True) -> int | None:
+def receive(member: JointReception, stream: int, frame: Frame, *, right: bool = True) -> tuple[int, ...]:
     assert member.begin(stream, frame) is not None
     assert member.span_complete(stream, frame)
     return member.finish(stream, frame, frame.data_bytes if right else 0)
@@ -68,7 +68,7 @@ def test_each_unit_is_told_once_and_by_whoever_has_the_last_of_it(frames: list[F
     for frame, stream in zip(frames, streams, strict=True):
         unit = GEOMETRY.unit_of[frame.layer]
         missing[unit] -= 1
-        assert receive(both[stream % 2], stream, frame) == (None if missing[unit] else unit)
+        assert receive(both[stream % 2], stream, frame) == (() if missing[unit] else (unit,))
     assert all(member.complete and member.fenced for member in both)
     for stream in range(STREAMS):
         end(both[stream % 2], stream)
@@ -88,7 +88,7 @@ def test_whole_only_once_the_last_is_verified() -> None:
         receive(first, 0, frame)
     assert second.begin(1, FRAMES[-1]) is not None
     assert not first.complete
-    assert second.finish(1, FRAMES[-1], FRAMES[-1].data_bytes) == 1
+    assert second.finish(1, FRAMES[-1], FRAMES[-1].data_bytes) == (1,)
     assert first.complete
 
 
@@ -96,7 +96,7 @@ def test_what_did_not_verify_never_counts() -> None:
     first, second = members(2)
     for frame in FRAMES[:-1]:
         receive(first, 0, frame)
-    assert receive(second, 1, FRAMES[-1], right=False) is None
+    assert receive(second, 1, FRAMES[-1], right=False) == ()
     second.fail(IntegrityError("wrong"))
     assert not first.complete
     assert second.fenced
@@ -125,8 +125,8 @@ def test_what_is_held_or_below_the_first_layer_is_not_waited_for() -> None:
     geometry = DeliveryGeometry((PartShape((0, 1), (10, 10), 4, held=((1, 2),)),), 1)
     (only,) = members(1, geometry)
     frame = Frame(FrameType.DATA, 1, 0, layer=0, first_chunk=2, num_chunks=2, data_bytes=20, extra=1)
-    assert receive(only, 0, frame) == 0
+    assert receive(only, 0, frame) == (0,)
     (later,) = members(1, geometry, from_layer=1)
     frame = Frame(FrameType.DATA, 1, 0, layer=1, first_chunk=0, num_chunks=4, data_bytes=40, extra=3)
-    assert receive(later, 0, frame) == 1
+    assert receive(later, 0, frame) == (1,)
     assert later.complete

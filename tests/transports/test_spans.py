@@ -28,8 +28,8 @@ def part_of_span(layer: int, first: int, offset: int, count: int = 600) -> Frame
     )
 
 
-def receive(reception: Reception, stream: int, frame: Frame) -> int | None:
-    """The unit that is complete by it."""
+def receive(reception: Reception, stream: int, frame: Frame) -> tuple[int, ...]:
+    """The sections that are complete by it."""
     assert reception.begin(stream, frame) is not None
     whole = reception.span_complete(stream, frame)
     return reception.finish(stream, frame, SLICE_BYTES if whole else 0)
@@ -41,8 +41,8 @@ def test_streams_have_spans_of_their_own() -> None:
         receive(reception, 0, part_of_span(0, first, 0))
         receive(reception, 1, part_of_span(0, first + 1, 0))
         receive(reception, 1, part_of_span(0, first + 1, 600, 400))
-        unit = receive(reception, 0, part_of_span(0, first, 600, 400))
-    assert unit == 0
+        complete = receive(reception, 0, part_of_span(0, first, 600, 400))
+    assert complete == (0,)
 
 
 @pytest.mark.parametrize(

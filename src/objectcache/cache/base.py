@@ -305,7 +305,8 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
 
     def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
         """Have the memory that deliveries land in registered: `registrar(address, size_bytes)` returns what undoes it.
-        A cache without such memory has nothing to register. Raises what the registrar raises.
+        A cache without such memory has nothing to register. What a local tier holds is mapped and registered too, in
+        the background, as it is used. Raises what the registrar raises.
         """
 
     @abstractmethod

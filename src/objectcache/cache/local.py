@@ -230,6 +230,8 @@ class LocalCache(KVCache):
 
     def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
         self.pool.register(registrar)
+        if self.tiering is not None:
+            self.tiering.register(registrar)
 
     def close(self) -> None:
         if self._merging is not None:

@@ -124,7 +124,7 @@ class Reading(ABC, Generic[T]):
             self._missing_bytes[unit] -= verified_bytes
             if self._missing_bytes[unit]:
                 return
-        self._landing.land(unit)
+        self._landing.land_sent(unit)
 
     def _end(self) -> None:
         """A task is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,8 +12,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from objectcache.cache.in_place import InPlace
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
-from objectcache.layout import DeliveryGeometry, delivery_geometry
+from objectcache.layout import Chunks, DeliveryGeometry, delivery_geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Retrieval(AbstractContextManager["Retrieval"]):
 
     `reason` is why it has so many layers per unit, `rate_bytes_s` the rate to expect (None: nobody said).
 
-    The transport calls `land` and `fail`; the user waits, iterates, reads views, and closes. Views are valid until
-    `close`, which gives the memory back once nothing can write it any more.
+    The transport calls `land_chunks` (or `land`) and `fail`; the user waits, iterates, reads views, and closes. Views
+    are valid until `close`, which gives the memory back once nothing can write it any more.
     """
 
     def __init__(
@@ -60,6 +61,10 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._last_s = 0.0
         self._next = self._announced = 0
         self._arrived: set[int] = set()
+        self._in_place: InPlace | None = None
+        self._landed: list[Chunks] = []
+        self._early: dict[int, list[Chunks]] = {}  # of units that others are before
+        self._followed = False
         self._error: ObjectCacheError | None = None
         self._closed = False
 
@@ -70,15 +75,43 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         """The destination. Only the transport writes it."""
         return self._memory
 
+    def read_in_place(self, in_place: InPlace) -> None:
+        """Some chunks are in the tier's memory, and will not be in this. Before they land."""
+        self._in_place = in_place
+
     def land(self, unit: int) -> None:
         """Unit `unit` is in the memory, verified. Parallel streams may be ahead: it lands once those before it have."""
+        geometry = self._sources
+        whole = (
+            Chunks(part, layer, 0, geometry.parts[part].num_chunks)
+            for layer in geometry.units[unit]
+            for part in geometry.parts_of(layer)
+        )
+        self.land_chunks(unit, whole, whole=True)
+
+    def land_chunks(self, unit: int, chunks: Iterable[Chunks], *, whole: bool) -> None:
+        """Those `chunks` of `unit` are in the memory, verified. `whole`: with these, and those that others are about to
+        tell of, the unit is. Each chunk is told of once."""
         with self._condition:
-            self._arrived.add(unit)
+            self._early.setdefault(unit, []).extend(chunks)
+            if whole:
+                self._arrived.add(unit)
             while self._next in self._arrived:
                 self._arrived.discard(self._next)
+                self._pass(self._next)
                 self._next += 1
                 self._last_s = time.perf_counter()
+            for due in {min(unit, self._next), self._next}:
+                self._pass(due)
             self._announce()
+
+    def _pass(self, unit: int) -> None:
+        """What has come of `unit`, on to whoever follows chunks. Holds the lock."""
+        came = self._early.pop(unit, None)
+        if came:
+            self._landed += came
+            if self._followed:
+                self._condition.notify_all()
 
     def regroup(self, layers_per_unit: int, reason: str = "") -> None:
         """Announce units of so many layers, a multiple of what the transport counts by. Before anybody waits."""
@@ -155,16 +188,20 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         until = self._deadline_s if timeout_s is None else min(self._deadline_s, time.perf_counter() + timeout_s)
         with self._condition:
             while not self._landed_s[unit]:
-                if self._error is not None:
-                    raise self._error
-                if self._closed:
-                    break
-                left = until - time.perf_counter()
-                if left <= 0:
-                    raise DeliveryTimeoutError(f"layer {layer} did not land in time")
-                self._condition.wait(left)
+                self._wait_for_news(until, f"layer {layer}")
             if self._closed:
                 raise DeliveryCancelledError("the retrieval was closed")
+
+    def _wait_for_news(self, until_s: float, what: str) -> None:
+        """Holds the lock. Raises when nothing more comes, or not before `until_s`."""
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise DeliveryCancelledError("the retrieval was closed")
+        left = until_s - time.perf_counter()
+        if left <= 0:
+            raise DeliveryTimeoutError(f"{what} did not land in time")
+        self._condition.wait(left)
 
     def wait_until(self, layer: int, timeout_s: float) -> bool:
         """Whether `layer` may be read within `timeout_s`. Raises like `wait` for anything but that."""
@@ -182,13 +219,51 @@ class Retrieval(AbstractContextManager["Retrieval"]):
             self.wait(layers[0])
             yield LayerGroup(unit, layers, self._landed_s[unit])
 
+    def follow(self) -> Iterator[Chunks]:
+        """All chunks, each once, as they may be read (`blocks`): of large units of one layer before these are whole.
+
+        In the order of units; units of several layers are not cut. Raises like `wait`, once what came before is told.
+        """
+        if self.geometry.layers_per_unit > 1:
+            for group in self:
+                for layer in group.layers:
+                    for part in self.geometry.parts_of(layer):
+                        yield Chunks(part, layer, 0, self.geometry.parts[part].num_chunks)
+            return
+        left = sum(len(part.layers) * part.num_chunks for part in self.geometry.parts)
+        told = 0
+        while left:
+            with self._condition:
+                self._followed = True
+                while told == len(self._landed):
+                    self._wait_for_news(self._deadline_s, "what comes next")
+                if self._closed:
+                    raise DeliveryCancelledError("the retrieval was closed")
+                chunks = self._landed[told]
+            told += 1
+            left -= chunks.num
+            yield chunks
+
+    def blocks(self, layer: int, part: int, first: int, stop: int) -> list[npt.NDArray[np.uint8]]:
+        """Chunks [first, stop) of what `follow` has told of, in as many arrays (chunks, slice_bytes) as they lie in: no
+        copy. They are only to be read: some may be in memory that others share."""
+        if self._in_place is not None:
+            return list(self._in_place.blocks(part, layer, first, stop))
+        return [self._slices(layer, part)[first:stop]]
+
     def view(self, layer: int, part: int = 0) -> npt.NDArray[np.uint8]:
-        """Chunks of `layer` of the part at index `part`: uint8 array (num_chunks, slice_bytes), no copy.
+        """Chunks of `layer` of the part at index `part`: uint8 array (num_chunks, slice_bytes), no copy
+        (but of what the local tier has in its own memory).
 
         Raises DeliveryError while the layer has not landed.
         """
         if self._closed or not self._landed_s[self._unit_of[layer]]:
             raise DeliveryError(f"layer {layer} has not landed: wait for it first")
+        if self._in_place is not None:
+            self._in_place.bring(part, layer)
+        return self._slices(layer, part)
+
+    def _slices(self, layer: int, part: int) -> npt.NDArray[np.uint8]:
         start = self.geometry.offset(part, layer)
         shape = self.geometry.parts[part]
         size = self.geometry.layer_bytes(part, layer)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from objectcache.buffers import BufferPool
 from objectcache.cache.base import MatchedPart
 from objectcache.cache.destination import Destination
+from objectcache.cache.in_place import InPlace
 from objectcache.cache.landing import Landing
 from objectcache.descriptor import DescriptorPart, Versions
 from objectcache.errors import ConfigError
 from objectcache.keys import Namespace
 from objectcache.layout import DeliveryGeometry
-from objectcache.tier import DEFAULT_FIRST_LAYERS, Holding, LocalTier, TierPart, TierStats
+from objectcache.tier import DEFAULT_FIRST_LAYERS, Holding, LocalTier, Registrar, TierPart, TierStats
 
 READERS = min(4, os.cpu_count() or 1)
 _POOL_SHARE = 0.5
@@ -68,14 +69,19 @@ class Tiering:
         holding = self.tier.look_up(namespace.digest, _tier_parts(namespace, parts))
         return holding or None
 
-    def read(self, holding: Holding, geometry: DeliveryGeometry, landing: Landing) -> None:
+    def register(self, registrar: Registrar) -> None:
+        """From here on what is held is mapped, in the background, and registered: hits are then read in place."""
+        self.tier.mappings.register(registrar)
+
+    def read(self, holding: Holding, geometry: DeliveryGeometry, landing: Landing, in_place: InPlace) -> None:
         self.tier.count_read(sum(geometry.unit_bytes) - sum(geometry.unit_wanted_bytes))
         holding.read(
             self._readers,
             READERS,
             geometry,
             landing.memory,
-            on_unit=landing.land,
+            put_mapped=in_place.put,
+            on_unit=landing.land_held,
             on_failed=landing.fail,
             on_over=landing.fence,
         )
@@ -87,43 +93,69 @@ class Tiering:
         versions: Sequence[Versions],
         geometry: DeliveryGeometry,
         holding: Holding | None,
+        in_place: InPlace,
         pool: BufferPool,
         destination: Destination,
     ) -> None:
-        """Keep a complete delivery, and close its destination then. Where that would take too much, close it now."""
+        """A delivery is complete and nobody reads it any more: keep it, close its destination then, and have what is
+        held of it mapped. Where keeping would take too much, close it now."""
         usage = pool.usage()
-        with self._lock:
-            busy = self._closed or self._filling or usage.in_use_bytes > _POOL_SHARE * usage.total_bytes
-            self._filling += not busy
-        if busy or len(versions) != len(parts):
-            with self._lock:
-                self._filling -= not busy
+        keeps = len(versions) == len(parts) and usage.in_use_bytes <= _POOL_SHARE * usage.total_bytes
+        maps = self.tier.mappings.wanted and holding is not None and not holding.all_mapped
+
+        def close() -> None:
             destination.close(complete=True)
-            return
+            if holding is not None:
+                holding.close()
 
         def fill() -> None:
+            wanted = _tier_parts(namespace, parts)
+            new = False
             try:
-                wanted = _tier_parts(namespace, parts)
-                self.tier.keep(namespace.digest, wanted, versions, geometry, destination.buffer.view, holding)
+                if keeps:
+                    memory = destination.buffer.view
+                    new = self.tier.keep(
+                        namespace.digest, wanted, versions, geometry, memory, holding, in_place.bring_chunks
+                    )
+            finally:
+                close()
+            if new or maps:
+                self.tier.map(namespace.digest, wanted)
+
+        if not (keeps or maps) or not self._in_background(fill):
+            close()
+
+    def _in_background(self, job: Callable[[], None]) -> bool:
+        """Whether it will be done: one at a time is."""
+        with self._lock:
+            busy = self._closed or bool(self._filling)
+            self._filling += not busy
+        if busy:
+            return False
+
+        def run() -> None:
+            try:
+                job()
             finally:
                 with self._lock:
                     self._filling -= 1
-                destination.close(complete=True)
 
         try:
-            self._filler.submit(fill)
+            self._filler.submit(run)
         except RuntimeError:  # closed meanwhile
             with self._lock:
                 self._filling -= 1
-            destination.close(complete=True)
+            return False
+        return True
 
     def settle(self) -> None:
-        """Wait until what was delivered so far is kept."""
+        """Wait until what was delivered so far is kept, and mapped."""
         self._filler.submit(lambda: None).result()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self.tier.mappings.stop()
         self._readers.shutdown(wait=True)
         self._filler.shutdown(wait=True)
         self.tier.close()
@@ -137,6 +169,7 @@ class TieredDelivery:
         self._namespace = namespace
         self._asked = list(parts)
         self._holding = tiering.look_up(namespace, parts) if tiering else None
+        self._in_place: InPlace | None = None
         self.versions: Sequence[Versions] = ()
         """Of what the storage side sends, once it is known; without them nothing is kept."""
 
@@ -179,9 +212,11 @@ class TieredDelivery:
         return True
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
-        """Read what is held, beside the delivery of the rest."""
+        """Read what is held, beside the delivery of the rest; what is mapped is read where it is."""
         if self._holding is not None and self._tiering is not None:
-            self._tiering.read(self._holding, geometry, landing)
+            self._in_place = InPlace(geometry, landing.memory)
+            landing.read_in_place(self._in_place)
+            self._tiering.read(self._holding, geometry, landing, self._in_place)
 
     def skip(self, landing: Landing) -> None:
         """What is held is not read this time: the delivery was not begun."""
@@ -201,10 +236,15 @@ class TieredDelivery:
         """For `Retrieval`'s `on_close`."""
 
         def close(complete: bool) -> None:
-            if not complete or self._tiering is None or not self.versions:
-                destination.close(complete)
+            if complete and self._tiering is not None:
+                in_place = self._in_place or InPlace(geometry, destination.buffer.view)
+                self._tiering.keep(
+                    self._namespace, self._asked, self.versions, geometry, self._holding, in_place, pool, destination
+                )
                 return
-            self._tiering.keep(self._namespace, self._asked, self.versions, geometry, self._holding, pool, destination)
+            destination.close(complete)
+            if self._holding is not None:
+                self._holding.close()
 
         return close
 

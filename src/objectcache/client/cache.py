@@ -270,7 +270,7 @@ class GatewayCache(KVCache):
             parts=[ExpectedPart(part.part.group, part.part.shard, part.keys) for part in delivery.parts],
             memory=retrieval.memory,
             streams=streams,
-            on_unit=landing.land,
+            on_section=landing.land_section,
             on_failed=failed,
             on_fenced=landing.fence,
             shared=descriptor.target.kind.places,
@@ -353,6 +353,8 @@ class GatewayCache(KVCache):
 
     def register_buffers(self, registrar: Callable[[int, int], Callable[[], None]]) -> None:
         self.pool.register(registrar)
+        if self.tiering is not None:
+            self.tiering.register(registrar)
 
     def close(self) -> None:
         with self._session_lock:

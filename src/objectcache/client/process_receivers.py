@@ -42,7 +42,7 @@ class _Awaited:
     expected: Expected
     board: Buffer
     unfenced: set[int]
-    units: set[int] = field(default_factory=set)
+    sections: set[int] = field(default_factory=set)
     stopped: bool = False
 
 
@@ -190,10 +190,10 @@ class ProcessReceivers(Receivers):
         awaited = self._awaited.get(key)
         if awaited is None:
             return
-        if event == "unit":
-            if not awaited.stopped and message["unit"] not in awaited.units:
-                awaited.units.add(message["unit"])
-                awaited.expected.on_unit(message["unit"])
+        if event == "section":
+            if not awaited.stopped and message["section"] not in awaited.sections:
+                awaited.sections.add(message["section"])
+                awaited.expected.on_section(message["section"])
         elif event == "failed":
             self._failed(awaited, error_from_code(message["code"], message["message"], message["status"]))
         else:
@@ -212,7 +212,7 @@ class ProcessReceivers(Receivers):
     def _fenced(self, key: Key, awaited: _Awaited) -> None:
         with self._lock:
             self._awaited.pop(key, None)
-            missing = awaited.expected.reception.missing_units - len(awaited.units)
+            missing = awaited.expected.reception.missing_sections - len(awaited.sections)
         if missing > 0 and not awaited.stopped:
             awaited.expected.on_failed(DeliveryError("the delivery ended before all of its layers had arrived"))
         awaited.expected.on_fenced()

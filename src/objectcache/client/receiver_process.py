@@ -18,7 +18,7 @@ import threading
 from objectcache.client.receivers import ThreadReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
 from objectcache.keys import KeyChain
-from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.layout import PartShape, delivery_geometry
 from objectcache.pages import fill_page_table, shared_memory
 from objectcache.transports.receiver import Expected, ExpectedPart, Member
 from objectcache.transports.verification import Verification
@@ -75,11 +75,11 @@ class _Process:
         expected = Expected(
             delivery=message["delivery"],
             epoch=message["epoch"],
-            geometry=DeliveryGeometry(tuple(shapes), message["layers_per_unit"]),
+            geometry=delivery_geometry(tuple(shapes), message["layers_per_unit"]),
             parts=parts,
             memory=self._memory[offset : offset + message["size"]],
             streams=message["streams"],
-            on_unit=lambda unit: self._channel.send({"event": "unit", "unit": unit, **about}),
+            on_section=lambda section: self._channel.send({"event": "section", "section": section, **about}),
             on_failed=lambda error: self._channel.send({"event": "failed", **error_fields(error), **about}),
             on_fenced=lambda: self._channel.send({"event": "fenced", **about}),
             from_layer=message["from_layer"],

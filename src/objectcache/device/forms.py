@@ -37,10 +37,24 @@ class SliceForm:
     def slice_bytes(self) -> int:
         return self.kinds * self.heads * self.chunk_tokens * self.head_bytes
 
+    def words(self, slices: torch.Tensor, word_bytes: int) -> torch.Tensor:
+        """Slices, uint8 [n, slice_bytes], in words: a view."""
+        return slices.view(_WORDS[word_bytes])
+
+    def cells(self, word_bytes: int, cell_tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sizes, without that of n, and strides, of contiguous slices in words as [n, cells a chunk, kinds, heads,
+        cell_tokens, words]."""
+        words = self.head_bytes // word_bytes
+        sizes = (self.chunk_tokens // cell_tokens, self.kinds, self.heads, cell_tokens, words)
+        kind = self.heads * self.chunk_tokens * words
+        tokens_first = self.order is SliceOrder.TOKENS
+        token, head = (self.heads * words, words) if tokens_first else (words, self.chunk_tokens * words)
+        return sizes, (self.kinds * kind, cell_tokens * token, kind, head, token, 1)
+
     def view(self, slices: torch.Tensor, word_bytes: int) -> torch.Tensor:
         """Of slices, uint8 [n, slice_bytes], contiguous: [n, kinds, heads, chunk_tokens, words], no copy."""
         inner = (self.heads, self.chunk_tokens) if self.order is SliceOrder.HEADS else (self.chunk_tokens, self.heads)
-        words = slices.view(_WORDS[word_bytes]).view(-1, self.kinds, *inner, self.head_bytes // word_bytes)
+        words = self.words(slices, word_bytes).view(-1, self.kinds, *inner, self.head_bytes // word_bytes)
         return words if self.order is SliceOrder.HEADS else words.transpose(2, 3)
 
 

@@ -10,11 +10,13 @@ for layer in layers:
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from objectcache.cache.retrieval import Retrieval
@@ -29,7 +31,7 @@ from objectcache.errors import (
     LayoutError,
     ObjectCacheError,
 )
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import Chunks, DeliveryGeometry
 
 Places = Mapping[tuple[int, int], Place]
 """By (index of the part in the delivery, layer)."""
@@ -87,30 +89,58 @@ class DeviceLoader:
         after = None if idle else current_mark(self.device, stream)
         return DeviceRetrieval(self, retrieval, places, spans, after)
 
-    def move(self, slices: torch.Tensor, place: Place) -> tuple[Event, Event]:
-        """Queue a layer's slices, uint8 [num_chunks, slice_bytes] in host memory, for `place`.
+    def move(
+        self, blocks: Sequence[npt.NDArray[np.uint8]], place: Place, first: int, copied: Event, placed: Event
+    ) -> tuple[Event, Event]:
+        """Queue slices, uint8 [chunks, slice_bytes] each in host memory, one array behind the other, for the chunks of
+        `place` from `first` on.
 
-        Returns the moments when the host memory is free, and when the place is filled.
+        Returns the moments when the host memory is free, and when the place has them: the given events, if any, set
+        anew.
         """
+        slices = [torch.from_numpy(block) for block in blocks]
         if not self._staged:
-            place.scatter(slices, 0)
+            for block in slices:
+                place.scatter(block, first)
+                first += block.shape[0]
             return None, None
         with self._lock:
-            for slot, first, stop in self._ring.pieces(*slices.shape):
-                staged = slot.slices(stop - first, slices.shape[1])
+            for slot, begin, stop in self._ring.pieces(sum(map(len, blocks)), place.slice_bytes):
+                staged = slot.slices(stop - begin, place.slice_bytes)
                 with self._copies():
                     self._copies.wait(slot.freed)
-                    staged.copy_(slices[first:stop], non_blocking=True)
+                    for target, source in _alongside(staged, slices, begin):
+                        target.copy_(source, non_blocking=True)
                     slot.filled = self._copies.mark(slot.filled)
                 with self._scatters():
                     self._scatters.wait(slot.filled)
-                    place.scatter(staged, first)
+                    place.scatter(staged, first + begin)
                     slot.freed = self._scatters.mark(slot.freed)
-            return self._copies.mark(), self._scatters.mark()
+            return self._copies.mark(copied), self._scatters.mark(placed)
+
+
+def _alongside(
+    staged: torch.Tensor, blocks: Sequence[torch.Tensor], first: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`staged` cut beside the blocks that it is to take, from slice `first` of all of them on."""
+    at = -first  # of a block's first slice, in `staged`
+    wanted = staged.shape[0]
+    for block in blocks:
+        begin, end = max(0, at), min(wanted, at + block.shape[0])
+        if begin < end:
+            yield (
+                staged if end - begin == wanted else staged[begin:end],
+                block if end - begin == block.shape[0] else block[begin - at : end - at],
+            )
+        at += block.shape[0]
 
 
 class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
-    """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`."""
+    """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`.
+
+    Large layers are moved section by section, as these land, verified. So the place of a layer that never came may hold
+    some of it; nobody is told of it as placed.
+    """
 
     def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, spans: Spans, after: Event) -> None:
         self.retrieval = retrieval
@@ -122,8 +152,15 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         self._placed: dict[int, Event] = {}
         self._error: ObjectCacheError | None = None
         self._ended = False
-        self._moving = threading.Lock()  # held while a layer is queued, and to forbid it
+        self._moving = threading.Lock()  # held while something is queued, and to forbid it
         self._closing = False
+        geometry = retrieval.geometry
+        self._missing = {
+            layer: sum(geometry.parts[part].num_chunks for part in geometry.parts_of(layer)) for layer in geometry.order
+        }
+        """Chunks by layer, of all its parts."""
+        self._events: dict[int, Event] = {}
+        """Of layers that are queued in part: the latest of it."""
         self._last_copied: Event = None
         self._last_placed: Event = None
         self._thread = threading.Thread(target=self._run, name="objectcache-device", daemon=True)
@@ -160,7 +197,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
 
     def forbid(self, *, stream: Any = None) -> None:
         """As `close`, for places: none is written by anything that comes after this call. Waits for the copy of one
-        layer, and no longer; the memory goes back later, by itself or with `close`."""
+        section, and no longer; the memory goes back later, by itself or with `close`."""
         with self._moving:
             self._closing = True
         current_wait(self._loader.device, self._last_placed, stream)
@@ -201,9 +238,8 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             # By this thread, not by the scatters' stream: others load through it meanwhile.
             host_wait(self._after)
             with torch.inference_mode():  # engines make their caches in it, and only in it can they be written
-                for unit in self.retrieval:
-                    for layer in unit.layers:
-                        self._move(layer)
+                for chunks in self.retrieval.follow():
+                    self._move(chunks)
         except ObjectCacheError as failure:
             error = failure
         except Exception as failure:  # noqa: BLE001 - torch's errors have no common class; the waiting engine is told
@@ -215,19 +251,25 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
             self._places = {}
 
-    def _move(self, layer: int) -> None:
+    def _move(self, chunks: Chunks) -> None:
+        part, layer = chunks.part, chunks.layer
         with self._moving:
             if self._closing:
                 raise DeliveryCancelledError("the retrieval was closed")
-            for part in self.retrieval.geometry.parts_of(layer):
-                if part not in self._spans:
-                    continue
-                first, stop = self._spans[part]
-                slices = torch.from_numpy(self.retrieval.view(layer, part)[first:stop])
-                self._last_copied, self._last_placed = self._loader.move(slices, self._places[part, layer])
-        with self._condition:
-            self._placed[layer] = self._last_placed
-            self._condition.notify_all()
+            span = self._spans.get(part, (0, 0))
+            first, stop = max(chunks.first, span[0]), min(chunks.stop, span[1])
+            if first < stop:
+                blocks = self.retrieval.blocks(layer, part, first, stop)
+                place, placed = self._places[part, layer], self._events.get(layer)
+                self._last_copied, self._last_placed = self._loader.move(
+                    blocks, place, first - span[0], self._last_copied, placed
+                )
+                self._events[layer] = self._last_placed
+        self._missing[layer] -= chunks.num
+        if not self._missing[layer]:
+            with self._condition:
+                self._placed[layer] = self._events.pop(layer, None)
+                self._condition.notify_all()
 
 
 def _check(geometry: DeliveryGeometry, spans: Spans, places: Places, device: torch.device) -> None:

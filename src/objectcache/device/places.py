@@ -43,6 +43,7 @@ class PagedLayer:
         self.form = form
         self.word_bytes = word_bytes
         self._targets = tuple(targets)
+        self._cuts: dict[int, Cut] = {}
 
     @property
     def device(self) -> torch.device:
@@ -60,9 +61,31 @@ class PagedLayer:
         """Raises LayoutError when the table is of other blocks or chunks."""
         return PagedPlace(self, table)
 
-    def cells(self, cell_tokens: int) -> list[torch.Tensor]:
-        """Of each target, [blocks, cells a block, kinds or 1, heads, cell_tokens, words]: views."""
-        return [split(target, 3, (-1, cell_tokens)).permute(0, 3, 1, 2, 4, 5) for target in self._targets]
+    def cut(self, cell_tokens: int) -> Cut:
+        """In cells; made once for each size."""
+        found = self._cuts.get(cell_tokens)
+        if found is None:
+            found = self._cuts[cell_tokens] = Cut(self.form, self.word_bytes, self._targets, cell_tokens)
+        return found
+
+
+class Cut:
+    """A layer's caches and its slices, cut into the same cells: in views, so that few calls are left for each copy."""
+
+    def __init__(self, form: SliceForm, word_bytes: int, targets: Sequence[torch.Tensor], cell_tokens: int) -> None:
+        self._targets = [split(target, 3, (-1, cell_tokens)).permute(0, 3, 1, 2, 4, 5) for target in targets]
+        """[blocks, cells a block, kinds or 1, heads, cell_tokens, words] each."""
+        self._form = form
+        self._word_bytes = word_bytes
+        self._sizes, self._strides = form.cells(word_bytes, cell_tokens)
+
+    def pairs(self, slices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each target beside its kinds of `slices`, [n, cells a chunk, kinds or 1, heads, cell_tokens, words]."""
+        words = self._form.words(slices, self._word_bytes)
+        cells = words.as_strided((slices.shape[0], *self._sizes), self._strides)
+        if len(self._targets) == 1:
+            return [(self._targets[0], cells)]
+        return [(target, cells[:, :, kind : kind + 1]) for kind, target in enumerate(self._targets)]
 
 
 class PagedPlace:
@@ -79,6 +102,7 @@ class PagedPlace:
             raise LayoutError(f"block {table.max_block} is beyond the cache's {layer.num_blocks}")
         self._layer = layer
         self._table = table
+        self._cut = layer.cut(table.cell_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -94,23 +118,13 @@ class PagedPlace:
 
     def scatter(self, slices: torch.Tensor, first: int) -> None:
         index = self._table.index(self.device, first, first + slices.shape[0])
-        for target, cells in self._pairs(slices):
+        for target, cells in self._cut.pairs(slices):
             target.index_put_(index, cells)
 
     def gather(self, slices: torch.Tensor, first: int) -> None:
         index = self._table.index(self.device, first, first + slices.shape[0])
-        for target, cells in self._pairs(slices):
+        for target, cells in self._cut.pairs(slices):
             _INDEX_INTO(target, index, out=cells)
-
-    def _pairs(self, slices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each target beside its kinds of the slices, [n, cells a chunk, kinds or 1, heads, cell_tokens, words]."""
-        size = self._table.cell_tokens
-        words = self._layer.form.view(slices, self._layer.word_bytes)
-        cells = split(words, 3, (-1, size)).permute(0, 3, 1, 2, 4, 5)
-        targets = self._layer.cells(size)
-        if len(targets) == 1:
-            return [(targets[0], cells)]
-        return [(target, cells[:, :, kind : kind + 1]) for kind, target in enumerate(targets)]
 
 
 # Indexing straight into a strided output: `tensor[index]` would make a second copy.

@@ -15,11 +15,19 @@ class Slot:
     def __init__(self, memory: torch.Tensor) -> None:
         self._memory = memory
         self._host: torch.Tensor | None = None
+        self._cut: tuple[int, int] = (0, 0)
+        self._slices = memory
         self.filled: Event = None
         self.freed: Event = None
 
     def slices(self, count: int, slice_bytes: int) -> torch.Tensor:
         """uint8 [count, slice_bytes] of it."""
+        if self._cut != (count, slice_bytes):  # as the last time, mostly
+            self._slices = self._view(count, slice_bytes)
+            self._cut = count, slice_bytes
+        return self._slices
+
+    def _view(self, count: int, slice_bytes: int) -> torch.Tensor:
         return self._memory[: count * slice_bytes].view(count, slice_bytes)
 
     def host_slices(self, count: int, slice_bytes: int) -> torch.Tensor:

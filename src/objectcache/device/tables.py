@@ -13,6 +13,8 @@ import torch
 from objectcache.errors import LayoutError
 
 _CUDA: Any = torch.cuda  # untyped
+_MOST_INDICES = 64
+"""Runs of chunks whose index is kept: all layers of a group have the same."""
 
 
 class BlockTable:
@@ -56,18 +58,28 @@ class BlockTable:
         cells = np.stack((ids[starts // block_tokens], starts % block_tokens // self.cell_tokens))
         self._cells = torch.from_numpy(cells.reshape(2, num_chunks, -1))
         self._uploaded: dict[Any, torch.Tensor] = {}
+        self._indices: dict[tuple[Any, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def index(self, device: torch.device, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Block, and cell within it, of each cell of chunks [first, stop): int64 [stop - first, cells a chunk] each.
 
         On `device`, ordered in its current stream.
         """
+        stream = _CUDA.current_stream(device) if device.type == "cuda" else None
+        found = self._indices.get((stream, first, stop))
+        if found is None:
+            cells = self._on_stream(stream, device)
+            if len(self._indices) >= _MOST_INDICES:
+                self._indices.clear()
+            found = self._indices[stream, first, stop] = cells[0, first:stop], cells[1, first:stop]
+        return found
+
+    def _on_stream(self, stream: Any, device: torch.device) -> torch.Tensor:
         cells = self._cells
-        if device.type == "cuda":
+        if stream is not None:
             # One for each stream: nothing orders the upload in one with kernels in another. From pinned memory, since
             # the host would wait for the stream otherwise.
-            stream = _CUDA.current_stream(device)
             if stream not in self._uploaded:
                 self._uploaded[stream] = self._cells.pin_memory().to(device, non_blocking=True)
             cells = self._uploaded[stream]
-        return cells[0, first:stop], cells[1, first:stop]
+        return cells

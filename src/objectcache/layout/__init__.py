@@ -14,6 +14,7 @@ from objectcache.layout.model import (
     attention_group,
     pipeline_stages,
 )
+from objectcache.layout.sections import MAX_SECTIONS, SECTION_BYTES, Chunks, Section, Sections
 from objectcache.layout.stored import (
     ALIGNMENT_BYTES,
     DIGEST_BYTES,
@@ -32,9 +33,12 @@ __all__ = [
     "MAX_CHUNK_TOKENS",
     "MAX_GROUPS",
     "MAX_LAYERS",
+    "MAX_SECTIONS",
     "MAX_SHARDS",
     "MAX_SLICE_BYTES",
     "PIECE_BYTES",
+    "SECTION_BYTES",
+    "Chunks",
     "DeliveryGeometry",
     "KVGroup",
     "KVLayout",
@@ -42,6 +46,8 @@ __all__ = [
     "LayerRow",
     "MatchRule",
     "PartShape",
+    "Section",
+    "Sections",
     "SegmentGeometry",
     "Span",
     "align_up",

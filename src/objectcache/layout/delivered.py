@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from objectcache.errors import LayoutError
+from objectcache.layout.sections import Sections
 from objectcache.layout.stored import align_up
 
 
@@ -116,6 +117,11 @@ class DeliveryGeometry:
     def unit_of(self) -> Mapping[int, int]:
         """By layer."""
         return {layer: unit for unit, layers in enumerate(self.units) for layer in layers}
+
+    @cached_property
+    def sections(self) -> Sections:
+        """What of it is told of by itself."""
+        return Sections(self)
 
     @cached_property
     def unit_wanted_bytes(self) -> tuple[int, ...]:

@@ -199,8 +199,15 @@ class SegmentReader:
 
         Raises IntegrityError; `out` then holds bytes that must not be used.
         """
+        self._layer(position).read_chunks(self._source, first, stop, self.header.keys[first:stop], out)
+
+    def check_layer(self, position: int, data: memoryview) -> None:
+        """`data` holds all slices of the layer at `position`. Raises IntegrityError unless they are as committed."""
+        layer = self._layer(position)
+        layer.check_chunks(0, self.header.num_chunks, self.header.keys, data, layer.read_row(self._source))
+
+    def _layer(self, position: int) -> CommittedLayer:
         header = self.header
-        layer = CommittedLayer(
+        return CommittedLayer(
             header.geometry, position, header.binding(position), header.leaf, self.row_digests[position]
         )
-        layer.read_chunks(self._source, first, stop, header.keys[first:stop], out)

@@ -1,14 +1,18 @@
-"""One open file of the tier: a segment of some layers of a prefix, read and verified as any segment."""
+"""One open file of the tier: a segment of some layers of a prefix, read and verified as any segment, or mapped."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
 
 from objectcache.descriptor import Versions
 from objectcache.errors import IntegrityError, RangeError, StoreUnavailableError
 from objectcache.keys import KeyChain
+from objectcache.pages import PAGE_BYTES, FileWindow
 from objectcache.segment import SegmentReader
 from objectcache.stores.read_cache_extents import Extents
 from objectcache.tier.names import TierName, decode_versions
@@ -36,8 +40,40 @@ class _Source:
             raise StoreUnavailableError(f"reading the local tier failed: {error.strerror}") from error
 
 
+Registrar = Callable[[int, int], Callable[[], None]]
+"""As `BufferPool.register` takes them."""
+
+
+class MappedLayer:
+    """All slices of one layer of a file, verified when they were mapped, and registered."""
+
+    def __init__(self, descriptor: int, reader: SegmentReader, position: int, registrars: Sequence[Registrar]) -> None:
+        """`descriptor` may also be written. Raises IntegrityError, OSError, and what registrars raise."""
+        header = reader.header
+        start, size = header.geometry.slice_offset(position, 0), header.geometry.layer_bytes(position)
+        before = start % PAGE_BYTES
+        self._window = FileWindow(descriptor, start - before, before + size, writable=True)
+        self._undo: list[Callable[[], None]] = []
+        self.slices: npt.NDArray[np.uint8] = self._window.data[before:].reshape(header.num_chunks, -1)
+        """uint8 [chunks, slice_bytes], to be read only."""
+        try:
+            reader.check_layer(position, self.slices.reshape(-1).data)
+            for registrar in registrars:
+                self._undo.append(registrar(self._window.address, self._window.length))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        del self.slices
+        for undo in self._undo:
+            undo()
+        self._window.close()
+
+
 class TierFile:
-    """An open file: evicted or not, it stays readable. Thread-safe."""
+    """An open file: evicted or not, it stays readable, until everybody who shares it has closed it. Thread-safe."""
 
     def __init__(self, path: str, name: TierName, descriptor: int) -> None:
         self.path = path
@@ -45,6 +81,56 @@ class TierFile:
         self._descriptor = descriptor
         self._lock = Lock()
         self._reader: SegmentReader | None = None
+        self._users = 1
+        self._mapped: dict[int, MappedLayer] = {}
+
+    def share(self) -> TierFile:
+        """Itself, to be closed once more."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    @property
+    def users(self) -> int:
+        return self._users
+
+    # -- mapped -----------------------------------------------------------------------------------
+
+    def map(self, registrars: Sequence[Registrar]) -> None:
+        """Every layer, verified and registered; costs milliseconds. Once, by one thread, before others share it.
+
+        Raises IntegrityError, StoreUnavailableError, and what registrars raise; what is mapped by then is usable.
+        """
+        reader = self._opened()
+        try:
+            # As its own descriptor cannot be, and by it, since the name may be another file's by now.
+            descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                for position in range(len(reader.header.layers)):
+                    self._mapped[position] = MappedLayer(descriptor, reader, position, registrars)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreUnavailableError(f"mapping a file of the local tier failed: {error.strerror}") from error
+
+    @property
+    def mapped_bytes(self) -> int:
+        return sum(layer.slices.nbytes for layer in self._mapped.values())
+
+    def mapped(self, position: int, count: int) -> npt.NDArray[np.uint8] | None:
+        """The first `count` slices of the layer at `position`, where it is mapped: valid until `close`, read only."""
+        layer = self._mapped.get(position)
+        return None if layer is None else layer.slices[:count]
+
+    def is_at(self, path: str) -> bool:
+        """Whether `path` still names this very file."""
+        try:
+            found, mine = os.stat(path), os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (found.st_ino, found.st_dev) == (mine.st_ino, mine.st_dev)
+
+    # -- read -------------------------------------------------------------------------------------
 
     def _opened(self) -> SegmentReader:
         with self._lock:
@@ -93,7 +179,12 @@ class TierFile:
         extents.touch(self._descriptor)
 
     def close(self) -> None:
+        """Once by whoever opened it, and by each who shares it."""
         with self._lock:
-            descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+            self._users -= 1
+            if self._users:
+                return
+        for layer in self._mapped.values():
+            layer.close()
+        self._mapped.clear()
+        os.close(self._descriptor)

@@ -8,11 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from objectcache.descriptor import Versions
 from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.tier.files import TierFile
+
+Slices = npt.NDArray[np.uint8]
+"""uint8 [chunks, slice_bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,8 @@ class _Task(NamedTuple):
 
 
 class Holding:
-    """What is held of one request, by part. Closed when it has been read, or will not be."""
+    """What is held of one request, by part. To be closed once it has been read and what is mapped of it was used, or
+    when neither will be."""
 
     def __init__(self, namespace: bytes, parts: tuple[HeldPart, ...], discard: Callable[[TierFile], None]) -> None:
         """`discard(file)` takes a damaged file out of the tier."""
@@ -56,6 +63,11 @@ class Holding:
         self._lock = threading.Lock()
         self._cancelled = False
         self._running = 0
+        self._users = 1  # whoever has looked it up, and who reads it
+        self._closed = False
+        self._checked: set[int] = set()  # extents, by identity
+        self.all_mapped = False
+        """Whether nothing of it had to be read, as `read` found."""
 
     def __bool__(self) -> bool:
         return any(part.held for part in self.parts)
@@ -71,21 +83,38 @@ class Holding:
         geometry: DeliveryGeometry,
         memory: memoryview,
         *,
+        put_mapped: Callable[[int, int, int, Slices], None],
         on_unit: Callable[[int], None],
         on_failed: Callable[[ObjectCacheError], None],
         on_over: Callable[[], None],
     ) -> None:
-        """All that is held into `memory`, in delivery order, by `width` threads.
+        """All that is held, in delivery order: what is mapped is put (`put_mapped(part, layer, first chunk, slices)`,
+        now; valid until `close`), the rest is read into `memory` by `width` threads.
 
         `on_unit(unit)` when the unit's share is there, verified; `on_failed(error)` at most once; `on_over()` once and
         last, when nothing writes any more.
         """
-        tasks = list(self._tasks(geometry))
+        try:
+            tasks, units = self._put(geometry, put_mapped)
+        except ObjectCacheError as error:
+            self.cancel()
+            on_failed(error)
+            on_over()
+            return
         missing: dict[int, int] = {}
         for task in tasks:
             missing[task.unit] = missing.get(task.unit, 0) + 1
+        for unit in units:
+            if unit not in missing:
+                on_unit(unit)
+        self.all_mapped = not tasks
+        if not tasks:
+            on_over()
+            return
         waiting = iter(tasks)
         self._running = width
+        with self._lock:
+            self._users += 1
 
         def run() -> None:
             try:
@@ -104,12 +133,15 @@ class Holding:
                     on_failed(DeliveryError(f"reading the local tier failed: {error!r}"))
                 raise
             finally:
-                with self._lock:
-                    self._running -= 1
-                    over = not self._running
-                if over:
-                    self.close()
-                    on_over()
+                end(1)
+
+        def end(threads: int) -> None:
+            with self._lock:
+                self._running -= threads
+                over = not self._running
+            if over:
+                self._release()
+                on_over()
 
         for index in range(width):
             try:
@@ -117,13 +149,23 @@ class Holding:
             except RuntimeError:  # the cache is being closed
                 self.cancel()
                 on_failed(DeliveryError("the cache was closed"))
-                with self._lock:
-                    self._running -= width - index
-                    over = not self._running
-                if over:
-                    self.close()
-                    on_over()
+                end(width - index)
                 return
+
+    def _put(
+        self, geometry: DeliveryGeometry, put_mapped: Callable[[int, int, int, Slices], None]
+    ) -> tuple[list[_Task], set[int]]:
+        """What is to be read, and the units of which anything is held. Raises IntegrityError."""
+        tasks, units = [], set()
+        for task in self._tasks(geometry):
+            units.add(task.unit)
+            slices = task.extent.file.mapped(task.extent.layers.index(task.layer), task.num_chunks)
+            if slices is None:
+                tasks.append(task)
+                continue
+            self._check(task, geometry)
+            put_mapped(task.part, task.layer, task.extent.at, slices)
+        return tasks, units
 
     def cancel(self) -> bool:
         """Begin nothing more. Whether that was so already."""
@@ -145,18 +187,30 @@ class Holding:
                             yield _Task(unit, part, layer, extent, min(extent.count, held - extent.at))
 
     def _read(self, task: _Task, geometry: DeliveryGeometry, memory: memoryview) -> None:
-        extent, part = task.extent, self.parts[task.part]
-        shape = geometry.parts[task.part]
-        size = shape.slice_bytes[geometry.position(task.part, task.layer)]
-        sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
+        extent = task.extent
+        self._check(task, geometry)
+        size = geometry.parts[task.part].slice_bytes[geometry.position(task.part, task.layer)]
         start = geometry.offset(task.part, task.layer) + extent.at * size
+        position = extent.layers.index(task.layer)
         try:
-            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
-            position = extent.layers.index(task.layer)
             extent.file.read(position, task.num_chunks, memory[start : start + task.num_chunks * size])
         except IntegrityError:
             self._discard(extent.file)
             raise
+
+    def _check(self, task: _Task, geometry: DeliveryGeometry) -> None:
+        """Raises IntegrityError for a file that is not what it was taken for."""
+        extent, part = task.extent, self.parts[task.part]
+        if id(extent) in self._checked:
+            return
+        shape = geometry.parts[task.part]
+        sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
+        try:
+            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
+        except IntegrityError:
+            self._discard(extent.file)
+            raise
+        self._checked.add(id(extent))
 
     def discard(self) -> None:
         """All of it is of no use any more: the store has other versions."""
@@ -164,5 +218,16 @@ class Holding:
             self._discard(file)
 
     def close(self) -> None:
+        """Neither read any more, once those who do have ended, nor used where it is mapped."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
         for file in self.files:
             file.close()

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
 from objectcache.descriptor import Versions
-from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
+from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
 from objectcache.stores.read_cache_extents import Extent, Extents
+from objectcache.tier.covering import common_chunks, reach, versions_of
 from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart, Holding
 from objectcache.tier.keeping import extent_header, write_extent
+from objectcache.tier.mappings import Mappings
 from objectcache.tier.names import MAX_VERSIONS, MIXED, TierName, cut_versions, rank_of
 from objectcache.tier.parts import TierPart, TierStats, WantedExtent, extents_of
 
@@ -52,6 +55,7 @@ class LocalTier:
             raise ConfigError(f"first_layers must be at least 1, got {first_layers}")
         prepare_directory(directory, on_disk=on_disk)
         self._extents = Extents(directory, limit_bytes, rank_of=rank_of)
+        self.mappings = Mappings(limit_bytes)
         self._first_layers = first_layers
         self._lock = Lock()
         self.stats = TierStats()
@@ -74,15 +78,16 @@ class LocalTier:
         return holding
 
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
-        first, rest = self._covering(namespace, part, rest=False), self._covering(namespace, part, rest=True)
-        first_chunks, first_layers = _reach(first)
-        rest_chunks, rest_layers = _reach(rest)
-        versions = _versions_of(first)
+        asked = self._wanted(namespace, part)
+        first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)
+        first_chunks, first_layers = reach(first)
+        rest_chunks, rest_layers = reach(rest)
+        versions = versions_of(first)
         first_chunks = min(first_chunks, sum(chunks for chunks, _ in versions))
         if first_layers + rest_layers != len(part.shape.layers):
             rest_chunks = 0
         # A chunk's layers are of one version: the rest counts as far as it is of the versions of the first layers.
-        rest_chunks = min(first_chunks, rest_chunks, _common_chunks(versions, _versions_of(rest)))
+        rest_chunks = min(first_chunks, rest_chunks, common_chunks(versions, versions_of(rest)))
         steps = [(part.shape.layers[-1] + 1, rest_chunks)] if rest_chunks else []
         if first_chunks > rest_chunks:
             steps.append((part.shape.layers[first_layers - 1] + 1, first_chunks))
@@ -95,16 +100,17 @@ class LocalTier:
                 self._discard(extent.file)  # of another version than the first layers
         used = [extent for extent in first if extent.at < first_chunks]
         used += [extent for extent in rest if extent.at < rest_chunks]
+        kept = set(map(id, used))
         for extent in (*first, *rest):
-            if extent not in used:
+            if id(extent) not in kept:
                 extent.file.close()
         return HeldPart(part.group, part.shard, tuple(used), tuple(steps), versions)
 
-    def _covering(self, namespace: bytes, part: TierPart, *, rest: bool) -> list[HeldExtent]:
+    def _covering(self, asked: Sequence[WantedExtent], part: TierPart, *, rest: bool) -> list[HeldExtent]:
         """The extents that cover the part from its first chunk on without a gap, alike in their layers."""
         covering: list[HeldExtent] = []
         num_layers: int | None = None
-        for wanted in self._wanted(namespace, part):
+        for wanted in asked:
             found = self._best(wanted, part, rest=rest, num_layers=num_layers)
             if found is None:
                 break
@@ -124,15 +130,19 @@ class LocalTier:
         self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None
     ) -> tuple[TierFile, int] | None:
         """The file that covers most of `wanted`, open, and how many of its chunks."""
+        mapped = self.mappings.find(wanted.directory, wanted.keys, rest=rest, num_layers=num_layers)
+        if mapped is not None:
+            if mapped.name.num_layers <= len(part.shape.layers):
+                mapped.touch(self._extents)
+                return mapped, len(wanted.keys)
+            mapped.close()
         best: tuple[TierFile, int] | None = None
         for certain, name, found in self._candidates(wanted, part, rest=rest, num_layers=num_layers):
             if best is not None and min(found.num_chunks, len(wanted.keys)) <= best[1]:
                 continue
-            path = f"{wanted.directory}/{name}"
-            descriptor = self._extents.open(Extent(path, 0, found.size_bytes), touch=False)
-            if descriptor is None:
+            file = self._open(f"{wanted.directory}/{name}", found)
+            if file is None:
                 continue
-            file = TierFile(path, found, descriptor)
             count = found.num_chunks if certain else self._shared_chunks(file, wanted.keys)
             if count <= (best[1] if best else 0):
                 file.close()
@@ -143,6 +153,14 @@ class LocalTier:
         if best is not None:
             best[0].touch(self._extents)
         return best
+
+    def _open(self, path: str, name: TierName) -> TierFile | None:
+        """None for one that is not there any more."""
+        mapped = self.mappings.at(path)
+        if mapped is not None:
+            return mapped
+        descriptor = self._extents.open(Extent(path, 0, name.size_bytes), touch=False)
+        return None if descriptor is None else TierFile(path, name, descriptor)
 
     def _candidates(
         self, wanted: WantedExtent, part: TierPart, *, rest: bool, num_layers: int | None
@@ -181,17 +199,24 @@ class LocalTier:
         geometry: DeliveryGeometry,
         memory: memoryview,
         holding: Holding | None,
-    ) -> None:
+        bring: Callable[[int, int, int, int], None] = lambda part, layer, first, stop: None,
+    ) -> bool:
         """Keep what was delivered into `memory`, verified: first layers, and the rest where they were held before.
 
-        `versions` are each part's. Nothing fails: what cannot be kept is not there.
+        `versions` are each part's; `bring(index of the part, layer, first, stop)` is called before those chunks are
+        read there. Nothing fails: what cannot be kept is not there. Whether anything was kept.
         """
+        kept = False
         for rest in (False, True):
             for index, part in enumerate(parts):
                 held = holding.parts[index] if holding else HeldPart(part.group, part.shard)
                 for wanted in self._wanted(namespace, part):
                     if wanted.parent and (not rest or any(extent.at == wanted.at for extent in held.extents)):
-                        self._keep(namespace, index, part, wanted, versions[index], geometry, memory, held, rest=rest)
+                        bound = partial(bring, index)
+                        kept |= self._keep(
+                            namespace, index, part, wanted, versions[index], geometry, memory, held, bound, rest=rest
+                        )
+        return kept
 
     def _keep(
         self,
@@ -203,39 +228,65 @@ class LocalTier:
         geometry: DeliveryGeometry,
         memory: memoryview,
         held: HeldPart,
+        bring: Callable[[int, int, int], None],
         *,
         rest: bool,
-    ) -> None:
+    ) -> bool:
         split = min(self._first_layers, len(part.shape.layers))
         layers = part.shape.layers[split:] if rest else part.shape.layers[:split]
         stop = wanted.at + len(wanted.keys)
         mine = cut_versions(versions, wanted.at, stop)
         covered = max((e.count for e in held.extents if e.at == wanted.at and e.layers == layers), default=0)
         if not layers or covered == len(wanted.keys) or not mine or len(mine) > MAX_VERSIONS:
-            return
+            return False
         header = extent_header(namespace, part, wanted, layers, mine)
         tag = mine[0][1] if len(mine) == 1 else MIXED
         leaf = wanted.keys[-1][:_LEAF_BYTES]
         name = TierName(rest, len(layers), len(wanted.keys), leaf, tag, header.total_bytes)
         path = f"{wanted.directory}/{name.encode()}"
         if os.path.exists(path):
-            return
+            return False
+        for layer in layers:
+            bring(layer, wanted.at, stop)
         writing = self._extents.begin(header.total_bytes, rank_of(name.encode()))
         if writing is None or not write_extent(self._extents, writing, header, index, geometry, memory, wanted):
             with self._lock:
                 self.stats.refused_bytes += header.total_bytes
-            return
+            return False
         self._extents.place(writing, path)
         with self._lock:
             self.stats.kept_bytes += header.total_bytes
         for extent in held.extents:
             if (extent.at, extent.layers) == (wanted.at, layers) and extent.count == extent.file.name.num_chunks:
                 self._discard(extent.file)  # it is the beginning of the new one
+        return True
+
+    # -- mapping ----------------------------------------------------------------------------------
+
+    def map(self, namespace: bytes, parts: Sequence[TierPart]) -> None:
+        """Map what is held of `parts`, where anything is to be mapped: first layers first. Nothing fails.
+
+        For one thread at a time.
+        """
+        if not self.mappings.wanted:
+            return
+        self.mappings.sweep()  # what is kept now may have made others go
+        for part in parts:
+            for extent in self._held(namespace, part).extents:
+                if not extent.file.mapped_bytes and self.mappings.wanted:
+                    try:
+                        self.mappings.map(extent.file)
+                    except IntegrityError:
+                        self._discard(extent.file)
+                    except StoreUnavailableError as error:
+                        log.warning("%s", error)
+                extent.file.close()
 
     # -- the rest ---------------------------------------------------------------------------------
 
     def _discard(self, file: TierFile) -> None:
         """Take it out of the tier; whoever has it open goes on."""
+        self.mappings.drop(file)
         with suppress(OSError):
             self._extents.remove(Extent(file.path, 0, file.name.size_bytes))
 
@@ -249,38 +300,8 @@ class LocalTier:
         return self._extents.usage()
 
     def close(self) -> None:
+        self.mappings.close()
         self._extents.close()
-
-
-def _reach(extents: Sequence[HeldExtent]) -> tuple[int, int]:
-    """How many chunks, of how many layers."""
-    return (extents[-1].at + extents[-1].count, extents[-1].file.name.num_layers) if extents else (0, 0)
-
-
-def _versions_of(extents: Sequence[HeldExtent]) -> Versions:
-    """Of all their chunks; as far as they can be read."""
-    versions: list[tuple[int, bytes]] = []
-    for extent in extents:
-        if extent.file.name.tag != MIXED:
-            versions.append((extent.count, extent.file.name.tag))
-            continue
-        try:
-            versions += cut_versions(extent.file.versions(), 0, extent.count)
-        except IntegrityError:
-            break
-    return cut_versions(tuple(versions), 0, 1 << 62)
-
-
-def _common_chunks(one: Versions, other: Versions) -> int:
-    """How many chunks from the start on are of one version in both, each without neighbours of one segment."""
-    common = 0
-    for (chunks, tag), (other_chunks, other_tag) in zip(one, other, strict=False):
-        if tag != other_tag:
-            break
-        common += min(chunks, other_chunks)
-        if chunks != other_chunks:
-            break
-    return common
 
 
 def _names_in(directory: str) -> list[str]:

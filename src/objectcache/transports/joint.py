@@ -1,6 +1,6 @@
 """One delivery received by several processes: each has some of its streams, and says on a shared board what it got.
 
-A process knows by the board when a unit is whole, whoever received the rest of it. Pure, as `delivery` is.
+A process knows by the board when a section is whole, whoever received the rest of it. Pure, as `delivery` is.
 """
 
 from __future__ import annotations
@@ -20,31 +20,27 @@ _COUNT_BYTES = 8
 
 class ArrivalBoard:
     """For each member (a process): which chunks of which layer it has begun to receive, a byte each, and how many of
-    each unit's it has verified. Only that process writes them."""
+    each section's it has verified. Only that process writes them."""
 
     def __init__(self, geometry: DeliveryGeometry, memory: memoryview, members: int, from_layer: int = 0) -> None:
         """`memory`: `size_bytes` bytes, which the processes share; zeros at first."""
-        units, chunks = len(geometry.units), _chunks(geometry)
-        counts_bytes = members * units * _COUNT_BYTES
-        self._counts = np.frombuffer(memory[:counts_bytes], dtype=np.int64).reshape(members, units)
+        sections, chunks = geometry.sections, _chunks(geometry)
+        counts_bytes = members * len(sections.all) * _COUNT_BYTES
+        self._counts = np.frombuffer(memory[:counts_bytes], dtype=np.int64).reshape(members, -1)
         begun = np.frombuffer(memory[counts_bytes : counts_bytes + members * chunks], dtype=np.uint8)
         self._begun = begun.reshape(members, chunks)
-        self._wanted = np.zeros(units, dtype=np.int64)
+        self._wanted = np.array(sections.wanted_chunks(from_layer), dtype=np.int64)
         self._at: dict[tuple[int, int], int] = {}
         self._fence = threading.Lock()
         at = 0
-        for unit, layers in enumerate(geometry.units):
-            for layer in layers:
-                for part in geometry.parts_of(layer):
-                    shape = geometry.parts[part]
-                    self._at[part, layer] = at
-                    at += shape.num_chunks
-                    if layer >= from_layer:
-                        self._wanted[unit] += shape.num_chunks - shape.held_chunks(layer)
+        for layer in geometry.order:
+            for part in geometry.parts_of(layer):
+                self._at[part, layer] = at
+                at += geometry.parts[part].num_chunks
 
     @staticmethod
     def size_bytes(geometry: DeliveryGeometry, members: int) -> int:
-        return align_up(members * (len(geometry.units) * _COUNT_BYTES + _chunks(geometry)))
+        return align_up(members * (len(geometry.sections.all) * _COUNT_BYTES + _chunks(geometry)))
 
     def begin(self, member: int, frame: Frame) -> None:
         """Before the first byte of a span is written. Raises DeliveryError where another member has begun any of it."""
@@ -55,17 +51,17 @@ class ArrivalBoard:
         if np.count_nonzero(span) > frame.num_chunks:
             raise DeliveryError(f"chunks from {frame.first_chunk} on of layer {frame.layer} were sent twice")
 
-    def verified(self, member: int, frame: Frame, unit: int) -> None:
-        self._counts[member, unit] += frame.num_chunks
+    def verified(self, member: int, section: int, chunks: int) -> None:
+        self._counts[member, section] += chunks
 
     def fence(self) -> None:
         """What was written before is seen by the other processes before what follows is read: of two that mark the last
-        chunks of a unit at once, one sees both."""
+        chunks of a section at once, one sees both."""
         with self._fence:
             pass
 
-    def is_whole(self, unit: int) -> bool:
-        return bool(self._counts[:, unit].sum() >= self._wanted[unit])
+    def is_whole(self, section: int) -> bool:
+        return bool(self._counts[:, section].sum() >= self._wanted[section])
 
     @property
     def whole(self) -> bool:
@@ -92,31 +88,32 @@ class JointReception(Reception):
         self._open = set(streams)
         self._board = board
         self._member = member
-        self._untold = {unit for unit in range(len(geometry.units)) if not board.is_whole(unit)}
+        self._untold = {section for section in range(len(geometry.sections.all)) if not board.is_whole(section)}
 
     def _mark(self, seen: bytearray, frame: Frame) -> None:
         super()._mark(seen, frame)
         self._board.begin(self._member, frame)
 
-    def finish(self, stream: int, frame: Frame, verified_bytes: int) -> int | None:
+    def finish(self, stream: int, frame: Frame, verified_bytes: int) -> tuple[int, ...]:
         self._writing.discard(stream)
         if self.stopped or not verified_bytes:
-            return None
+            return ()
         self.verified_bytes += verified_bytes
-        unit = self._unit_of[frame.layer]
-        self._board.verified(self._member, frame, unit)
+        touched = list(self._touched(frame))
+        for section, chunks in touched:
+            self._board.verified(self._member, section, chunks)
         self._board.fence()
-        return self._tell(unit)
+        return tuple(section for section, _ in touched if self._tell(section))
 
     def missed(self) -> list[int]:
-        """Units that are whole and were not told of here: for the end of a stream, so that none is left untold."""
-        return [] if self.stopped else [unit for unit in sorted(self._untold) if self._tell(unit) is not None]
+        """Sections that are whole and were not told of here: for the end of a stream, so that none is left untold."""
+        return [] if self.stopped else [section for section in sorted(self._untold) if self._tell(section)]
 
-    def _tell(self, unit: int) -> int | None:
-        if unit not in self._untold or not self._board.is_whole(unit):
-            return None
-        self._untold.discard(unit)
-        return unit
+    def _tell(self, section: int) -> bool:
+        if section not in self._untold or not self._board.is_whole(section):
+            return False
+        self._untold.discard(section)
+        return True
 
     def _ended_early(self) -> None:
         """Not for this process to say."""

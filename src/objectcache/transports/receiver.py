@@ -58,8 +58,8 @@ class Member:
 class Expected:
     """A delivery that is awaited, its destination, and whom to tell.
 
-    The callbacks are called from stream threads, without locks held: `on_unit(unit)` in no particular order between
-    units, `on_failed(error)` at most once, `on_fenced()` exactly once and last, when nothing writes `memory` any more.
+    The callbacks are called from stream threads, without locks held: `on_section(number)` in no particular order,
+    `on_failed(error)` at most once, `on_fenced()` exactly once and last, when nothing writes `memory` any more.
     """
 
     delivery: int
@@ -68,7 +68,7 @@ class Expected:
     parts: Sequence[ExpectedPart]
     memory: memoryview
     streams: int
-    on_unit: Callable[[int], None]
+    on_section: Callable[[int], None]
     on_failed: Callable[[ObjectCacheError], None]
     on_fenced: Callable[[], None]
     from_layer: int = 0
@@ -115,7 +115,7 @@ class Receiver:
                 expected.reception.fail(DeliveryError("its frames came long before it was expected"))
             self._came.notify_all()
         if late:
-            self._settle(expected, None)
+            self._settle(expected)
 
     def _find(self, delivery: int, epoch: int) -> Expected | None:
         """Holds the lock, but while it waits."""
@@ -153,7 +153,7 @@ class Receiver:
             if expected is not None:
                 expected.reception.fail(error)
         if expected is not None:
-            self._settle(expected, None)
+            self._settle(expected)
 
     def _pop_if_fenced(self, expected: Expected) -> bool:
         """Whether `expected` is over; it is then forgotten. Holds the lock."""
@@ -198,7 +198,7 @@ class Receiver:
             for expected in affected:
                 expected.reception.lose(stream, error)
         for expected in affected:
-            self._settle(expected, None)
+            self._settle(expected)
 
     def _data(self, stream: int, frame: Frame, recv_exact: RecvExact, scratch: memoryview) -> None:
         with self._lock:
@@ -228,10 +228,10 @@ class Receiver:
         with self._lock:
             if error is not None:
                 expected.reception.fail(error)
-            unit = expected.reception.finish(stream, frame, verified)
-            expected.telling += unit is not None
-        if unit is not None or expected.reception.stopped:
-            self._settle(expected, unit)
+            complete = expected.reception.finish(stream, frame, verified)
+            expected.telling += bool(complete)
+        if complete or expected.reception.stopped:
+            self._settle(expected, complete)
 
     def _verified(self, expected: Expected, frame: Frame, digests: bytes, data: memoryview) -> bool:
         part = expected.parts[frame.part]
@@ -249,20 +249,18 @@ class Receiver:
             if expected is not None:
                 expected.reception.end(stream, frame, error)
                 missed = expected.reception.missed()
-                expected.telling += len(missed)
+                expected.telling += bool(missed)
         if expected is not None:
-            for unit in missed:
-                self._settle(expected, unit)
-            self._settle(expected, None)
+            self._settle(expected, missed)
 
-    def _settle(self, expected: Expected, unit: int | None) -> None:
-        """Tell what has come of it: a unit that landed, a failure, the fence. In that order."""
-        if unit is not None:
-            expected.on_unit(unit)
+    def _settle(self, expected: Expected, complete: Sequence[int] = ()) -> None:
+        """Tell what has come of it: sections that landed, a failure, the fence. In that order."""
+        for section in complete:
+            expected.on_section(section)
         with self._lock:
             error = None if expected.failed_told else expected.reception.error
             expected.failed_told = expected.failed_told or error is not None
-            expected.telling += (error is not None) - (unit is not None)
+            expected.telling += (error is not None) - bool(complete)
             fenced = self._pop_if_fenced(expected)
         if error is not None:
             expected.on_failed(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,7 +30,6 @@ LOCAL_FIRST = "first layers local"
 SPLIT = "split"
 SPLIT_AT = "split at"
 RECOMPUTE = "recompute"
-_TIER_SETTLE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -256,9 +254,9 @@ class Through(Path):
             recorder.timeline.sent_ms = [recorder.since_start_ms(at_s) for _, at_s in sorted(sent_s.items())]
 
     def fill_tier(self) -> None:
-        """Have the tier keep its first layers, as a first request for the prefix would."""
+        """Have the tier keep its first layers and map them, as a first request for the prefix would."""
         self.run()
-        time.sleep(_TIER_SETTLE_S)
+        self._tiering.settle()
 
 
 def path_of(name: str) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class World(AbstractContextManager["World"]):
         tier: TierOptions | None = None,
         pin: bool = False,
     ) -> GatewayCache:
-        """`pin`: its buffers, for copies to the device."""
+        """`pin`: its buffers, and what its tier holds, for copies to the device."""
         options = ClientOptions(
             access_key=gateway.credentials.access_key,
             secret_key=gateway.credentials.secret_key,
@@ -173,11 +173,16 @@ class World(AbstractContextManager["World"]):
             tier=tier or TierOptions(),
         )
         cache = GatewayCache(gateway.host, gateway.port, BUCKET, options)
-        if pin and self.device.type == "cuda":
-            cache.register_buffers(cuda_registrar)
+        if pin:
+            cache.register_buffers(cuda_registrar if self.device.type == "cuda" else _register_nothing)
         return cache
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _register_nothing(address: int, size_bytes: int) -> Callable[[], None]:
+    """What is done with memory is the same where there is nothing to pin it for."""
+    return lambda: None

@@ -32,7 +32,7 @@ class PlacedReceiver(Receiver):
             if expected is not None:
                 expected.reception.withdraw(error)
         if expected is not None:
-            self._settle(expected, None)
+            self._settle(expected)
 
     def fail_all(self, error: ObjectCacheError) -> None:
         """Nothing more will land, but may still be written."""
@@ -41,7 +41,7 @@ class PlacedReceiver(Receiver):
             for expected in affected:
                 expected.reception.fail(error)
         for expected in affected:
-            self._settle(expected, None)
+            self._settle(expected)
 
     def run(self, stream: int, recv_exact: RecvExact, *, until_end_of: int | None = None) -> None:
         header = memoryview(bytearray(FRAME_HEADER_BYTES))
@@ -83,10 +83,10 @@ class PlacedReceiver(Receiver):
         with self._lock:
             if error is not None:
                 expected.reception.fail(error)
-            unit = expected.reception.finish(stream, frame, 0 if error else frame.data_bytes)
-            expected.telling += unit is not None
-        if unit is not None or expected.reception.stopped:
-            self._settle(expected, unit)
+            complete = expected.reception.finish(stream, frame, 0 if error else frame.data_bytes)
+            expected.telling += bool(complete)
+        if complete or expected.reception.stopped:
+            self._settle(expected, complete)
 
     def _first_wrong(self, expected: Expected, frame: Frame, digests: bytes, offset: int) -> Frame | None:
         """The first span that is checked and does not verify, as a DATA frame would tell of it."""

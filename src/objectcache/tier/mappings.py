@@ -1,0 +1,147 @@
+"""Files of the tier that this process has mapped, so that a device copies from them where they are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from objectcache.errors import ConfigError
+from objectcache.keys import KeyChain
+from objectcache.tier.files import Registrar, TierFile
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 5.0
+"""For so long a file that was evicted may still take memory because it is mapped here."""
+
+
+class Mappings:
+    """At most `limit_bytes`, the least recently used go first. Nothing is mapped without a registrar. Thread-safe."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._registrars: list[Registrar] = []
+        self._lock = threading.Lock()
+        self._files: OrderedDict[TierFile, None] = OrderedDict()  # least recently used first
+        self._in: dict[str, dict[str, TierFile]] = {}  # by directory and path
+        self._leaving: list[TierFile] = []
+        self._bytes = 0
+        self._closed = threading.Event()
+        self._sweeper: threading.Thread | None = None
+
+    def register(self, registrar: Registrar) -> None:
+        """What is mapped from here on is registered with it."""
+        self._registrars.append(registrar)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be mapped."""
+        return bool(self._registrars) and not self._closed.is_set()
+
+    @property
+    def mapped_bytes(self) -> int:
+        return self._bytes
+
+    def find(self, directory: str, keys: KeyChain, *, rest: bool, num_layers: int | None) -> TierFile | None:
+        """A mapped file in `directory` whose first chunks are `keys`, of `num_layers` (None: any): the caller closes
+        it."""
+        with self._lock:
+            for file in self._in.get(directory, {}).values():
+                name = file.name
+                if name.rest is not rest or num_layers not in (None, name.num_layers):
+                    continue
+                if file.keys().data.startswith(keys.data):
+                    self._files.move_to_end(file)
+                    return file.share()
+        return None
+
+    def at(self, path: str) -> TierFile | None:
+        """The file, if it is mapped: the caller closes it."""
+        with self._lock:
+            file = self._in.get(_directory(path), {}).get(path)
+            if file is None:
+                return None
+            self._files.move_to_end(file)
+            return file.share()
+
+    def map(self, file: TierFile) -> None:
+        """Map an open file that nobody else shares yet, and keep it so. The caller closes it, and is the only one who
+        maps. Raises IntegrityError, StoreUnavailableError."""
+        try:
+            file.map(self._registrars)
+        except ConfigError as error:
+            log.warning("the local tier is not mapped any more: %s", error)
+            self._registrars.clear()
+        size = file.mapped_bytes
+        if not size or size > self._limit_bytes:
+            return
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._files[file.share()] = None
+            self._in.setdefault(_directory(file.path), {})[file.path] = file
+            self._bytes += size
+            while self._bytes > self._limit_bytes:
+                self._drop(next(iter(self._files)))
+        if self._sweeper is None:
+            self._sweeper = threading.Thread(target=self._sweep_on, name="sweep-tier", daemon=True)
+            self._sweeper.start()
+        self._let_go()
+
+    def drop(self, file: TierFile) -> None:
+        """It is not to be found any more."""
+        with self._lock:
+            if file in self._files:
+                self._drop(file)
+
+    def _drop(self, file: TierFile) -> None:
+        """Holds the lock."""
+        del self._files[file]
+        directory = _directory(file.path)
+        del self._in[directory][file.path]
+        if not self._in[directory]:
+            del self._in[directory]
+        self._bytes -= file.mapped_bytes
+        self._leaving.append(file)
+
+    def sweep(self) -> None:
+        """Let go of files that are not in the tier any more: their memory is not counted."""
+        with self._lock:
+            found: Sequence[TierFile] = list(self._files)
+        for file in found:
+            if not file.is_at(file.path):
+                self.drop(file)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """By the threads in the background, since to undo a registration takes as long as to make it."""
+        with self._lock:
+            idle = [file for file in self._leaving if file.users == 1]
+            self._leaving = [file for file in self._leaving if file not in idle]
+        for file in idle:
+            file.close()
+
+    def _sweep_on(self) -> None:
+        while not self._closed.wait(SWEEP_S):
+            self.sweep()
+
+    def stop(self) -> None:
+        """Nothing more is mapped."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """What retrievals still read goes with them."""
+        with self._lock:
+            self.stop()
+            files, self._leaving = [*self._files, *self._leaving], []
+            self._files.clear()
+            self._in.clear()
+            self._bytes = 0
+        for file in files:
+            file.close()
+
+
+def _directory(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -1,0 +1,104 @@
+"""What of a delivery is told of by itself: all that is sent, once, in few parts, and small layers whole."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectcache.delivery import Reception
+from objectcache.frames import Frame, FrameType
+from objectcache.layout import MAX_SECTIONS, SECTION_BYTES, DeliveryGeometry, PartShape
+
+MIB = 1 << 20
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> DeliveryGeometry:
+    """Parts with slices of up to 3 MiB: nothing of that size is made."""
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        layers = draw(st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True).map(sorted))
+        sizes = draw(st.lists(st.integers(1, 3 * MIB), min_size=len(layers), max_size=len(layers)))
+        chunks = draw(st.integers(1, 40))
+        held = draw(st.sampled_from([(), ((layers[-1] + 1, chunks),), ((1, draw(st.integers(1, chunks))),)]))
+        parts.append(PartShape(tuple(layers), tuple(sizes), chunks, held))
+    return DeliveryGeometry(tuple(parts), draw(st.integers(1, 3)))
+
+
+@given(geometries())
+def test_all_that_is_sent_is_in_one_section(geometry: DeliveryGeometry) -> None:
+    sections = geometry.sections
+    seen = {
+        (part, layer): [False] * shape.num_chunks for part, shape in enumerate(geometry.parts) for layer in shape.layers
+    }
+    for number, section in enumerate(sections.all):
+        assert number in sections.of_unit[section.unit]
+        for part, layer, first, stop in section.chunks:
+            assert layer in geometry.units[section.unit]
+            assert first < stop
+            assert first >= geometry.parts[part].held_chunks(layer)
+            for chunk in range(first, stop):
+                assert not seen[part, layer][chunk]
+                seen[part, layer][chunk] = True
+                assert list(sections.touched(part, layer, chunk, 1)) == [(number, 1)]
+    for (part, layer), chunks in seen.items():
+        held = geometry.parts[part].held_chunks(layer)
+        assert not any(chunks[:held])
+        assert all(chunks[held:])
+    for unit, numbers in enumerate(sections.of_unit):
+        layers = geometry.units[unit]
+        parts = max(1, sum(len(geometry.parts_of(layer)) for layer in layers))
+        assert len(numbers) <= MAX_SECTIONS * parts
+        if len(layers) > 1 or geometry.unit_wanted_bytes[unit] < 2 * SECTION_BYTES:
+            assert len(numbers) == bool(geometry.unit_wanted_bytes[unit])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "sections"),
+    [(224, 1), (255, 1), (256, 2), (896, 4), (3584, 4)],  # 14, 15.9, 16, 56 and 224 MiB
+)
+def test_how_many_a_layer_of_64_kib_slices_has(chunks: int, sections: int) -> None:
+    geometry = DeliveryGeometry((PartShape((0, 1), (64 << 10,) * 2, chunks),), 1)
+    assert list(map(len, geometry.sections.of_unit)) == [sections, sections]
+    sizes = [chunks.num for section in geometry.sections.all for chunks in section.chunks]
+    assert sections == 1 or not any(size % 16 for size in sizes), "pieces of a MiB are in one of them"
+    assert len(DeliveryGeometry(geometry.parts, 2).sections.all) == 1, "units of several layers are not cut"
+
+
+@given(geometries(), st.randoms(use_true_random=False))
+def test_each_is_told_once_when_the_last_of_it_is_verified(geometry: DeliveryGeometry, random: object) -> None:
+    frames = []
+    for part, shape in enumerate(geometry.parts):
+        for layer, size in zip(shape.layers, shape.slice_bytes, strict=True):
+            at = shape.held_chunks(layer)
+            while at < shape.num_chunks:
+                count = min(random.randint(1, 5), shape.num_chunks - at)  # type: ignore[attr-defined]  # a Random
+                frames.append(
+                    Frame(
+                        FrameType.DATA,
+                        1,
+                        0,
+                        part=part,
+                        layer=layer,
+                        first_chunk=at,
+                        num_chunks=count,
+                        data_bytes=size * count,
+                        extra=count - 1,
+                    )
+                )
+                at += count
+    random.shuffle(frames)  # type: ignore[attr-defined]  # a Random
+    reception = Reception(geometry, epoch=0, streams=1)
+    left = geometry.sections.wanted_chunks()
+    told: list[int] = []
+    for frame in frames:
+        assert reception.begin(0, frame) is not None
+        assert reception.span_complete(0, frame)
+        for number, count in geometry.sections.touched(frame.part, frame.layer, frame.first_chunk, frame.num_chunks):
+            left[number] -= count
+        complete = reception.finish(0, frame, frame.data_bytes)
+        told += complete
+        assert all(not left[number] for number in complete)
+        assert sorted(told) == [number for number, missing in enumerate(left) if not missing]
+    assert reception.complete
