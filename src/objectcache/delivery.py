@@ -7,6 +7,7 @@ its owner does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, auto
 
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
@@ -126,12 +127,18 @@ class Delivery:
 class Reception:
     """The receiving side of one delivery, into one destination."""
 
+    _geometry: DeliveryGeometry
+    _missing_bytes: list[int]
+    _unit_of: Mapping[int, int]
+
     def __init__(
-        self, geometry: DeliveryGeometry, epoch: int, streams: int, from_layer: int = 0, *, shared: bool = False
+        self, geometry: DeliveryGeometry | None, epoch: int, streams: int, from_layer: int = 0, *, shared: bool = False
     ) -> None:
-        """`shared`: it is the sender that writes the destination, whenever it likes until its last word."""
+        """`shared`: it is the sender that writes the destination, whenever it likes until its last word.
+
+        `geometry` None: not known before `shape`. Until then only last words are taken, and data once it has stopped.
+        """
         self._shared = shared
-        self._geometry = geometry
         self.epoch = epoch
         self._open = set(range(streams))
         self._writing: set[int] = set()
@@ -140,20 +147,27 @@ class Reception:
         self.error: ObjectCacheError | None = None
         self._from_layer = from_layer
         self._seen: dict[tuple[int, int], bytearray] = {}
+        self.verified_bytes = 0
+        self.missing_units = 1
+        if geometry is not None:
+            self.shape(geometry)
+
+    def shape(self, geometry: DeliveryGeometry) -> None:
+        """What is to come, and where it lies."""
+        self._geometry = geometry
         self._missing_bytes = list(geometry.unit_wanted_bytes)
-        if from_layer > geometry.order[0]:
+        if self._from_layer > geometry.order[0]:
             self._missing_bytes = [
                 sum(
                     geometry.wanted_bytes(part, layer)
                     for layer in layers
                     for part in geometry.parts_of(layer)
-                    if layer >= from_layer
+                    if layer >= self._from_layer
                 )
                 for layers in geometry.units
             ]
         self._unit_of = geometry.unit_of
         self.missing_units = sum(1 for missing in self._missing_bytes if missing)
-        self.verified_bytes = 0
 
     def begin(self, stream: int, frame: Frame) -> int | None:
         """Where in the destination this DATA frame lands (byte offset); None: read it and throw it away.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -14,8 +14,12 @@ from objectcache.descriptor import (
     MAX_DEADLINE_S,
     MAX_ITEMS,
     MAX_PARTS,
+    Descriptor,
+    DescriptorPart,
     FieldReader,
+    Target,
     Versions,
+    decode_target,
     unpack_map,
 )
 from objectcache.errors import RequestError
@@ -272,10 +276,108 @@ class RetrieveAnswer:
     @classmethod
     def from_header(cls, text: str) -> RetrieveAnswer:
         """Raises RequestError."""
-        try:
-            return cls.decode(b64decode(text, validate=True))
-        except ValueError as error:
-            raise RequestError(f"{ANSWER_HEADER} is not base64") from error
+        return cls.decode(_from_header(text))
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAndRetrieveRequest:
+    """A match, and how what it finds is to be delivered: as a Descriptor has it, but that nobody knows yet what.
+
+    The client has `room_bytes` for it. What takes more is matched only.
+    """
+
+    match: MatchRequest
+    target: Target
+    room_bytes: int
+    delivery: int
+    epoch: int = 0
+    layers_per_unit: int = 0
+    windows_s: tuple[float, ...] = ()
+    gang: str = ""
+    deadline_s: float = 30.0
+    trace: str = ""
+
+    def encode(self) -> bytes:
+        return _pack(
+            match=self.match.encode(),
+            target=self.target.to_map(),
+            room_bytes=self.room_bytes,
+            delivery=self.delivery,
+            epoch=self.epoch,
+            layers_per_unit=self.layers_per_unit,
+            windows_s=list(self.windows_s),
+            gang=self.gang,
+            deadline_s=self.deadline_s,
+            trace=self.trace,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchAndRetrieveRequest:
+        """Raises RequestError that names the field at fault."""
+        fields = _unpack(data, "match and retrieve")
+        return cls(
+            MatchRequest.decode(fields.binary("match")),
+            decode_target(fields.sub("target")),
+            fields.integer("room_bytes", 0, 1 << 62),
+            fields.integer("delivery", 0, (1 << 64) - 1),
+            fields.integer("epoch", 0, (1 << 32) - 1),
+            fields.integer("layers_per_unit", 0, 1 << 20),
+            fields.numbers("windows_s", 0.0, MAX_DEADLINE_S, MAX_LAYERS),
+            fields.text("gang"),
+            fields.number("deadline_s", 0.0, MAX_DEADLINE_S),
+            fields.text("trace"),
+        )
+
+    def descriptor(self, parts: tuple[DescriptorPart, ...], lease: bytes) -> Descriptor:
+        """Of the delivery, once it is known what matched."""
+        return Descriptor(
+            namespace=self.match.namespace,
+            parts=parts,
+            target=self.target,
+            delivery=self.delivery,
+            epoch=self.epoch,
+            layers_per_unit=self.layers_per_unit,
+            windows_s=self.windows_s,
+            gang=self.gang,
+            deadline_s=self.deadline_s,
+            lease=lease,
+            trace=self.trace,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAndRetrieveAnswer:
+    """`accepted` None: nothing is delivered, because nothing matched, or what did takes more room than there is."""
+
+    match: MatchAnswer
+    accepted: RetrieveAnswer | None = None
+
+    def encode(self) -> bytes:
+        return _pack(match=self.match.encode(), accepted=self.accepted.encode() if self.accepted else b"")
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchAndRetrieveAnswer:
+        fields = _unpack(data, "match and retrieve answer")
+        match, accepted = fields.binary("match"), fields.binary("accepted")
+        return cls(MatchAnswer.decode(match), RetrieveAnswer.decode(accepted) if accepted else None)
+
+    def to_header(self) -> str:
+        """As `RetrieveAnswer.to_header`, but it leaves out versions where they are too long: the rest always fits."""
+        if self.accepted is not None and not self.accepted.to_header():
+            return replace(self, accepted=replace(self.accepted, versions=())).to_header()
+        return b64encode(self.encode()).decode()
+
+    @classmethod
+    def from_header(cls, text: str) -> MatchAndRetrieveAnswer:
+        """Raises RequestError."""
+        return cls.decode(_from_header(text))
+
+
+def _from_header(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise RequestError(f"{ANSWER_HEADER} is not base64") from error
 
 
 def _versions(item: object) -> Versions:

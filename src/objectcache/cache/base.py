@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf, lcm
 from types import TracebackType
@@ -209,6 +209,18 @@ def matched_part(namespace: Namespace, chain: KeyChain, part: PartId, first: int
     return MatchedPart(part, first, stop, keys, PartShape(shard.layers, shard.slice_bytes, stop - first))
 
 
+def longest_part(namespace: Namespace, chain: KeyChain, part: PartId) -> MatchedPart | None:
+    """What would be retrieved of `part` if all of `chain` matched; None where not even one of its chunks could. Raises
+    LayoutError for what the layout does not have.
+    """
+    layout = namespace.layout
+    group = layout.group(part.group)
+    stop = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens // group.chunk_tokens
+    if not stop:
+        return None
+    return matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop)
+
+
 def select_parts(match: Match, parts: Sequence[PartId] | None) -> list[MatchedPart]:
     """The matched parts that are asked for (None: all), in the match's order. Raises RequestError for others."""
     if not match.parts:
@@ -276,6 +288,30 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         """Start delivering what was matched (or only `parts` of it). The destination is allocated before anything is
         asked for. Raises RequestError, LeaseExpiredError, StoreError, BufferPoolExhaustedError.
         """
+
+    def match_and_retrieve(
+        self,
+        namespace: Namespace,
+        chain: KeyChain,
+        *,
+        parts: Sequence[PartId] | None = None,
+        options: RetrieveOptions | None = None,
+    ) -> tuple[Match, Retrieval | None]:
+        """`match`, and `retrieve` of all that matched: in one round trip where there is one to be saved. None when
+        nothing matched.
+
+        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Raises like both;
+        nothing is leased then.
+        """
+        match = self.match(namespace, chain, parts=parts)
+        if not match.tokens:
+            return match, None
+        try:
+            return match, self.retrieve(match, options=options)
+        except BaseException:
+            with suppress(ObjectCacheError):  # it expires by itself
+                self.release(match)
+            raise
 
     @abstractmethod
     def store(
