@@ -29,7 +29,8 @@ class ResponseReception:
         self._receiver = Receiver(verify)
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
-        self._reading = False
+        self._unread: http.client.HTTPResponse | None = None
+        """The response, until somebody reads on."""
 
     def start(self, path: str, descriptor: Descriptor) -> RetrieveAnswer | None:
         """Ask, and read on in a thread. What was accepted, where the head of the response has room to say it.
@@ -53,11 +54,13 @@ class ResponseReception:
                 return MatchAndRetrieveAnswer.from_header(told), lambda: self._read_on(connection, response)
             answer = MatchAndRetrieveAnswer.decode(response.read())
         except (ObjectCacheError, OSError, http.client.HTTPException) as error:
+            self._unread, self._connection = None, None
+            response.close()
             connection.close()
             problem = stream_error(error)
             self._receiver.fail(self._expected.delivery, problem)
             raise problem from error
-        self._connection = None
+        self._unread, self._connection = None, None
         self._http.finish(connection, response)
         return answer, lambda: None
 
@@ -77,12 +80,12 @@ class ResponseReception:
         except ObjectCacheError as error:
             self._receiver.fail(self._expected.delivery, error)
             raise
-        self._connection = connection
+        self._connection, self._unread = connection, response
         connection.sock.settimeout(deadline_s + 1.0)
         return connection, response
 
     def _read_on(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        self._reading = True
+        self._unread = None
         threading.Thread(target=self._read, args=(connection, response), name="receive-response", daemon=True).start()
 
     def cancel(self) -> None:
@@ -95,7 +98,8 @@ class ResponseReception:
                     # Closing must reset the connection: a sender that waits for our window would not notice an end.
                     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                     connection.sock.shutdown(socket.SHUT_RDWR)
-                if not self._reading:
+                if self._unread is not None:
+                    self._unread.close()
                     connection.close()
 
     def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
