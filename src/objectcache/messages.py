@@ -66,13 +66,20 @@ class MatchRequest:
     parts: tuple[tuple[int, int], ...] = ()
 
     def encode(self) -> bytes:
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
         parts = [{"group": group, "shard": shard} for group, shard in self.parts]
-        return _pack(namespace=self.namespace, keys=self.keys.data, parts=parts)
+        return {"namespace": self.namespace, "keys": self.keys.data, "parts": parts}
 
     @classmethod
     def decode(cls, data: bytes) -> MatchRequest:
         """Raises RequestError that names the field at fault."""
-        fields = _unpack(data, "match")
+        return cls.of(_unpack(data, "match"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> MatchRequest:
+        """The inverse of `to_map`. Raises as `decode`."""
         parts = tuple(
             (part.integer("group", 0, MAX_GROUPS - 1), part.integer("shard", 0, MAX_SHARDS - 1))
             for part in _parts(fields, "parts")
@@ -93,18 +100,25 @@ class MatchAnswer:
     layers_per_unit: int = 1
 
     def encode(self) -> bytes:
-        return _pack(
-            tokens=self.tokens,
-            parts=[dict(zip(("group", "shard", "first", "stop"), part, strict=True)) for part in self.parts],
-            lease=self.lease,
-            ttl_s=self.ttl_s,
-            rate_bytes_s=self.rate_bytes_s,
-            layers_per_unit=self.layers_per_unit,
-        )
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "parts": [dict(zip(("group", "shard", "first", "stop"), part, strict=True)) for part in self.parts],
+            "lease": self.lease,
+            "ttl_s": self.ttl_s,
+            "rate_bytes_s": self.rate_bytes_s,
+            "layers_per_unit": self.layers_per_unit,
+        }
 
     @classmethod
     def decode(cls, data: bytes) -> MatchAnswer:
-        fields = _unpack(data, "match answer")
+        return cls.of(_unpack(data, "match answer"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> MatchAnswer:
+        """The inverse of `to_map`. Raises RequestError."""
         return cls(
             tokens=fields.integer("tokens", 0, 1 << 40),
             parts=tuple(
@@ -248,18 +262,24 @@ class RetrieveAnswer:
     """Why it has so many layers per unit (`scheduling.modes.Reason`)."""
 
     def encode(self) -> bytes:
-        parts = [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions]
-        return _pack(
-            layers_per_unit=self.layers_per_unit,
-            payload_bytes=self.payload_bytes,
-            versions=parts,
-            rate_bytes_s=self.rate_bytes_s,
-            reason=self.reason,
-        )
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "layers_per_unit": self.layers_per_unit,
+            "payload_bytes": self.payload_bytes,
+            "versions": [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions],
+            "rate_bytes_s": self.rate_bytes_s,
+            "reason": self.reason,
+        }
 
     @classmethod
     def decode(cls, data: bytes) -> RetrieveAnswer:
-        fields = _unpack(data, "retrieve answer")
+        return cls.of(_unpack(data, "retrieve answer"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> RetrieveAnswer:
+        """The inverse of `to_map`. Raises RequestError."""
         return cls(
             fields.integer("layers_per_unit", 1, 1 << 20),
             fields.integer("payload_bytes", 0, 1 << 50),
@@ -299,7 +319,7 @@ class MatchAndRetrieveRequest:
 
     def encode(self) -> bytes:
         return _pack(
-            match=self.match.encode(),
+            match=self.match.to_map(),
             target=self.target.to_map(),
             room_bytes=self.room_bytes,
             delivery=self.delivery,
@@ -316,7 +336,7 @@ class MatchAndRetrieveRequest:
         """Raises RequestError that names the field at fault."""
         fields = _unpack(data, "match and retrieve")
         return cls(
-            MatchRequest.decode(fields.binary("match")),
+            MatchRequest.of(fields.sub("match")),
             decode_target(fields.sub("target")),
             fields.integer("room_bytes", 0, 1 << 62),
             fields.integer("delivery", 0, (1 << 64) - 1),
@@ -353,13 +373,13 @@ class MatchAndRetrieveAnswer:
     accepted: RetrieveAnswer | None = None
 
     def encode(self) -> bytes:
-        return _pack(match=self.match.encode(), accepted=self.accepted.encode() if self.accepted else b"")
+        return _pack(match=self.match.to_map(), accepted=[self.accepted.to_map()] if self.accepted else [])
 
     @classmethod
     def decode(cls, data: bytes) -> MatchAndRetrieveAnswer:
         fields = _unpack(data, "match and retrieve answer")
-        match, accepted = fields.binary("match"), fields.binary("accepted")
-        return cls(MatchAnswer.decode(match), RetrieveAnswer.decode(accepted) if accepted else None)
+        accepted = [FieldReader(one, "accepted", RequestError) for one in fields.items("accepted", 1)]
+        return cls(MatchAnswer.of(fields.sub("match")), RetrieveAnswer.of(accepted[0]) if accepted else None)
 
     def to_header(self) -> str:
         """As `RetrieveAnswer.to_header`, but it leaves out versions where they are too long: the rest always fits."""

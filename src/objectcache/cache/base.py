@@ -209,18 +209,6 @@ def matched_part(namespace: Namespace, chain: KeyChain, part: PartId, first: int
     return MatchedPart(part, first, stop, keys, PartShape(shard.layers, shard.slice_bytes, stop - first))
 
 
-def longest_part(namespace: Namespace, chain: KeyChain, part: PartId) -> MatchedPart | None:
-    """What would be retrieved of `part` if all of `chain` matched; None where not even one of its chunks could. Raises
-    LayoutError for what the layout does not have.
-    """
-    layout = namespace.layout
-    group = layout.group(part.group)
-    stop = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens // group.chunk_tokens
-    if not stop:
-        return None
-    return matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop)
-
-
 def select_parts(match: Match, parts: Sequence[PartId] | None) -> list[MatchedPart]:
     """The matched parts that are asked for (None: all), in the match's order. Raises RequestError for others."""
     if not match.parts:

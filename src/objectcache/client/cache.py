@@ -16,13 +16,11 @@ from objectcache.cache.base import (
     KVCache,
     Lease,
     Match,
-    MatchedPart,
     PartId,
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
     all_parts,
-    longest_part,
     matched_part,
     select_parts,
 )
@@ -112,18 +110,20 @@ class GatewayCache(KVCache):
         options: RetrieveOptions | None = None,
     ) -> tuple[Match, Retrieval | None]:
         wanted = options or RetrieveOptions()
-        longest = [longest_part(namespace, chain, part) for part in (all_parts(namespace) if parts is None else parts)]
-        room = room_bytes([part for part in longest if part is not None])
-        if self._in_one_trip and longest and None not in longest and not self._holds(namespace, longest):
+        room = room_bytes(namespace.layout, len(chain), parts)
+        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
             with suppress(BufferPoolExhaustedError, MethodNotAllowedError):
                 return self._match_and_retrieve(namespace, chain, parts, wanted, room)
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
 
-    def _holds(self, namespace: Namespace, longest: Sequence[MatchedPart | None]) -> bool:
-        """Whether not all is to be asked for: what of it, is known only with the match."""
-        return self.tiering is not None and self.tiering.holds(
-            namespace, [part for part in longest if part is not None and not part.first]
-        )
+    def _holds(self, namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> bool:
+        """Whether not all is to be asked for; what of it, is known only with the match."""
+        if self.tiering is None:
+            return False
+        begins = [
+            matched_part(namespace, chain, part, 0, 1) for part in (all_parts(namespace) if parts is None else parts)
+        ]
+        return self.tiering.holds(namespace, begins)
 
     def _match_and_retrieve(
         self,
@@ -208,10 +208,14 @@ class GatewayCache(KVCache):
             on_close=delivery.closer(geometry, self.pool, destination),
         )
         retrieval.requested_s = asked_s
+
+        def damaged() -> None:
+            parts = tuple(delivery.describe(part) for part in match.parts)
+            self._fencer.report_damage(self._http, request.descriptor(parts, b""))
+
+        trip.begin(retrieval, match.parts, damaged)  # frames may wait for it
         self._count(retrieval, trip.expected)
         self._accepted(accepted, request, delivery, retrieval, trip.http)
-        descriptor = request.descriptor(tuple(delivery.describe(part) for part in match.parts), b"")
-        trip.begin(retrieval, match.parts, lambda: self._fencer.report_damage(self._http, descriptor))
         return retrieval
 
     # -- retrieving -------------------------------------------------------------------------------

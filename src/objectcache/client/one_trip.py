@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from objectcache.cache.base import MatchedPart
+from objectcache.cache.base import MatchedPart, PartId
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.client.fencing import Fencer
@@ -14,17 +14,27 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
-from objectcache.layout import ALIGNMENT_BYTES
+from objectcache.layout import ALIGNMENT_BYTES, KVLayout
 from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Verification
 
 
-def room_bytes(parts: Sequence[MatchedPart]) -> int:
-    """What a destination of `parts`, or of less of each of them, takes at most."""
-    return sum(
-        part.shape.num_chunks * sum(part.shape.slice_bytes) + len(part.shape.layers) * ALIGNMENT_BYTES for part in parts
-    )
+def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None) -> int:
+    """What a destination of `parts` (None: all) takes at most, of whatever matches of a chain of `num_keys`; 0 where
+    nothing can. Raises LayoutError for parts that the layout does not have."""
+    tokens = num_keys * layout.key_tokens
+    if parts is not None:
+        shards = [(layout.group(group), layout.shard(group, shard)) for group, shard in parts]
+    else:
+        shards = [(group, shard) for group in layout.groups for shard in group.shards]
+    room = 0
+    for group, shard in shards:
+        chunks = tokens // group.chunk_tokens
+        if not chunks:
+            return 0
+        room += min(chunks, group.needed_chunks or chunks) * shard.chunk_bytes + len(shard.layers) * ALIGNMENT_BYTES
+    return room
 
 
 class OneTrip(ABC):
