@@ -133,6 +133,16 @@ class BufferPool:
             f"and {usage.quarantined_bytes} in quarantine: raise buffer_bytes, or close retrievals sooner"
         )
 
+    def shrink(self, buffer: Buffer, size_bytes: int) -> None:
+        """Give back what is behind its first `size_bytes`, at least one: nothing has written there, or ever will."""
+        needed = align_up(size_bytes)
+        with self._lock:
+            spare = buffer.size_bytes - needed
+            if spare > 0 and not self._closed:
+                self._insert(buffer.offset + needed, spare)
+                buffer.size_bytes = needed
+            buffer.view = buffer.view[:size_bytes]
+
     def quarantine(self, buffer: Buffer) -> None:
         """Nobody reads it any more, but something may still write it."""
         with self._lock:

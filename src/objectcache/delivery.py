@@ -127,12 +127,17 @@ class Delivery:
 class Reception:
     """The receiving side of one delivery, into one destination."""
 
+    _geometry: DeliveryGeometry
+    _missing_chunks: list[int]
+
     def __init__(
-        self, geometry: DeliveryGeometry, epoch: int, streams: int, from_layer: int = 0, *, shared: bool = False
+        self, geometry: DeliveryGeometry | None, epoch: int, streams: int, from_layer: int = 0, *, shared: bool = False
     ) -> None:
-        """`shared`: it is the sender that writes the destination, whenever it likes until its last word."""
+        """`shared`: it is the sender that writes the destination, whenever it likes until its last word.
+
+        `geometry` None: not known before `shape`. Until then only last words are taken, and data once it has stopped.
+        """
         self._shared = shared
-        self._geometry = geometry
         self.epoch = epoch
         self._open = set(range(streams))
         self._writing: set[int] = set()
@@ -141,9 +146,16 @@ class Reception:
         self.error: ObjectCacheError | None = None
         self._from_layer = from_layer
         self._seen: dict[tuple[int, int], bytearray] = {}
-        self._missing_chunks = geometry.sections.wanted_chunks(from_layer)
-        self.missing_sections = sum(1 for missing in self._missing_chunks if missing)
         self.verified_bytes = 0
+        self.missing_sections = 1
+        if geometry is not None:
+            self.shape(geometry)
+
+    def shape(self, geometry: DeliveryGeometry) -> None:
+        """What is to come, and where it lies."""
+        self._geometry = geometry
+        self._missing_chunks = geometry.sections.wanted_chunks(self._from_layer)
+        self.missing_sections = sum(1 for missing in self._missing_chunks if missing)
 
     def begin(self, stream: int, frame: Frame) -> int | None:
         """Where in the destination this DATA frame lands (byte offset); None: read it and throw it away.

@@ -274,7 +274,7 @@ def decode_descriptor(data: bytes) -> Descriptor:
         version=version,
         namespace=fields.binary("namespace", KEY_BYTES),
         parts=parts,
-        target=_decode_target(fields.sub("target")),
+        target=decode_target(fields.sub("target")),
         delivery=fields.integer("delivery", 0, (1 << 64) - 1),
         epoch=fields.integer("epoch", 0, (1 << 32) - 1),
         from_layer=fields.integer("from_layer", 0, MAX_LAYERS),
@@ -288,7 +288,8 @@ def decode_descriptor(data: bytes) -> Descriptor:
     )
 
 
-def _decode_target(fields: FieldReader) -> Target:
+def decode_target(fields: FieldReader) -> Target:
+    """Raises DescriptorError, and what `fields` raises."""
     kind = fields.text("kind")
     if kind not in set(TargetKind):
         raise DescriptorError(f"descriptor.target.kind {kind!r} is not one of {', '.join(TargetKind)}")

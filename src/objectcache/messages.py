@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -14,8 +14,12 @@ from objectcache.descriptor import (
     MAX_DEADLINE_S,
     MAX_ITEMS,
     MAX_PARTS,
+    Descriptor,
+    DescriptorPart,
     FieldReader,
+    Target,
     Versions,
+    decode_target,
     unpack_map,
 )
 from objectcache.errors import RequestError
@@ -62,13 +66,20 @@ class MatchRequest:
     parts: tuple[tuple[int, int], ...] = ()
 
     def encode(self) -> bytes:
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
         parts = [{"group": group, "shard": shard} for group, shard in self.parts]
-        return _pack(namespace=self.namespace, keys=self.keys.data, parts=parts)
+        return {"namespace": self.namespace, "keys": self.keys.data, "parts": parts}
 
     @classmethod
     def decode(cls, data: bytes) -> MatchRequest:
         """Raises RequestError that names the field at fault."""
-        fields = _unpack(data, "match")
+        return cls.of(_unpack(data, "match"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> MatchRequest:
+        """The inverse of `to_map`. Raises as `decode`."""
         parts = tuple(
             (part.integer("group", 0, MAX_GROUPS - 1), part.integer("shard", 0, MAX_SHARDS - 1))
             for part in _parts(fields, "parts")
@@ -89,18 +100,25 @@ class MatchAnswer:
     layers_per_unit: int = 1
 
     def encode(self) -> bytes:
-        return _pack(
-            tokens=self.tokens,
-            parts=[dict(zip(("group", "shard", "first", "stop"), part, strict=True)) for part in self.parts],
-            lease=self.lease,
-            ttl_s=self.ttl_s,
-            rate_bytes_s=self.rate_bytes_s,
-            layers_per_unit=self.layers_per_unit,
-        )
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "parts": [dict(zip(("group", "shard", "first", "stop"), part, strict=True)) for part in self.parts],
+            "lease": self.lease,
+            "ttl_s": self.ttl_s,
+            "rate_bytes_s": self.rate_bytes_s,
+            "layers_per_unit": self.layers_per_unit,
+        }
 
     @classmethod
     def decode(cls, data: bytes) -> MatchAnswer:
-        fields = _unpack(data, "match answer")
+        return cls.of(_unpack(data, "match answer"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> MatchAnswer:
+        """The inverse of `to_map`. Raises RequestError."""
         return cls(
             tokens=fields.integer("tokens", 0, 1 << 40),
             parts=tuple(
@@ -244,18 +262,24 @@ class RetrieveAnswer:
     """Why it has so many layers per unit (`scheduling.modes.Reason`)."""
 
     def encode(self) -> bytes:
-        parts = [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions]
-        return _pack(
-            layers_per_unit=self.layers_per_unit,
-            payload_bytes=self.payload_bytes,
-            versions=parts,
-            rate_bytes_s=self.rate_bytes_s,
-            reason=self.reason,
-        )
+        return _pack(**self.to_map())
+
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "layers_per_unit": self.layers_per_unit,
+            "payload_bytes": self.payload_bytes,
+            "versions": [[[chunks for chunks, _ in part], b"".join(tag for _, tag in part)] for part in self.versions],
+            "rate_bytes_s": self.rate_bytes_s,
+            "reason": self.reason,
+        }
 
     @classmethod
     def decode(cls, data: bytes) -> RetrieveAnswer:
-        fields = _unpack(data, "retrieve answer")
+        return cls.of(_unpack(data, "retrieve answer"))
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> RetrieveAnswer:
+        """The inverse of `to_map`. Raises RequestError."""
         return cls(
             fields.integer("layers_per_unit", 1, 1 << 20),
             fields.integer("payload_bytes", 0, 1 << 50),
@@ -272,10 +296,108 @@ class RetrieveAnswer:
     @classmethod
     def from_header(cls, text: str) -> RetrieveAnswer:
         """Raises RequestError."""
-        try:
-            return cls.decode(b64decode(text, validate=True))
-        except ValueError as error:
-            raise RequestError(f"{ANSWER_HEADER} is not base64") from error
+        return cls.decode(_from_header(text))
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAndRetrieveRequest:
+    """A match, and how what it finds is to be delivered: as a Descriptor has it, but that nobody knows yet what.
+
+    The client has `room_bytes` for it. What takes more is matched only.
+    """
+
+    match: MatchRequest
+    target: Target
+    room_bytes: int
+    delivery: int
+    epoch: int = 0
+    layers_per_unit: int = 0
+    windows_s: tuple[float, ...] = ()
+    gang: str = ""
+    deadline_s: float = 30.0
+    trace: str = ""
+
+    def encode(self) -> bytes:
+        return _pack(
+            match=self.match.to_map(),
+            target=self.target.to_map(),
+            room_bytes=self.room_bytes,
+            delivery=self.delivery,
+            epoch=self.epoch,
+            layers_per_unit=self.layers_per_unit,
+            windows_s=list(self.windows_s),
+            gang=self.gang,
+            deadline_s=self.deadline_s,
+            trace=self.trace,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchAndRetrieveRequest:
+        """Raises RequestError that names the field at fault."""
+        fields = _unpack(data, "match and retrieve")
+        return cls(
+            MatchRequest.of(fields.sub("match")),
+            decode_target(fields.sub("target")),
+            fields.integer("room_bytes", 0, 1 << 62),
+            fields.integer("delivery", 0, (1 << 64) - 1),
+            fields.integer("epoch", 0, (1 << 32) - 1),
+            fields.integer("layers_per_unit", 0, 1 << 20),
+            fields.numbers("windows_s", 0.0, MAX_DEADLINE_S, MAX_LAYERS),
+            fields.text("gang"),
+            fields.number("deadline_s", 0.0, MAX_DEADLINE_S),
+            fields.text("trace"),
+        )
+
+    def descriptor(self, parts: tuple[DescriptorPart, ...], lease: bytes) -> Descriptor:
+        """Of the delivery, once it is known what matched."""
+        return Descriptor(
+            namespace=self.match.namespace,
+            parts=parts,
+            target=self.target,
+            delivery=self.delivery,
+            epoch=self.epoch,
+            layers_per_unit=self.layers_per_unit,
+            windows_s=self.windows_s,
+            gang=self.gang,
+            deadline_s=self.deadline_s,
+            lease=lease,
+            trace=self.trace,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchAndRetrieveAnswer:
+    """`accepted` None: nothing is delivered, because nothing matched, or what did takes more room than there is."""
+
+    match: MatchAnswer
+    accepted: RetrieveAnswer | None = None
+
+    def encode(self) -> bytes:
+        return _pack(match=self.match.to_map(), accepted=[self.accepted.to_map()] if self.accepted else [])
+
+    @classmethod
+    def decode(cls, data: bytes) -> MatchAndRetrieveAnswer:
+        fields = _unpack(data, "match and retrieve answer")
+        accepted = [FieldReader(one, "accepted", RequestError) for one in fields.items("accepted", 1)]
+        return cls(MatchAnswer.of(fields.sub("match")), RetrieveAnswer.of(accepted[0]) if accepted else None)
+
+    def to_header(self) -> str:
+        """As `RetrieveAnswer.to_header`, but it leaves out versions where they are too long: the rest always fits."""
+        if self.accepted is not None and not self.accepted.to_header():
+            return replace(self, accepted=replace(self.accepted, versions=())).to_header()
+        return b64encode(self.encode()).decode()
+
+    @classmethod
+    def from_header(cls, text: str) -> MatchAndRetrieveAnswer:
+        """Raises RequestError."""
+        return cls.decode(_from_header(text))
+
+
+def _from_header(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise RequestError(f"{ANSWER_HEADER} is not base64") from error
 
 
 def _versions(item: object) -> Versions:

@@ -12,6 +12,7 @@ from objectcache.cache import KVCache
 from objectcache.testing.cache_deliveries import DeliveryContract
 from objectcache.testing.cache_lives import LifeContract
 from objectcache.testing.cache_matching import MatchingContract
+from objectcache.testing.cache_one_trip import OneTripContract
 from objectcache.testing.caches import CacheContract
 from tests.gateway.process import GatewayProcess, eventually
 
@@ -41,7 +42,7 @@ class TestStripedThreads(GatewayContract, CacheContract):
     target = "tcp"
 
 
-class TestStripedProcess(GatewayContract, DeliveryContract, LifeContract):
+class TestStripedProcess(GatewayContract, DeliveryContract, OneTripContract, LifeContract):
     """Each test starts a process: only what is delivered, and what is odd about it. The rest knows no receivers."""
 
     target = "tcp"

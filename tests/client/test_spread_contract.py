@@ -10,6 +10,7 @@ from objectcache.cache import KVCache
 from objectcache.testing.cache_deliveries import DeliveryContract
 from objectcache.testing.cache_lives import LifeContract
 from objectcache.testing.cache_matching import MatchingContract
+from objectcache.testing.cache_one_trip import OneTripContract
 from tests.client.test_contract import GatewayContract
 from tests.gateway.fixtures import StartGateway
 from tests.gateway.process import GatewayProcess
@@ -22,7 +23,7 @@ def gateway(request: pytest.FixtureRequest, module_gateway: StartGateway) -> Gat
     )
 
 
-class SpreadContract(GatewayContract, DeliveryContract, LifeContract):
+class SpreadContract(GatewayContract, DeliveryContract, OneTripContract, LifeContract):
     streams = 5
     test_layers_of_several_shards = MatchingContract.test_shards_of_pipeline_stages_have_layers_of_their_own
     test_layers_of_several_groups = MatchingContract.test_groups_match_by_rules_and_chunks_of_their_own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf, lcm
 from types import TracebackType
@@ -276,6 +276,30 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         """Start delivering what was matched (or only `parts` of it). The destination is allocated before anything is
         asked for. Raises RequestError, LeaseExpiredError, StoreError, BufferPoolExhaustedError.
         """
+
+    def match_and_retrieve(
+        self,
+        namespace: Namespace,
+        chain: KeyChain,
+        *,
+        parts: Sequence[PartId] | None = None,
+        options: RetrieveOptions | None = None,
+    ) -> tuple[Match, Retrieval | None]:
+        """`match`, and `retrieve` of all that matched: in one round trip where there is one to be saved. None when
+        nothing matched.
+
+        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Raises like both;
+        nothing is leased then.
+        """
+        match = self.match(namespace, chain, parts=parts)
+        if not match.tokens:
+            return match, None
+        try:
+            return match, self.retrieve(match, options=options)
+        except BaseException:
+            with suppress(ObjectCacheError):  # it expires by itself
+                self.release(match)
+            raise
 
     @abstractmethod
     def store(

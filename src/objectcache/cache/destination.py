@@ -21,6 +21,10 @@ class Destination:
         self._released = False
         self._cancel: Callable[[], None] | None = None
 
+    def shrink(self, size_bytes: int) -> None:
+        """So much of it suffices. Nothing has written, or will write, what is behind that."""
+        self._pool.shrink(self.buffer, size_bytes)
+
     def begin(self, cancel: Callable[[], None]) -> None:
         """Something may write it from here on; `cancel()` makes it stop, and leads to `fence`."""
         with self._lock:

@@ -69,6 +69,10 @@ class Tiering:
         holding = self.tier.look_up(namespace.digest, _tier_parts(namespace, parts))
         return holding or None
 
+    def holds(self, namespace: Namespace, parts: Sequence[MatchedPart]) -> bool:
+        """Whether `look_up` would find anything of `parts`, which begin where their chain does."""
+        return self.tier.holds(namespace.digest, _tier_parts(namespace, parts))
+
     def register(self, registrar: Registrar) -> None:
         """From here on what is held is mapped, in the background, and registered: hits are then read in place."""
         self.tier.mappings.register(registrar)
@@ -164,11 +168,14 @@ class Tiering:
 class TieredDelivery:
     """One retrieval's dealings with the tier, if there is one: what is asked for, and what comes of it."""
 
-    def __init__(self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart]) -> None:
+    def __init__(
+        self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart], *, look_up: bool = True
+    ) -> None:
+        """`look_up` False: all is asked for already, whatever the tier holds."""
         self._tiering = tiering
         self._namespace = namespace
         self._asked = list(parts)
-        self._holding = tiering.look_up(namespace, parts) if tiering else None
+        self._holding = tiering.look_up(namespace, parts) if tiering and look_up else None
         self._in_place: InPlace | None = None
         self.versions: Sequence[Versions] = ()
         """Of what the storage side sends, once it is known; without them nothing is kept."""

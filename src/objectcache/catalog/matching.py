@@ -53,9 +53,7 @@ class _Part:
 
     def needed(self, stop: int) -> int:
         """The first chunk that going on after `stop` chunks needs."""
-        if self.from_start:
-            return 0
-        return max(0, stop - (1 if self.group.rule is MatchRule.STATE else self.group.window_chunks))
+        return max(0, stop - (self.group.needed_chunks or stop))
 
 
 class Viewable(Protocol):

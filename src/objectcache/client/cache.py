@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from objectcache.buffers import BufferPool
@@ -19,6 +20,7 @@ from objectcache.cache.base import (
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
+    all_parts,
     matched_part,
     select_parts,
 )
@@ -27,25 +29,36 @@ from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
 from objectcache.client.corrections import WindowCorrections
-from objectcache.client.fencing import Fencer
+from objectcache.client.fencing import Asked, Fencer
 from objectcache.client.http import GatewayHttp
+from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, room_bytes
 from objectcache.client.options import ClientOptions
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.client.storing import GatewayStoring
 from objectcache.descriptor import Descriptor, Target, TargetKind
 from objectcache.errors import (
+    BufferPoolExhaustedError,
     DataConnectionsRefusedError,
+    DeliveryError,
     GatewayUnavailableError,
     HeldVersionError,
     IntegrityError,
+    MethodNotAllowedError,
     ObjectCacheError,
     RequestError,
     SessionNotFoundError,
 )
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import delivery_geometry
-from objectcache.messages import MatchAnswer, MatchRequest, ReleaseRequest, RetrieveAnswer
+from objectcache.messages import (
+    MatchAndRetrieveAnswer,
+    MatchAndRetrieveRequest,
+    MatchAnswer,
+    MatchRequest,
+    ReleaseRequest,
+    RetrieveAnswer,
+)
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Level
 
@@ -58,6 +71,7 @@ class GatewayCache(KVCache):
     ) -> None:
         self.options = options or ClientOptions()
         self._by_session = self.options.target != "http"
+        self._in_one_trip = True  # until a gateway does not know how
         self.bucket = bucket
         # What NIXL registers is no other process's to map.
         shared = self.options.target != "nixl"
@@ -79,18 +93,130 @@ class GatewayCache(KVCache):
             return Match(namespace, 0)  # a request without parts asks for all of them
         request = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
         answer = MatchAnswer.decode(self._request("POST", "kv-match", request.encode()))
-        if not answer.tokens:
-            return Match(namespace, 0)
-        matched = tuple(
-            matched_part(namespace, chain, PartId(group, shard), first, stop)
-            for group, shard, first, stop in answer.parts
-        )
-        lease = Lease(answer.lease, answer.ttl_s, answer.rate_bytes_s, answer.layers_per_unit)
-        return Match(namespace, answer.tokens, matched, lease)
+        return _match(namespace, chain, answer)
 
     def release(self, match: Match) -> None:
         if match.lease is not None:
             self._request("POST", "kv-release", ReleaseRequest(match.lease.id).encode())
+
+    # -- both in one ------------------------------------------------------------------------------
+
+    def match_and_retrieve(
+        self,
+        namespace: Namespace,
+        chain: KeyChain,
+        *,
+        parts: Sequence[PartId] | None = None,
+        options: RetrieveOptions | None = None,
+    ) -> tuple[Match, Retrieval | None]:
+        wanted = options or RetrieveOptions()
+        room = room_bytes(namespace.layout, len(chain), parts)
+        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
+            with suppress(BufferPoolExhaustedError, MethodNotAllowedError):
+                return self._match_and_retrieve(namespace, chain, parts, wanted, room)
+        return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
+
+    def _holds(self, namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> bool:
+        """Whether not all is to be asked for; what of it, is known only with the match."""
+        if self.tiering is None:
+            return False
+        begins = [
+            matched_part(namespace, chain, part, 0, 1) for part in (all_parts(namespace) if parts is None else parts)
+        ]
+        return self.tiering.holds(namespace, begins)
+
+    def _match_and_retrieve(
+        self,
+        namespace: Namespace,
+        chain: KeyChain,
+        parts: Sequence[PartId] | None,
+        options: RetrieveOptions,
+        room: int,
+    ) -> tuple[Match, Retrieval | None]:
+        """Raises BufferPoolExhaustedError when there is no room for all of `chain`, MethodNotAllowedError from a
+        gateway that does not know this request."""
+        asked_s = time.perf_counter()
+        asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
+        destination = Destination(self.pool, self.pool.allocate(room))
+        match = Match(namespace, 0)
+        try:
+            trip, answer = self._ask(asked, options, destination, room, asked_s + options.deadline_s)
+            match = _match(namespace, chain, answer.match)
+            if answer.accepted is not None:
+                return match, self._arriving(trip, match, answer.accepted, options, asked_s)
+            trip.withdraw()
+            destination.close(complete=False)
+            return match, self.retrieve(match, options=options) if match.tokens else None
+        except BaseException as error:
+            self._in_one_trip = self._in_one_trip and not isinstance(error, MethodNotAllowedError)
+            destination.close(complete=False)
+            with suppress(ObjectCacheError):  # it expires by itself
+                self.release(match)
+            raise
+
+    def _ask(
+        self, asked: MatchRequest, options: RetrieveOptions, destination: Destination, room: int, deadline_s: float
+    ) -> tuple[OneTrip, MatchAndRetrieveAnswer]:
+        """As `retrieve` asks: once more where that may help."""
+        asked_again = False
+        while True:
+            session = self._find_session()
+            places = session is not None and session.kind.places
+            request = MatchAndRetrieveRequest(
+                asked,
+                Target(
+                    session.kind if session else TargetKind.HTTP,
+                    session.id if session else b"",
+                    destination.buffer.offset if places else 0,
+                ),
+                room,
+                next(self._deliveries),
+                layers_per_unit=options.layers_per_unit,
+                windows_s=options.windows_s,
+                gang=options.gang,
+                deadline_s=options.deadline_s,
+                trace=options.trace,
+            )
+            trip = (
+                SessionTrip(session, request, destination, self._fencer)
+                if session
+                else ResponseTrip(self._http, request, destination, self.options.verification())
+            )
+            try:
+                return trip, trip.ask(self._path("kv-match-and-retrieve"))
+            except (SessionNotFoundError, GatewayUnavailableError):
+                if session is not None:
+                    self._drop_session(session)
+                late = time.perf_counter() >= deadline_s
+                if asked_again or late or not destination.wait_fenced(self.options.fence_s):
+                    raise
+                asked_again = True
+
+    def _arriving(
+        self, trip: OneTrip, match: Match, accepted: RetrieveAnswer, options: RetrieveOptions, asked_s: float
+    ) -> Retrieval:
+        destination, request = trip.destination, trip.request
+        geometry = delivery_geometry(tuple(part.shape for part in match.parts), accepted.layers_per_unit)
+        if geometry.total_bytes > request.room_bytes:
+            raise DeliveryError("the gateway delivers more than there is room for")
+        destination.shrink(geometry.total_bytes)
+        delivery = TieredDelivery(self.tiering, match.namespace, match.parts, look_up=False)
+        retrieval = Retrieval(
+            geometry,
+            destination.buffer.view,
+            deadline_s=asked_s + options.deadline_s,
+            on_close=delivery.closer(geometry, self.pool, destination),
+        )
+        retrieval.requested_s = asked_s
+
+        def damaged() -> None:
+            parts = tuple(delivery.describe(part) for part in match.parts)
+            self._fencer.report_damage(self._http, request.descriptor(parts, b""))
+
+        trip.begin(retrieval, match.parts, damaged)  # frames may wait for it
+        self._count(retrieval, trip.expected)
+        self._accepted(accepted, request, delivery, retrieval, trip.http)
+        return retrieval
 
     # -- retrieving -------------------------------------------------------------------------------
 
@@ -149,17 +275,11 @@ class GatewayCache(KVCache):
         if delivery.all_held:
             destination.begin(cancel=delivery.cancel)
             return
-        if self._by_session:
-            try:
-                session = self._open_session()
-            except DataConnectionsRefusedError:
-                if self.options.target != "auto":
-                    raise
-                self._by_session = False
-            else:
-                self._start_in_session(session, match, delivery, options, retrieval, destination, landing)
-                return
-        self._start_response(match, delivery, options, retrieval, destination, landing)
+        session = self._find_session()
+        if session is not None:
+            self._start_in_session(session, match, delivery, options, retrieval, destination, landing)
+        else:
+            self._start_response(match, delivery, options, retrieval, destination, landing)
 
     def _start_in_session(
         self,
@@ -236,7 +356,7 @@ class GatewayCache(KVCache):
     def _accepted(
         self,
         answer: RetrieveAnswer,
-        descriptor: Descriptor,
+        asked: Asked,
         delivery: TieredDelivery,
         retrieval: Retrieval,
         http: GatewayHttp,
@@ -246,9 +366,7 @@ class GatewayCache(KVCache):
         delivery.versions = answer.versions if self.options.verify == Level.ALL else ()
         retrieval.rate_bytes_s = answer.rate_bytes_s
         retrieval.regroup(answer.layers_per_unit, answer.reason)
-        retrieval.on_windows = partial(
-            self._corrections.put, http, descriptor.target.session, descriptor.delivery, descriptor.epoch
-        )
+        retrieval.on_windows = partial(self._corrections.put, http, asked.target.session, asked.delivery, asked.epoch)
 
     def _expected(
         self,
@@ -275,10 +393,13 @@ class GatewayCache(KVCache):
             on_fenced=landing.fence,
             shared=descriptor.target.kind.places,
         )
+        self._count(retrieval, expected)
+        return expected
+
+    def _count(self, retrieval: Retrieval, expected: Expected) -> None:
         if self.options.receiver == "threads":  # a receiving process says what has landed, no more
             reception = expected.reception
             retrieval.count_bytes = lambda: reception.verified_bytes
-        return expected
 
     def _descriptor(
         self,
@@ -299,6 +420,17 @@ class GatewayCache(KVCache):
             lease=match.lease.id if match.lease else b"",
             trace=options.trace,
         )
+
+    def _find_session(self) -> DataSession | None:
+        """None where deliveries come in responses. Raises as `DataSession.open`."""
+        if self._by_session:
+            try:
+                return self._open_session()
+            except DataConnectionsRefusedError:
+                if self.options.target != "auto":
+                    raise
+                self._by_session = False
+        return None
 
     def _open_session(self) -> DataSession:
         with self._session_lock:
@@ -367,3 +499,13 @@ class GatewayCache(KVCache):
         if self.tiering is not None:
             self.tiering.close()
         self.pool.close()
+
+
+def _match(namespace: Namespace, chain: KeyChain, answer: MatchAnswer) -> Match:
+    if not answer.tokens:
+        return Match(namespace, 0)
+    matched = tuple(
+        matched_part(namespace, chain, PartId(group, shard), first, stop) for group, shard, first, stop in answer.parts
+    )
+    lease = Lease(answer.lease, answer.ttl_s, answer.rate_bytes_s, answer.layers_per_unit)
+    return Match(namespace, answer.tokens, matched, lease)

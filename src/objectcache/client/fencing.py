@@ -12,10 +12,13 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.session import DataSession
 from objectcache.descriptor import Descriptor
 from objectcache.errors import ObjectCacheError
-from objectcache.messages import CancelAnswer, CancelRequest
+from objectcache.messages import CancelAnswer, CancelRequest, MatchAndRetrieveRequest
 
 CUT_S = 2.0
 """How long what was cut may take to let go."""
+
+Asked = Descriptor | MatchAndRetrieveRequest
+"""What names a delivery."""
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +31,24 @@ class Fencer:
         self._fence_s = fence_s
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="fence")
 
-    def fence(self, session: DataSession, descriptor: Descriptor, destination: Destination) -> None:
+    def fence(self, session: DataSession, asked: Asked, destination: Destination) -> None:
         """Stop writing at once where that can be decided here; the rest in the background."""
-        session.receivers.cancel(descriptor.delivery, descriptor.epoch)
+        session.receivers.cancel(asked.delivery, asked.epoch)
         try:
-            self._executor.submit(self._fence, session, descriptor, destination)
+            self._executor.submit(self._fence, session, asked, destination)
         except RuntimeError:  # the cache is closed, and with it its connections
             session.receivers.cut()
 
-    def _fence(self, session: DataSession, descriptor: Descriptor, destination: Destination) -> None:
+    def _fence(self, session: DataSession, asked: Asked, destination: Destination) -> None:
         try:
             if not session.dead:
-                body = CancelRequest(session.id, descriptor.delivery, descriptor.epoch, self._fence_s).encode()
+                body = CancelRequest(session.id, asked.delivery, asked.epoch, self._fence_s).encode()
                 path = f"/{self._bucket}?kv-delivery"
                 CancelAnswer.decode(session.http.request("DELETE", path, body, timeout_s=2 * self._fence_s))
         except ObjectCacheError as error:
-            log.info("delivery %d could not be cancelled: %s", descriptor.delivery, error)
+            log.info("delivery %d could not be cancelled: %s", asked.delivery, error)
         if not destination.wait_fenced(self._fence_s):
-            log.warning("delivery %d hangs in a frame: cutting its connections", descriptor.delivery)
+            log.warning("delivery %d hangs in a frame: cutting its connections", asked.delivery)
             session.receivers.cut()
             if not destination.wait_fenced(CUT_S):
                 session.receivers.kill()

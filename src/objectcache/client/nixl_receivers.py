@@ -12,15 +12,16 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from objectcache.buffers import BufferPool
 from objectcache.client.receivers import Receivers, read_to_end
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
+from objectcache.layout import DeliveryGeometry
 from objectcache.messages import NixlRequest
 from objectcache.transports.nixl import Agent, InOrder, Notification, Region, decode_notification, watch
-from objectcache.transports.receiver import Expected, stream_error
+from objectcache.transports.receiver import Expected, ExpectedPart, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.verification import Verification
 
@@ -110,6 +111,9 @@ class NixlReceivers(Receivers):
             error = GatewayUnavailableError("the line to the gateway's worker is gone")
             self._receiver.withdraw(expected.delivery, error)
             raise error
+
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
+        self._receiver.shape(expected, geometry, parts)
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._wanted.discard((delivery, epoch))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
@@ -21,8 +21,9 @@ from objectcache.errors import (
     ObjectCacheError,
     error_from_code,
 )
+from objectcache.layout import DeliveryGeometry
 from objectcache.transports.joint import ArrivalBoard
-from objectcache.transports.receiver import VERIFY_ALL, Expected
+from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message, error_fields
 
@@ -87,11 +88,13 @@ class ProcessReceivers(Receivers):
 
     def expect(self, expected: Expected, offset: int) -> None:
         """Waits for no answer: a process that does not know a delivery yet holds its frames for a while."""
+        geometry = expected.geometry
+        assert geometry is not None, "a receiving process is told once that is known"
         board: Buffer | None = None
         with self._lock:
             if not self._lost:
                 try:
-                    board = self._boards.allocate(ArrivalBoard.size_bytes(expected.geometry, len(self._channels)))
+                    board = self._boards.allocate(ArrivalBoard.size_bytes(geometry, len(self._channels)))
                 except BufferPoolExhaustedError as error:
                     problem: ObjectCacheError = BufferPoolExhaustedError(
                         f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
@@ -106,7 +109,11 @@ class ProcessReceivers(Receivers):
         if board is None:
             expected.on_fenced()
             raise problem
-        self._send_all(_order(expected, offset, board.offset))
+        self._send_all(_order(expected, geometry, offset, board.offset))
+
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
+        expected.shape(geometry, parts)
+        self.expect(expected, offset)
 
     def cancel(self, delivery: int, epoch: int) -> None:
         with self._lock:
@@ -219,7 +226,7 @@ class ProcessReceivers(Receivers):
         self._boards.release(awaited.board)
 
 
-def _order(expected: Expected, offset: int, board: int) -> Message:
+def _order(expected: Expected, geometry: DeliveryGeometry, offset: int, board: int) -> Message:
     return {
         "op": "expect",
         "delivery": expected.delivery,
@@ -229,9 +236,9 @@ def _order(expected: Expected, offset: int, board: int) -> Message:
         "board": board,
         "streams": expected.streams,
         "from_layer": expected.from_layer,
-        "layers_per_unit": expected.geometry.layers_per_unit,
+        "layers_per_unit": geometry.layers_per_unit,
         "parts": [
             (part.group, part.shard, part.keys.data, shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
-            for part, shape in zip(expected.parts, expected.geometry.parts, strict=True)
+            for part, shape in zip(expected.parts, geometry.parts, strict=True)
         ],
     }

@@ -9,10 +9,11 @@ import contextlib
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
-from objectcache.transports.receiver import VERIFY_ALL, Expected, Receiver, stream_error
+from objectcache.layout import DeliveryGeometry
+from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart, Receiver, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.sockets import PieceReceiver, recv_exact
 from objectcache.transports.verification import Verification
@@ -34,6 +35,11 @@ class Receivers(ABC):
     @abstractmethod
     def expect(self, expected: Expected, offset: int) -> None:
         """Await a delivery; `offset` is where its memory begins in the buffer pool. Raises GatewayUnavailableError."""
+
+    @abstractmethod
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
+        """It is known now what comes of a delivery without a geometry, which is awaited already unless this `holds`.
+        Raises as `expect`."""
 
     @abstractmethod
     def cancel(self, delivery: int, epoch: int) -> None:
@@ -58,7 +64,7 @@ class Receivers(ABC):
 class StreamReceivers(Receivers):
     """A thread per stream, in this process. What is done with a stream is up to those who derive from it."""
 
-    _receiver: Receiver | PlacedReceiver
+    _receiver: Receiver
     _shut_how: int
     """How streams are cut."""
 
@@ -98,6 +104,9 @@ class StreamReceivers(Receivers):
             error = GatewayUnavailableError("the connections to the gateway are gone")
             self.fail(expected.delivery, error)
             raise error
+
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
+        self._receiver.shape(expected, geometry, parts)
 
     def cancel(self, delivery: int, epoch: int) -> None:
         self._receiver.cancel(delivery, epoch)

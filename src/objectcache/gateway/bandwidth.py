@@ -52,6 +52,8 @@ class Bandwidth:
         self.corrections = 0
         self._pool = pool
         self._running: dict[int, Running] = {}
+        self._untold: set[int] = set()
+        """Deliveries that the rates process is about to be told of."""
         self._by_tenant: Counter[str] = Counter()
         self._changing = asyncio.Lock()
         self._by_key: dict[Key, Running] = {}
@@ -155,10 +157,20 @@ class Bandwidth:
         self._by_key[running.key] = running
         self._crossing.update(running.links)
         if self._process is not None and running.slot is not None:
+            self._untold.add(running.number)
+            # Its workers and its client are told first: it has a rate to begin with.
+            asyncio.get_running_loop().call_soon(self._announce, running)
+        return running
+
+    def _announce(self, running: Running) -> None:
+        """Tell the rates process of it."""
+        if running.number not in self._untold:
+            return
+        self._untold.discard(running.number)
+        if self._process is not None and running.slot is not None:
             events = [*self._cap_events(running.links, running.admitted_s), running.admitted()]
             self._process.tell(events, {running.number: (running.slot, running.spread)})
             self._share_equally()
-        return running
 
     def _place(self, running: Running, bytes_s: float) -> int:
         """The slot that it has from now on."""
@@ -172,6 +184,7 @@ class Bandwidth:
     def ended(self, running: Running, sent_bytes: int) -> None:
         self.tenant_bytes[running.tenant] += sent_bytes
         self._running.pop(running.number, None)
+        self._untold.discard(running.number)
         self._by_tenant[running.tenant] -= 1
         if not self._by_tenant[running.tenant]:
             del self._by_tenant[running.tenant]
@@ -267,6 +280,7 @@ class Bandwidth:
             return
         now_s = time.monotonic()
         self._told.clear()
+        self._untold.clear()
         placed = [running for running in self._running.values() if running.slot is not None]
         corrections = [running.correction for running in placed if running.correction is not None]
         events = [

@@ -10,10 +10,10 @@ from math import inf
 
 from aiohttp import web
 
-from objectcache.cache.base import PartId
+from objectcache.cache.base import Match, PartId
 from objectcache.cache.core import CacheCore
 from objectcache.config import GatewayConfig
-from objectcache.descriptor import Descriptor, TargetKind, decode_descriptor
+from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind, decode_descriptor
 from objectcache.errors import (
     DataConnectionsRefusedError,
     DeliveryCancelledError,
@@ -21,6 +21,7 @@ from objectcache.errors import (
     IntegrityError,
     KeyNotFoundError,
     NamespaceMismatchError,
+    RequestError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.bandwidth import Bandwidth
@@ -40,11 +41,13 @@ from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.nixl import NixlRoute
 from objectcache.gateway.running import Running, links_of
 from objectcache.gateway.sent_times import SentTimesRoute
-from objectcache.gateway.sessions import SessionTable
+from objectcache.gateway.sessions import Session, SessionTable
 from objectcache.messages import (
     ANSWER_HEADER,
     CancelAnswer,
     CancelRequest,
+    MatchAndRetrieveAnswer,
+    MatchAndRetrieveRequest,
     MatchAnswer,
     MatchRequest,
     ReleaseRequest,
@@ -100,6 +103,7 @@ class KVRoutes:
             "kv-session": self.session,
             "kv-nixl": self._nixl.register,
             "kv-retrieve": self.retrieve,
+            "kv-match-and-retrieve": self.match_and_retrieve,
             "kv-delivery": self.cancel,
             "kv-damage": self._damage.report,
             "kv-explain": ExplainRoute(buckets).explain,
@@ -110,22 +114,20 @@ class KVRoutes:
         self._drain.check()
         core = await self._buckets.get(call.bucket)
         asked = MatchRequest.decode(await call.body())
-        parts = [PartId(group, shard) for group, shard in asked.parts] or None
         await self._freshness.wait(core.following)
+        found = self._matched(core, asked)
+        return _answer(_match_answer(found, self._expected_bytes_s(call)).encode())
+
+    def _matched(self, core: CacheCore, asked: MatchRequest) -> Match | None:
+        """What matches, under a lease; None: nothing does."""
+        parts = [PartId(group, shard) for group, shard in asked.parts] or None
         try:
             found = core.match(asked.namespace, asked.keys, parts)
         except NamespaceMismatchError:
-            # Nothing was ever stored under it, which is an ordinary miss.
-            return _answer(MatchAnswer(0).encode())
+            return None  # nothing was ever stored under it, which is an ordinary miss
         self._metrics.asked_tokens.inc(len(asked.keys) * found.namespace.layout.key_tokens)
         self._metrics.matched_tokens.inc(found.tokens)
-        if found.lease is None:
-            return _answer(MatchAnswer(0).encode())
-        matched = tuple((part.part.group, part.part.shard, part.first, part.stop) for part in found.parts)
-        lease = found.lease
-        rate_bytes_s = self._expected_bytes_s(call)
-        answer = MatchAnswer(found.tokens, matched, lease.id, lease.ttl_s, rate_bytes_s, lease.layers_per_unit)
-        return _answer(answer.encode())
+        return found if found.tokens else None
 
     async def release(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
@@ -156,15 +158,54 @@ class KVRoutes:
         core = await self._buckets.get(call.bucket)
         descriptor = decode_descriptor(await call.body())
         if descriptor.target.kind is not TargetKind.HTTP:
-            session = self._sessions.get(descriptor.target.session, call.bucket, call.caller.access_key)
+            session = self._session_of(call, descriptor.target)
             plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
-            session.check(descriptor.target, plan.geometry.total_bytes)
-            spread = self._spread(session.carriers, descriptor, plan)
-            running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
-            ended = session.carriers.deliver(self._order(core, running), spread)
-            self._watch(ended, core, running, call.bucket)
-            return _answer(self._accepted(running).encode())
-        return await self._respond(call, core, descriptor)
+            return _answer(self._deliver(call, core, session, descriptor, plan).encode())
+        plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
+        return await self._respond(call, core, descriptor, plan)
+
+    async def match_and_retrieve(self, call: Call) -> web.StreamResponse:
+        self._drain.check()
+        core = await self._buckets.get(call.bucket)
+        asked = MatchAndRetrieveRequest.decode(await call.body())
+        await self._freshness.wait(core.following)
+        by_session = asked.target.kind is not TargetKind.HTTP
+        session = self._session_of(call, asked.target) if by_session else None
+        if call.request.transport is None or call.request.transport.is_closing():
+            raise RequestError("the client went away")  # and has cancelled what it knew of
+        found = self._matched(core, asked.match)
+        rate_bytes_s = self._expected_bytes_s(call)
+        match = _match_answer(found, rate_bytes_s)
+        if found is None:
+            return _answer(MatchAndRetrieveAnswer(match).encode())
+        try:
+            layout = found.namespace.layout
+            parts = (DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in found.parts)
+            descriptor = asked.descriptor(tuple(parts), match.lease)
+            plan = core.plan(descriptor, rate_bytes_s or None)
+            if plan.geometry.total_bytes > asked.room_bytes:
+                return _answer(MatchAndRetrieveAnswer(match).encode())
+            if session is None:
+                return await self._respond(call, core, descriptor, plan, match)
+            accepted = self._deliver(call, core, session, descriptor, plan)
+        except BaseException:
+            core.release(match.lease)  # nobody has been told of it
+            raise
+        return _answer(MatchAndRetrieveAnswer(match, accepted).encode())
+
+    def _session_of(self, call: Call, target: Target) -> Session:
+        return self._sessions.get(target.session, call.bucket, call.caller.access_key)
+
+    def _deliver(
+        self, call: Call, core: CacheCore, session: Session, descriptor: Descriptor, plan: Plan
+    ) -> RetrieveAnswer:
+        """Have it sent, by the session's carriers."""
+        session.check(descriptor.target, plan.geometry.total_bytes)
+        spread = self._spread(session.carriers, descriptor, plan)
+        running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
+        ended = session.carriers.deliver(self._order(core, running), spread)
+        self._watch(ended, core, running, call.bucket)
+        return self._accepted(running)
 
     def _spread(self, carriers: Carriers, descriptor: Descriptor, plan: Plan) -> int:
         """How many of them send it: one, where telling all takes longer than sending, or where what may be sent is
@@ -173,13 +214,15 @@ class KVRoutes:
             return 1
         return len(carriers)
 
-    async def _respond(self, call: Call, core: CacheCore, descriptor: Descriptor) -> web.StreamResponse:
-        """A delivery as the body of the response."""
-        plan, request = core.plan(descriptor, self._expected_bytes_s(call) or None), call.request
+    async def _respond(
+        self, call: Call, core: CacheCore, descriptor: Descriptor, plan: Plan, match: MatchAnswer | None = None
+    ) -> web.StreamResponse:
+        """A delivery as the body of the response; `match` is told in its head."""
+        request = call.request
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
             running = self._bandwidth.admit(Carriers([worker], session_id), 1, call, descriptor, plan)
-            head = self._head(request, running)
+            head = self._head(request, running, match)
             ended = worker.order("respond", fds=[fd], head=head, **self._order(core, running))
             self._watch(ended, core, running, call.bucket)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
@@ -192,8 +235,9 @@ class KVRoutes:
                 return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
 
-    def _head(self, request: web.Request, running: Running) -> bytes:
-        plan = running.plan
+    def _head(self, request: web.Request, running: Running, match: MatchAnswer | None) -> bytes:
+        plan, accepted = running.plan, self._accepted(running)
+        told = accepted if match is None else MatchAndRetrieveAnswer(match, accepted)
         return response_head(
             request,
             wire_bytes(plan) + FRAME_HEADER_BYTES,
@@ -201,7 +245,7 @@ class KVRoutes:
                 "Content-Type": "application/octet-stream",
                 "x-kv-layers-per-unit": str(plan.layers_per_unit),
                 "x-kv-unit-reason": plan.reason,
-                ANSWER_HEADER: self._accepted(running).to_header(),
+                ANSWER_HEADER: told.to_header(),
             },
         )
 
@@ -283,6 +327,14 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _match_answer(found: Match | None, rate_bytes_s: float | None) -> MatchAnswer:
+    if found is None or found.lease is None:
+        return MatchAnswer(0)
+    lease = found.lease
+    matched = tuple((part.part.group, part.part.shard, part.first, part.stop) for part in found.parts)
+    return MatchAnswer(found.tokens, matched, lease.id, lease.ttl_s, rate_bytes_s, lease.layers_per_unit)
 
 
 def _known(bytes_s: float) -> float | None:

@@ -55,6 +55,7 @@ _ON_BUCKET = (
             "POST kv-session": "kv-session",
             "POST kv-nixl": "kv-nixl",
             "POST kv-retrieve": "kv-retrieve",
+            "POST kv-match-and-retrieve": "kv-match-and-retrieve",
             "DELETE kv-delivery": "kv-delivery",
             "POST kv-windows": "kv-windows",
             "POST kv-damage": "kv-damage",

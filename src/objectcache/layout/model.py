@@ -103,6 +103,13 @@ class KVGroup:
         """How many chunks before a boundary the window can still see (0 without a window)."""
         return -(-self.window_tokens // self.chunk_tokens)
 
+    @property
+    def needed_chunks(self) -> int:
+        """How many chunks before a boundary are needed to go on there; 0: all of them."""
+        if self.rule is MatchRule.PREFIX:
+            return 0
+        return 1 if self.rule is MatchRule.STATE else self.window_chunks
+
     def shard_of(self, rank: int) -> KVShard | None:
         """The shard that `rank` holds, or None when its pipeline stage has no layer of this group."""
         return next((shard for shard in self.shards if rank in shard.ranks), None)

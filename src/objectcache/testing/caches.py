@@ -19,10 +19,11 @@ from objectcache.cache import KVCache
 from objectcache.testing.cache_deliveries import DeliveryContract
 from objectcache.testing.cache_lives import LifeContract
 from objectcache.testing.cache_matching import MatchingContract
+from objectcache.testing.cache_one_trip import OneTripContract
 from objectcache.testing.cache_storing import StoringContract
 
 
-class CacheContract(StoringContract, MatchingContract, DeliveryContract, LifeContract, ABC):
+class CacheContract(StoringContract, MatchingContract, DeliveryContract, OneTripContract, LifeContract, ABC):
     """The contract of `objectcache.cache.base`. Every test has namespaces of its own: caches may share data."""
 
     @abstractmethod

@@ -77,6 +77,18 @@ class LocalTier:
             self.stats.misses += not holding
         return holding
 
+    def holds(self, namespace: bytes, parts: Sequence[TierPart]) -> bool:
+        """Whether a look-up would find anything of `parts`, which begin where their chain does. Where it would not,
+        this counts as one."""
+        for part in parts:
+            found = self._best(self._wanted(namespace, part)[0], part, rest=False, num_layers=None)
+            if found is not None:
+                found[0].close()
+                return True
+        with self._lock:
+            self.stats.misses += 1
+        return False
+
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
         asked = self._wanted(namespace, part)
         first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)

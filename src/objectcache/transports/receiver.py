@@ -31,6 +31,8 @@ from objectcache.transports.verification import Verification
 
 RecvExact = Callable[[memoryview], None]
 VERIFY_ALL = Verification()
+SHAPE_S = 1.0
+"""How long frames wait for the answer that says what they are of, and with them all that is behind them."""
 _REMEMBERED = 4096
 """Deliveries that are over, and of which frames may still come."""
 
@@ -64,7 +66,8 @@ class Expected:
 
     delivery: int
     epoch: int
-    geometry: DeliveryGeometry
+    geometry: DeliveryGeometry | None
+    """None: not known before `shape`."""
     parts: Sequence[ExpectedPart]
     memory: memoryview
     streams: int
@@ -76,22 +79,29 @@ class Expected:
     """Whether it is the sender that writes `memory`."""
     member: Member | None = None
     """Which of its streams come here, where others receive the rest."""
-    first_layer: int = field(init=False)
+    first_layer: int = field(init=False, default=0)
     reception: Reception = field(init=False)
     failed_told: bool = field(init=False, default=False)
     telling: int = field(init=False, default=0)
     """Callbacks that are decided and not made yet: the fence is told after them."""
 
     def __post_init__(self) -> None:
-        self.first_layer = next(layer for layer in self.geometry.order if layer >= self.from_layer)
-        if self.member is None:
-            self.reception = Reception(self.geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
+        geometry = self.geometry
+        if geometry is not None:
+            self.first_layer = next(layer for layer in geometry.order if layer >= self.from_layer)
+        if geometry is None or self.member is None:
+            self.reception = Reception(geometry, self.epoch, self.streams, self.from_layer, shared=self.shared)
         else:
-            board = ArrivalBoard(self.geometry, self.member.board, self.member.count, self.from_layer)
+            board = ArrivalBoard(geometry, self.member.board, self.member.count, self.from_layer)
             streams = range(self.member.index, self.streams, self.member.count)
-            self.reception = JointReception(
-                self.geometry, self.epoch, streams, board, self.member.index, self.from_layer
-            )
+            self.reception = JointReception(geometry, self.epoch, streams, board, self.member.index, self.from_layer)
+
+    def shape(self, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart]) -> None:
+        """What comes, now that it is known."""
+        self.parts = parts
+        self.first_layer = next(layer for layer in geometry.order if layer >= self.from_layer)
+        self.reception.shape(geometry)
+        self.geometry = geometry
 
 
 class Receiver:
@@ -117,23 +127,47 @@ class Receiver:
         if late:
             self._settle(expected)
 
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart]) -> None:
+        """It is known now what comes of a delivery that was expected without that: frames of it may have waited."""
+        with self._lock:
+            expected.shape(geometry, parts)
+            self._came.notify_all()
+        if expected.reception.stopped:
+            self._settle(expected)
+
     def _find(self, delivery: int, epoch: int) -> Expected | None:
         """Holds the lock, but while it waits."""
         expected = self._expected.get(delivery)
-        if expected is not None or not self._hold_s or self._over.get((delivery, epoch)):
+        if expected is not None:
+            if expected.geometry is None:
+                self._await_shape(expected)
             return expected
-        self._came.wait_for(lambda: delivery in self._expected, self._hold_s)
+        if not self._hold_s or self._over.get((delivery, epoch)):
+            return None
+        self._came.wait_for(
+            lambda: delivery in self._expected or self._over.get((delivery, epoch)) is not None, self._hold_s
+        )
         if delivery not in self._expected:
             self._over.put((delivery, epoch), True, 1)
         return self._expected.get(delivery)
+
+    def _await_shape(self, expected: Expected) -> None:
+        """Holds the lock, but while it waits. A delivery whose shape does not come has failed."""
+        self._came.wait_for(lambda: expected.geometry is not None or expected.reception.stopped, SHAPE_S)
+        if expected.geometry is None:
+            expected.reception.fail(DeliveryError("its frames came long before the answer that says what they are of"))
 
     def cancel(self, delivery: int, epoch: int) -> frozenset[int]:
         """Stop writing a delivery's memory. The streams that are in the middle of a frame of it."""
         with self._lock:
             expected = self._expected.get(delivery)
+            if expected is None and self._hold_s:
+                self._over.put((delivery, epoch), True, 1)
+                self._came.notify_all()  # frames of it need not wait
             if expected is None or expected.epoch != epoch:
                 return frozenset()
             expected.reception.cancel()
+            self._came.notify_all()
             writing = expected.reception.writing
             fenced = self._pop_if_fenced(expected)
         if fenced:
@@ -152,6 +186,7 @@ class Receiver:
             expected = self._expected.get(delivery)
             if expected is not None:
                 expected.reception.fail(error)
+                self._came.notify_all()
         if expected is not None:
             self._settle(expected)
 
@@ -197,6 +232,7 @@ class Receiver:
             affected = list(self._expected.values())
             for expected in affected:
                 expected.reception.lose(stream, error)
+            self._came.notify_all()
         for expected in affected:
             self._settle(expected)
 

@@ -201,16 +201,24 @@ class Through(Path):
         return self.compute(recorder, self.wait, first=tokens)
 
     def begin(self, recorder: Recorder) -> int:
-        """Match, and have what is to be loaded sent: its tokens."""
+        """Match, and have what is to be loaded sent, in one where that is all: its tokens."""
         world, cache = self.world, self._cache
-        match = cache.match(world.namespace, world.chain[: self._chunks])
-        recorder.timeline.matched_ms = recorder.now_ms()
-        tokens = match.tokens if self._load is None else self._load(match)
-        if not tokens:
+        chain = world.chain[: self._chunks]
+        self._trace = secrets.token_hex(8)
+        options = replace(self._options, trace=self._trace)
+        if self._load is None:
+            match, retrieval = cache.match_and_retrieve(world.namespace, chain, options=options)
+            recorder.timeline.matched_ms = recorder.now_ms()
+            tokens = match.tokens
+        else:
+            match, retrieval = cache.match(world.namespace, chain), None
+            recorder.timeline.matched_ms = recorder.now_ms()
+            tokens = self._load(match)
+            if tokens:
+                retrieval = cache.retrieve(match.shortened(tokens), options=options)
+        if retrieval is None:
             self._open = [match, None, None]
             return 0
-        self._trace = secrets.token_hex(8)
-        retrieval = cache.retrieve(match.shortened(tokens), options=replace(self._options, trace=self._trace))
         recorder.timeline.answered_ms = recorder.now_ms()
         table = self._table(tokens)
         places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}

@@ -41,6 +41,13 @@ class Decider:
         self._num_layers = num_layers
         self._background = background
         self._advises = advises
+        self._all_was_worth_it = False
+
+    @property
+    def expects_all(self) -> bool:
+        """Whether all that matches will be loaded, as far as can be said before: nothing is advised, or nothing can be
+        yet, or the last advice was that."""
+        return not self._advises or self._all_was_worth_it or self.advisor.window_s(1, 0) is None
 
     def decide(self, match: Match, prompt_tokens: int, options: RetrieveOptions) -> Decision:
         """Before anything is asked for."""
@@ -54,17 +61,26 @@ class Decider:
             if advice is not None:
                 decision.offer, decision.advice = offer, advice
                 log.debug("trace %r: %s", options.trace, advice)
+                self._all_was_worth_it = advice.load_tokens == match.tokens
                 if not advice.load_tokens:
                     decision.match = replace(match, tokens=0, parts=())
                     return decision
                 decision.match = match.shortened(advice.load_tokens)
                 decision.guard = self.advisor.guard(offer, advice, promised)
-        if not options.windows_s:
-            loaded = decision.match.tokens
-            decision.window_s = self.advisor.window_s(prompt_tokens - loaded, loaded)
-            if decision.window_s is not None:
-                decision.options = replace(options, windows_s=(decision.window_s,) * self._num_layers)
+        decision.options, decision.window_s = self.told(decision.match.tokens, prompt_tokens, options)
         return decision
+
+    def told(
+        self, loaded_tokens: int, prompt_tokens: int, options: RetrieveOptions
+    ) -> tuple[RetrieveOptions, float | None]:
+        """`options` with the window of the step that computes all but `loaded_tokens`, and that window; None where it
+        is not known, or is not to be told."""
+        window_s = None
+        if not options.windows_s:
+            window_s = self.advisor.window_s(prompt_tokens - loaded_tokens, loaded_tokens)
+        if window_s is None:
+            return options, None
+        return replace(options, windows_s=(window_s,) * self._num_layers), window_s
 
     def clock(
         self,

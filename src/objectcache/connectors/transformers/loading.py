@@ -113,13 +113,27 @@ class PrefixLoader:
     def _asked(
         self, namespace: Namespace, chain: KeyChain, prompt_tokens: int, options: RetrieveOptions
     ) -> tuple[Decision, Retrieval | None]:
-        """Match, decide, and ask for what is worth it. May hang for as long as the cache does."""
-        match = self._cache.match(namespace, chain)
+        """Match, decide, and ask for what is worth it: in one, where that is expected to be all. May hang for as long
+        as the cache does."""
+        retrieval: Retrieval | None = None
+        if self._decider.expects_all:  # a window that turns out to be another is corrected while it runs
+            most_tokens = len(chain) * self._chunk_tokens
+            told, window_s = self._decider.told(most_tokens, prompt_tokens, options)
+            match, retrieval = self._cache.match_and_retrieve(namespace, chain, options=told)
+        else:
+            match = self._cache.match(namespace, chain)
         try:
             decision = self._decider.decide(match, prompt_tokens, options)
+            if retrieval is not None and decision.match.tokens == match.tokens:
+                decision.options, decision.window_s = told, window_s
+                return decision, retrieval
+            if retrieval is not None:
+                retrieval.close()
             if decision.match.tokens:
                 return decision, self._cache.retrieve(decision.match, options=decision.options)
         except BaseException:
+            if retrieval is not None:
+                retrieval.close()
             self.release(match)
             raise
         self.release(match)

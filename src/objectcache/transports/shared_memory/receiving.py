@@ -31,6 +31,7 @@ class PlacedReceiver(Receiver):
             expected = self._expected.get(delivery)
             if expected is not None:
                 expected.reception.withdraw(error)
+                self._came.notify_all()
         if expected is not None:
             self._settle(expected)
 
@@ -40,6 +41,7 @@ class PlacedReceiver(Receiver):
             affected = list(self._expected.values())
             for expected in affected:
                 expected.reception.fail(error)
+            self._came.notify_all()
         for expected in affected:
             self._settle(expected)
 
@@ -69,7 +71,7 @@ class PlacedReceiver(Receiver):
 
     def _placed(self, stream: int, frame: Frame, digests: bytes) -> None:
         with self._lock:
-            expected = self._expected.get(frame.delivery)
+            expected = self._find(frame.delivery, frame.epoch)
             offset = expected.reception.place(stream, frame) if expected else None
         if expected is None or offset is None:
             return

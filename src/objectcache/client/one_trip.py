@@ -1,0 +1,177 @@
+"""Match and retrieve in one round trip: what comes is known with the answer, and its frames may be there before."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from objectcache.cache.base import MatchedPart, PartId
+from objectcache.cache.destination import Destination
+from objectcache.cache.landing import Landing
+from objectcache.cache.retrieval import Retrieval
+from objectcache.client.fencing import Fencer
+from objectcache.client.http import GatewayHttp
+from objectcache.client.response import ResponseReception
+from objectcache.client.session import DataSession
+from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
+from objectcache.layout import ALIGNMENT_BYTES, KVLayout
+from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
+from objectcache.transports.receiver import Expected, ExpectedPart
+from objectcache.transports.verification import Verification
+
+
+def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None) -> int:
+    """What a destination of `parts` (None: all) takes at most, of whatever matches of a chain of `num_keys`; 0 where
+    nothing can. Raises LayoutError for parts that the layout does not have."""
+    tokens = num_keys * layout.key_tokens
+    if parts is not None:
+        shards = [(layout.group(group), layout.shard(group, shard)) for group, shard in parts]
+    else:
+        shards = [(group, shard) for group in layout.groups for shard in group.shards]
+    room = 0
+    for group, shard in shards:
+        chunks = tokens // group.chunk_tokens
+        if not chunks:
+            return 0
+        room += min(chunks, group.needed_chunks or chunks) * shard.chunk_bytes + len(shard.layers) * ALIGNMENT_BYTES
+    return room
+
+
+class OneTrip(ABC):
+    """One attempt: `ask`, and then either `begin` or `withdraw`. Where any of them raises, `destination` is to be
+    closed, which cancels what may come."""
+
+    def __init__(self, request: MatchAndRetrieveRequest, destination: Destination, streams: int) -> None:
+        self.request = request
+        self.destination = destination
+        self._lock = threading.Lock()
+        self._retrieval: Retrieval | None = None
+        self._landing: Landing | None = None
+        self._error: ObjectCacheError | None = None
+        self._on_damage: Callable[[], None] = lambda: None
+        self.expected = Expected(
+            request.delivery,
+            request.epoch,
+            None,
+            (),
+            destination.buffer.view,
+            streams,
+            on_section=self._land,
+            on_failed=self._fail,
+            on_fenced=destination.fence,
+            shared=request.target.kind.places,
+        )
+
+    http: GatewayHttp
+    """Which reaches the gateway that delivers."""
+
+    @abstractmethod
+    def ask(self, path: str) -> MatchAndRetrieveAnswer:
+        """Raises what the gateway answers, GatewayUnavailableError, DeliveryTimeoutError."""
+
+    @abstractmethod
+    def withdraw(self) -> None:
+        """Nothing comes."""
+
+    def begin(self, retrieval: Retrieval, parts: Sequence[MatchedPart], on_damage: Callable[[], None]) -> None:
+        """This is what comes. Raises GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no
+        room to keep track of it)."""
+        with self._lock:
+            self._retrieval, self._on_damage = retrieval, on_damage
+            self._landing = Landing(retrieval, self.destination)
+            error = self._error
+        if error is not None:
+            self._fail(error)
+        self._shape(retrieval, [ExpectedPart(part.part.group, part.part.shard, part.keys) for part in parts])
+
+    @abstractmethod
+    def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None: ...
+
+    # -- whom the receivers tell ------------------------------------------------------------------
+
+    def _land(self, section: int) -> None:
+        assert self._landing is not None, "nothing lands before it is known what comes"
+        self._landing.land_section(section)
+
+    def _fail(self, error: ObjectCacheError) -> None:
+        with self._lock:
+            self._error, retrieval = error, self._retrieval
+        if retrieval is not None:
+            retrieval.fail(error)
+            if isinstance(error, IntegrityError):
+                self._on_damage()
+
+
+class SessionTrip(OneTrip):
+    """Over the streams of a session."""
+
+    def __init__(
+        self, session: DataSession, request: MatchAndRetrieveRequest, destination: Destination, fencer: Fencer
+    ) -> None:
+        super().__init__(request, destination, session.streams)
+        self.http = session.http
+        self._session = session
+        self._fencer = fencer
+        # What holds frames is told once it is known what they are of, and writes nothing before.
+        self._expecting = not session.receivers.holds
+        destination.begin(self._cancel)
+
+    def _cancel(self) -> None:
+        self._fencer.fence(self._session, self.request, self.destination)
+        if not self._expecting:
+            self.destination.fence()
+
+    def ask(self, path: str) -> MatchAndRetrieveAnswer:
+        receivers, request = self._session.receivers, self.request
+        try:
+            if self._expecting:
+                receivers.expect(self.expected, self.destination.buffer.offset)
+            body = self.http.request("POST", path, request.encode(), timeout_s=request.deadline_s, resend=False)
+        except RequestError as error:
+            self._refused(error)
+            raise
+        except BaseException:
+            # Nobody knows whether it was accepted. It is cancelled with its destination, or here where nobody will
+            # say when that is fenced.
+            if not self._expecting:
+                self._cancel()
+            raise
+        return MatchAndRetrieveAnswer.decode(body)
+
+    def withdraw(self) -> None:
+        self._refused(KeyNotFoundError("nothing matched"))
+
+    def _refused(self, error: ObjectCacheError) -> None:
+        if self._expecting:
+            self._session.receivers.fail(self.request.delivery, error)
+        else:
+            self.destination.fence()
+
+    def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
+        self._expecting = True
+        self._session.receivers.shape(self.expected, retrieval.geometry, parts, self.destination.buffer.offset)
+
+
+class ResponseTrip(OneTrip):
+    """In the response to the request."""
+
+    def __init__(
+        self, http: GatewayHttp, request: MatchAndRetrieveRequest, destination: Destination, verify: Verification
+    ) -> None:
+        super().__init__(request, destination, 1)
+        self.http = http
+        self._reception = ResponseReception(http, self.expected, verify)
+        self._read_on: Callable[[], None] = lambda: None
+        destination.begin(self._reception.cancel)
+
+    def ask(self, path: str) -> MatchAndRetrieveAnswer:
+        answer, self._read_on = self._reception.match(path, self.request)
+        return answer
+
+    def withdraw(self) -> None:
+        self._reception.withdraw(KeyNotFoundError("nothing matched"))
+
+    def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
+        self._reception.shape(retrieval.geometry, parts)
+        self._read_on()

@@ -1,0 +1,222 @@
+"""Match and retrieve in one round trip: how many trips it takes, and what becomes of those that go wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectcache.cache import KVCache, RetrieveOptions
+from objectcache.cache.tiering import Tiering, TierOptions
+from objectcache.client import GatewayCache
+from objectcache.client.http import GatewayHttp
+from objectcache.errors import (
+    DeliveryError,
+    DeliveryTimeoutError,
+    GatewayUnavailableError,
+    ObjectCacheError,
+    RequestError,
+)
+from objectcache.keys import KeyChain, Namespace
+from objectcache.messages import MatchAndRetrieveAnswer
+from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
+from objectcache.tier import LocalTier
+from tests.gateway.process import GatewayProcess, eventually, stopped
+
+LAYOUT = flat_layout(8, 64 << 10)
+CHUNKS = 16
+IN_ONE = "kv-match-and-retrieve"
+TARGETS = [
+    {"target": "tcp"},
+    {"target": "tcp", "receiver": "process"},
+    {"target": "http"},
+    {"target": "shm"},
+]
+each_target = pytest.mark.parametrize("options", TARGETS, ids=["tcp", "process", "http", "shm"])
+
+
+class Requests:
+    """What a client asks, by sub-resource; and what is done to its requests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        self.behind: Callable[[str], None] = lambda resource: None
+        """Called with an answer at hand, which it keeps from the client meanwhile."""
+        start = GatewayHttp.start
+
+        def spying(http: GatewayHttp, method: str, path: str, *args: Any, **how: Any) -> Any:
+            resource = path.partition("?")[2]
+            self.seen.append(resource)
+            answer = start(http, method, path, *args, **how)
+            self.behind(resource)
+            return answer
+
+        monkeypatch.setattr(GatewayHttp, "start", spying)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    return Requests(monkeypatch)
+
+
+def stored(cache: KVCache) -> tuple[Namespace, KeyChain]:
+    namespace = new_namespace(LAYOUT)
+    chain = prompt(namespace, CHUNKS)
+    store_parts(cache, namespace, chain)
+    return namespace, chain
+
+
+def load(cache: KVCache, namespace: Namespace, chain: KeyChain, **options: Any) -> int:
+    match, retrieval = cache.match_and_retrieve(namespace, chain, options=RetrieveOptions(**options))
+    assert retrieval is not None
+    with retrieval:
+        check_delivery(retrieval, match)
+    return match.tokens
+
+
+def all_is_free(cache: GatewayCache) -> None:
+    eventually(lambda: not cache.pool.usage().in_use_bytes + cache.pool.usage().quarantined_bytes, "memory is free")
+
+
+def open_cache(gateway: GatewayProcess, options: dict[str, Any], **more: Any) -> GatewayCache:
+    cache = gateway.open(**{"streams": 3, **options, **more})
+    assert isinstance(cache, GatewayCache)
+    return cache
+
+
+@each_target
+def test_it_is_one_request(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)  # opens the session
+        requests.seen.clear()
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        assert cache.match_and_retrieve(namespace, prompt(namespace, CHUNKS, seed=1))[1] is None
+        assert requests.seen == [IN_ONE, IN_ONE]
+        all_is_free(cache)
+
+
+@each_target
+def test_a_gateway_that_does_not_know_it_is_asked_twice(
+    gateway: GatewayProcess, requests: Requests, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = GatewayCache._path
+    monkeypatch.setattr(GatewayCache, "_path", lambda self, name: path(self, name.replace(IN_ONE, "kv-of-tomorrow")))
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        for _ in range(3):
+            assert load(cache, namespace, chain) == CHUNKS * 16
+        asked = [name for name in requests.seen if name in ("kv-of-tomorrow", "kv-match", "kv-retrieve")]
+        assert asked == ["kv-of-tomorrow"] + ["kv-match", "kv-retrieve"] * 3
+        all_is_free(cache)
+
+
+@each_target
+def test_a_restart_costs_a_second_request(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        gateway.restart()
+        requests.seen.clear()
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        assert requests.seen.count(IN_ONE) <= 2
+        assert "kv-match" not in requests.seen
+        all_is_free(cache)
+
+
+@each_target
+def test_frames_wait_for_an_answer(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        requests.behind = lambda resource: time.sleep(0.2 if resource == IN_ONE else 0)
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        all_is_free(cache)
+
+
+@each_target
+def test_they_do_not_wait_for_ever(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        requests.behind = lambda resource: time.sleep(1.5 if resource == IN_ONE else 0)
+        match, retrieval = cache.match_and_retrieve(namespace, chain)
+        assert retrieval is not None
+        with retrieval:
+            if options["target"] == "http":
+                check_delivery(retrieval, match)  # its frames are behind the answer
+            else:
+                with pytest.raises(DeliveryError):
+                    retrieval.wait(7)
+        requests.behind = lambda resource: None
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        all_is_free(cache)
+
+
+@each_target
+def test_an_answer_that_makes_no_sense_is_cancelled(
+    gateway: GatewayProcess, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: object) -> object:
+        raise RequestError("not in any language")
+
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        with monkeypatch.context() as patched:
+            patched.setattr(MatchAndRetrieveAnswer, "decode", decode)
+            for _ in range(3):
+                with pytest.raises(RequestError):
+                    cache.match_and_retrieve(namespace, chain)
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        all_is_free(cache)
+
+
+@each_target
+def test_what_is_given_up_before_its_answer_is_cancelled(gateway: GatewayProcess, options: dict[str, Any]) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        with stopped(gateway.pid):
+            for _ in range(2):
+                with pytest.raises((DeliveryTimeoutError, GatewayUnavailableError)):
+                    cache.match_and_retrieve(namespace, chain, options=RetrieveOptions(deadline_s=0.2))
+        eventually(lambda: _loads(cache, namespace, chain), "it goes on")
+        all_is_free(cache)
+
+
+def _loads(cache: KVCache, namespace: Namespace, chain: KeyChain) -> bool:
+    try:
+        return load(cache, namespace, chain) == CHUNKS * 16
+    except ObjectCacheError:
+        return False
+
+
+@pytest.mark.parametrize("options", TARGETS[:3], ids=["tcp", "process", "http"])
+def test_what_is_held_here_is_not_asked_for(
+    gateway: GatewayProcess,
+    requests: Requests,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_(self: TierOptions) -> Tiering:
+        return Tiering(LocalTier(str(tmp_path / "tier"), self.limit_bytes, on_disk=True))
+
+    monkeypatch.setattr(TierOptions, "open", open_)
+    with open_cache(gateway, options, tier=TierOptions(limit_bytes=1 << 30)) as cache:
+        namespace, chain = stored(cache)
+        assert cache.tiering is not None
+        trips = []
+        for asked in (chain[: CHUNKS // 2], chain, chain, chain):
+            requests.seen.clear()
+            assert load(cache, namespace, asked) == len(asked) * 16
+            trips.append([name for name in requests.seen if name in (IN_ONE, "kv-match", "kv-retrieve")])
+            cache.tiering.settle()
+        # New; then first layers of its half are held; in the end all of it.
+        assert trips[:2] + trips[3:] == [[IN_ONE], ["kv-match", "kv-retrieve"], ["kv-match"]]
+        assert cache.tiering.stats.misses == 1
+        all_is_free(cache)
