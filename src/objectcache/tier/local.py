@@ -273,14 +273,15 @@ class LocalTier:
         self.mappings.sweep()  # what is kept now may have made others go
         for part in parts:
             for extent in self._held(namespace, part).extents:
-                if not extent.file.mapped_bytes and self.mappings.wanted:
-                    try:
+                try:
+                    if not extent.file.mapped_bytes and self.mappings.wanted:
                         self.mappings.map(extent.file)
-                    except IntegrityError:
-                        self._discard(extent.file)
-                    except StoreUnavailableError as error:
-                        log.warning("%s", error)
-                extent.file.close()
+                except IntegrityError:
+                    self._discard(extent.file)
+                except StoreUnavailableError as error:
+                    log.warning("%s", error)
+                finally:
+                    extent.file.close()
 
     # -- the rest ---------------------------------------------------------------------------------
 
