@@ -230,6 +230,22 @@ def test_what_cannot_be_registered_is_read(tmp_path: Path, executor: ThreadPoolE
     assert registered.now == {}
 
 
+def test_what_cannot_be_mapped_is_read(
+    tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "denied")
+
+    tier = open_mapped(tmp_path, Registered())
+    part = part_of(keys_of(1, 8))
+    monkeypatch.setattr("objectcache.tier.files.FileWindow", refuse)
+    come_and_map(tier, part.keys)
+    assert not tier.mappings.wanted
+    _, units, errors = read(tier.look_up(NAMESPACE, [part]), part, executor)
+    assert (sorted(units), errors) == ([0, 1], [])
+    tier.close()
+
+
 def test_nothing_is_mapped_for_nobody(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     come_and_map(tier, keys_of(1, 8))
