@@ -117,6 +117,21 @@ def test_what_is_partly_mapped_is_read_beside_it(tmp_path: Path, executor: Threa
     tier.close()
 
 
+def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path) -> None:
+    tier = open_mapped(tmp_path, Registered())
+    keys = keys_of(1, 40)
+    come(tier, keys)
+    before = len(os.listdir("/proc/self/fd"))
+    tier.map(NAMESPACE, [part_of(keys)])
+    assert held(tier, keys) == ((2, 40),)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for file in files(tmp_path):
+        os.utime(file, (0, 0))
+    assert held(tier, keys) == ((2, 40),)
+    assert all(file.stat().st_mtime > 0 for file in files(tmp_path))
+    tier.close()
+
+
 def test_a_file_is_mapped_once(tmp_path: Path) -> None:
     """Also one that holds fewer chunks than are asked for."""
     registered = Registered()

@@ -111,7 +111,7 @@ class Mappings:
         with self._lock:
             found: Sequence[TierFile] = list(self._files)
         for file in found:
-            if not file.is_at(file.path):
+            if not file.is_in_place:
                 self.drop(file)
         self._let_go()
 
