@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from objectcache.delivery import Reception
 from objectcache.frames import Frame, FrameType
 from objectcache.layout import MAX_SECTIONS, SECTION_BYTES, DeliveryGeometry, PartShape
+from objectcache.transports.joint import ArrivalBoard, JointReception
 
 MIB = 1 << 20
 
@@ -66,14 +69,26 @@ def test_how_many_a_layer_of_64_kib_slices_has(chunks: int, sections: int) -> No
     assert len(DeliveryGeometry(geometry.parts, 2).sections.all) == 1, "units of several layers are not cut"
 
 
-@given(geometries(), st.randoms(use_true_random=False))
-def test_each_is_told_once_when_the_last_of_it_is_verified(geometry: DeliveryGeometry, random: object) -> None:
+def receptions(geometry: DeliveryGeometry, members: int) -> list[Reception]:
+    """One, or those of several processes."""
+    if members == 1:
+        return [Reception(geometry, epoch=0, streams=1)]
+    memory = memoryview(bytearray(ArrivalBoard.size_bytes(geometry, members)))
+    return [
+        JointReception(geometry, 0, [index], ArrivalBoard(geometry, memory, members), index) for index in range(members)
+    ]
+
+
+@given(geometries().filter(lambda geometry: geometry.sections.all), st.integers(1, 3), st.randoms())
+def test_each_is_told_once_when_the_last_of_it_is_verified(
+    geometry: DeliveryGeometry, members: int, random: Random
+) -> None:
     frames = []
     for part, shape in enumerate(geometry.parts):
         for layer, size in zip(shape.layers, shape.slice_bytes, strict=True):
             at = shape.held_chunks(layer)
             while at < shape.num_chunks:
-                count = min(random.randint(1, 5), shape.num_chunks - at)  # type: ignore[attr-defined]  # a Random
+                count = min(random.randint(1, 5), shape.num_chunks - at)
                 frames.append(
                     Frame(
                         FrameType.DATA,
@@ -88,11 +103,13 @@ def test_each_is_told_once_when_the_last_of_it_is_verified(geometry: DeliveryGeo
                     )
                 )
                 at += count
-    random.shuffle(frames)  # type: ignore[attr-defined]  # a Random
-    reception = Reception(geometry, epoch=0, streams=1)
+    random.shuffle(frames)
+    all_of_them = receptions(geometry, members)
     left = geometry.sections.wanted_chunks()
     told: list[int] = []
     for frame in frames:
+        reception = random.choice(all_of_them)
+        assert not reception.complete
         assert reception.begin(0, frame) is not None
         assert reception.span_complete(0, frame)
         for number, count in geometry.sections.touched(frame.part, frame.layer, frame.first_chunk, frame.num_chunks):
@@ -101,4 +118,4 @@ def test_each_is_told_once_when_the_last_of_it_is_verified(geometry: DeliveryGeo
         told += complete
         assert all(not left[number] for number in complete)
         assert sorted(told) == [number for number, missing in enumerate(left) if not missing]
-    assert reception.complete
+    assert all(reception.complete for reception in all_of_them)

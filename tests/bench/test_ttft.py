@@ -19,6 +19,7 @@ from objectcache.bench.ttft.mixed import ADMISSIONS, fits
 from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT
 from objectcache.bench.ttft.rows import interval
 from objectcache.bench.ttft.world import World
+from objectcache.cache.in_place import InPlace, Slices
 from objectcache.errors import ConfigError
 
 CELLS = (Cell(128, 0.5, gbps=1.0), Cell(128, 0.5, gbps=0.0, target="shm", step_tokens=32))
@@ -45,6 +46,32 @@ def test_what_was_loaded_computes_what_the_prefix_in_place_does(result: Benchmar
     assert result.summary["logits_equal"] == 1.0
     judged = {row["path"] for row in result.rows if "path" in row and row.get("logits_equal")}
     assert judged == {RESIDENT, LOCAL, LAYERWISE, CHUNKWISE_PATH, LOCAL_FIRST}
+
+
+def test_first_layers_that_are_local_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[tuple[int, int]] = []
+    before = InPlace.put
+
+    def spied(self: InPlace, part: int, layer: int, first: int, slices: Slices) -> None:
+        put.append((layer, len(slices)))
+        before(self, part, layer, first, slices)
+
+    monkeypatch.setattr(InPlace, "put", spied)
+    settings = TtftSettings(
+        architecture=TINY,
+        cells=CELLS[:1],
+        runs=2,
+        device="cpu",
+        streams=2,
+        paths=(LOCAL_FIRST,),
+        first_layers=2,
+        memory=tmp_path,
+        quick=True,
+    )
+    result = run_ttft(settings, Console(file=io.StringIO()))
+    assert put[:2] == [(0, 4), (1, 4)]
+    assert [each for each in put if each[0] < 2] == put[:2] * 3, "when it runs for warmth, and in both runs"
+    assert [row["logits_equal"] for row in result.rows if row.get("path") == LOCAL_FIRST] == [True]
 
 
 def test_a_longer_prefix_than_that_of_the_first_cell_is_stored_as_it_was_computed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import objectcache
 from objectcache.device import cuda_registrar
 from objectcache.errors import ConfigError
+from tests.tier.test_local_tier import NAMESPACE, come, content, keys_of, open_tier, part_of
 
 
 class Cudart:
@@ -50,6 +52,27 @@ def test_memory_that_cannot_be_pinned_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("objectcache.device.pinning._CUDA", SimpleNamespace(cudart=lambda: Cudart(2)))
     with pytest.raises(ConfigError, match="4096 bytes could not be pinned"):
         cuda_registrar(1 << 20, 4096)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_what_the_local_tier_holds_is_pinned_where_it_is(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    tier.mappings.register(cuda_registrar)
+    part = part_of(keys_of(1, 70))
+    come(tier, part.keys)
+    tier.map(NAMESPACE, [part])
+    holding = tier.look_up(NAMESPACE, [part])
+    found = []
+    for extent in holding.parts[0].extents:
+        for position in range(len(extent.layers)):
+            slices = extent.file.mapped(position, extent.count)
+            assert slices is not None
+            pinned = torch.from_numpy(slices)
+            assert pinned.is_pinned()
+            found.append(pinned.to("cuda", non_blocking=True).cpu().numpy().tobytes())
+    assert b"".join(found) == b"".join(content(part.keys, layer) for layer in range(2))
+    holding.close()
+    tier.close()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

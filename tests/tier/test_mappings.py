@@ -117,6 +117,21 @@ def test_what_is_partly_mapped_is_read_beside_it(tmp_path: Path, executor: Threa
     tier.close()
 
 
+def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path) -> None:
+    tier = open_mapped(tmp_path, Registered())
+    keys = keys_of(1, 40)
+    come(tier, keys)
+    before = len(os.listdir("/proc/self/fd"))
+    tier.map(NAMESPACE, [part_of(keys)])
+    assert held(tier, keys) == ((2, 40),)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for file in files(tmp_path):
+        os.utime(file, (0, 0))
+    assert held(tier, keys) == ((2, 40),)
+    assert all(file.stat().st_mtime > 0 for file in files(tmp_path))
+    tier.close()
+
+
 def test_a_file_is_mapped_once(tmp_path: Path) -> None:
     """Also one that holds fewer chunks than are asked for."""
     registered = Registered()
@@ -228,6 +243,22 @@ def test_what_cannot_be_registered_is_read(tmp_path: Path, executor: ThreadPoolE
     assert memory[:end] == delivered(part)[1][:end]
     tier.close()
     assert registered.now == {}
+
+
+def test_what_cannot_be_mapped_is_read(
+    tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "denied")
+
+    tier = open_mapped(tmp_path, Registered())
+    part = part_of(keys_of(1, 8))
+    monkeypatch.setattr("objectcache.tier.files.FileWindow", refuse)
+    come_and_map(tier, part.keys)
+    assert not tier.mappings.wanted
+    _, units, errors = read(tier.look_up(NAMESPACE, [part]), part, executor)
+    assert (sorted(units), errors) == ([0, 1], [])
+    tier.close()
 
 
 def test_nothing_is_mapped_for_nobody(tmp_path: Path) -> None:

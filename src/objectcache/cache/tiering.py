@@ -113,21 +113,20 @@ class Tiering:
                 holding.close()
 
         def fill() -> None:
-            wanted = _tier_parts(namespace, parts)
-            new = False
+            wanted, memory = _tier_parts(namespace, parts), destination.buffer.view
             try:
-                if keeps:
-                    memory = destination.buffer.view
-                    new = self.tier.keep(
-                        namespace.digest, wanted, versions, geometry, memory, holding, in_place.bring_chunks
-                    )
+                new = self.tier.keep(
+                    namespace.digest, wanted, versions, geometry, memory, holding, in_place.bring_chunks
+                )
             finally:
                 close()
             if new or maps:
                 self.tier.map(namespace.digest, wanted)
 
-        if not (keeps or maps) or not self._in_background(fill):
+        if not keeps or not self._in_background(fill):
             close()
+            if maps:
+                self._in_background(lambda: self.tier.map(namespace.digest, _tier_parts(namespace, parts)))
 
     def _in_background(self, job: Callable[[], None]) -> bool:
         """Whether it will be done: one at a time is."""

@@ -148,11 +148,11 @@ class Extents:
         os.close(descriptor)
         return None
 
-    def touch(self, descriptor: int) -> None:
-        """The open extent is used now."""
+    def touch(self, extent: int | str) -> None:
+        """An extent, by its descriptor or path, is used now."""
         with suppress(OSError):
-            if time.time() - os.fstat(descriptor).st_mtime > TOUCH_INTERVAL_S:
-                os.utime(descriptor)
+            if time.time() - os.stat(extent).st_mtime > TOUCH_INTERVAL_S:
+                os.utime(extent)
 
     def holds(self, extent: Extent) -> bool:
         return os.path.exists(extent.path)

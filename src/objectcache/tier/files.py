@@ -83,6 +83,7 @@ class TierFile:
         self._reader: SegmentReader | None = None
         self._users = 1
         self._mapped: dict[int, MappedLayer] = {}
+        self._identity: tuple[int, int] | None = None  # of one that is mapped
 
     def share(self) -> TierFile:
         """Itself, to be closed once more."""
@@ -99,7 +100,8 @@ class TierFile:
     def map(self, registrars: Sequence[Registrar]) -> None:
         """Every layer, verified and registered; costs milliseconds. Once, by one thread, before others share it.
 
-        Raises IntegrityError, StoreUnavailableError, and what registrars raise; what is mapped by then is usable.
+        It is not open any more then: there may be more files than a process may have open. Raises IntegrityError,
+        StoreUnavailableError, and what registrars raise; what is mapped by then is usable, and the rest can be read.
         """
         reader = self._opened()
         try:
@@ -108,10 +110,14 @@ class TierFile:
             try:
                 for position in range(len(reader.header.layers)):
                     self._mapped[position] = MappedLayer(descriptor, reader, position, registrars)
+                found = os.fstat(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise StoreUnavailableError(f"mapping a file of the local tier failed: {error.strerror}") from error
+        self._identity = found.st_ino, found.st_dev
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     @property
     def mapped_bytes(self) -> int:
@@ -122,13 +128,14 @@ class TierFile:
         layer = self._mapped.get(position)
         return None if layer is None else layer.slices[:count]
 
-    def is_at(self, path: str) -> bool:
-        """Whether `path` still names this very file."""
+    @property
+    def is_in_place(self) -> bool:
+        """Of one that is mapped: whether its path still names this very file."""
         try:
-            found, mine = os.stat(path), os.fstat(self._descriptor)
+            found = os.stat(self.path)
         except OSError:
             return False
-        return (found.st_ino, found.st_dev) == (mine.st_ino, mine.st_dev)
+        return self._identity in (None, (found.st_ino, found.st_dev))
 
     # -- read -------------------------------------------------------------------------------------
 
@@ -176,7 +183,7 @@ class TierFile:
 
     def touch(self, extents: Extents) -> None:
         """It is used now."""
-        extents.touch(self._descriptor)
+        extents.touch(self.path if self._descriptor < 0 else self._descriptor)
 
     def close(self) -> None:
         """Once by whoever opened it, and by each who shares it."""
@@ -187,4 +194,5 @@ class TierFile:
         for layer in self._mapped.values():
             layer.close()
         self._mapped.clear()
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)

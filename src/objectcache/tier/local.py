@@ -7,7 +7,6 @@ kept as well. The rest goes before any first layers do, and never displaces them
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from functools import partial
 from threading import Lock
 
 from objectcache.descriptor import Versions
-from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError, StoreUnavailableError
+from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
 from objectcache.stores.base import StoreUsage
@@ -28,8 +27,6 @@ from objectcache.tier.keeping import extent_header, write_extent
 from objectcache.tier.mappings import Mappings
 from objectcache.tier.names import MAX_VERSIONS, MIXED, TierName, cut_versions, rank_of
 from objectcache.tier.parts import TierPart, TierStats, WantedExtent, extents_of
-
-log = logging.getLogger(__name__)
 
 DEFAULT_FIRST_LAYERS = 2
 _LEAF_BYTES = 8
@@ -285,14 +282,13 @@ class LocalTier:
         self.mappings.sweep()  # what is kept now may have made others go
         for part in parts:
             for extent in self._held(namespace, part).extents:
-                if not extent.file.mapped_bytes and self.mappings.wanted:
-                    try:
+                try:
+                    if not extent.file.mapped_bytes and self.mappings.wanted:
                         self.mappings.map(extent.file)
-                    except IntegrityError:
-                        self._discard(extent.file)
-                    except StoreUnavailableError as error:
-                        log.warning("%s", error)
-                extent.file.close()
+                except IntegrityError:
+                    self._discard(extent.file)
+                finally:
+                    extent.file.close()
 
     # -- the rest ---------------------------------------------------------------------------------
 

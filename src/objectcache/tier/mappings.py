@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from objectcache.errors import ConfigError
+from objectcache.errors import ConfigError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.tier.files import Registrar, TierFile
 
@@ -68,10 +68,10 @@ class Mappings:
 
     def map(self, file: TierFile) -> None:
         """Map an open file that nobody else shares yet, and keep it so. The caller closes it, and is the only one who
-        maps. Raises IntegrityError, StoreUnavailableError."""
+        maps. Raises IntegrityError."""
         try:
             file.map(self._registrars)
-        except ConfigError as error:
+        except (ConfigError, StoreUnavailableError) as error:
             log.warning("the local tier is not mapped any more: %s", error)
             self._registrars.clear()
         size = file.mapped_bytes
@@ -111,7 +111,7 @@ class Mappings:
         with self._lock:
             found: Sequence[TierFile] = list(self._files)
         for file in found:
-            if not file.is_at(file.path):
+            if not file.is_in_place:
                 self.drop(file)
         self._let_go()
 
