@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import msgpack
@@ -19,6 +20,8 @@ from objectcache.messages import (
     CancelAnswer,
     CancelRequest,
     CommitRequest,
+    MatchAndRetrieveAnswer,
+    MatchAndRetrieveRequest,
     MatchAnswer,
     MatchRequest,
     NixlAnswer,
@@ -36,8 +39,8 @@ from tests.golden.wire import MESSAGES
 KINDS: dict[str, Any] = {type(message).__name__: type(message) for message in MESSAGES}
 VALID: dict[str, Any] = {type(message).__name__: msgpack.unpackb(cast(Any, message).encode()) for message in MESSAGES}
 FIELDS = [(kind, path) for kind, fields in VALID.items() for path in paths(fields) if isinstance(path[-1], str)]
-TEXTS = {"http_host", "data_host", "shm_socket", "nixl_agent", "agent", "segment", "reason"}
-NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s", "ready_in_s"}
+TEXTS = {"http_host", "data_host", "shm_socket", "nixl_agent", "agent", "segment", "reason", "gang", "trace"}
+NUMBERS = {"ttl_s", "rate_bytes_s", "timeout_s", "ready_in_s", "deadline_s"}
 LISTS = {"parts", "commit", "discard", "corrections", "windows_s"}
 
 
@@ -52,6 +55,7 @@ def test_all_messages_are_tried() -> None:
     kinds = {
         MatchRequest, MatchAnswer, SessionRequest, SessionAnswer, RetrieveAnswer, CancelRequest, CancelAnswer,
         StoreRequest, CommitRequest, ReleaseRequest, WindowsBatch, NixlRequest, NixlAnswer,
+        MatchAndRetrieveRequest, MatchAndRetrieveAnswer,
     }  # fmt: skip
     assert set(KINDS.values()) == kinds
 
@@ -115,6 +119,15 @@ def test_a_field_of_another_type_is_named(kind: str, path: Path) -> None:
         ("MatchAnswer", ("ttl_s",), math.nan),
         ("MatchAnswer", ("rate_bytes_s",), math.inf),
         ("MatchAnswer", ("layers_per_unit",), (1 << 20) + 1),
+        ("MatchAndRetrieveRequest", ("match", "keys"), bytes(33)),
+        ("MatchAndRetrieveRequest", ("target", "session"), b""),
+        ("MatchAndRetrieveRequest", ("target", "kind"), "fax"),
+        ("MatchAndRetrieveRequest", ("room_bytes",), -1),
+        ("MatchAndRetrieveRequest", ("windows_s",), [math.nan]),
+        ("MatchAndRetrieveRequest", ("deadline_s",), -1.0),
+        ("MatchAndRetrieveAnswer", ("match", "tokens"), (1 << 40) + 1),
+        ("MatchAndRetrieveAnswer", ("accepted", 0, "layers_per_unit"), 0),
+        ("MatchAndRetrieveAnswer", ("accepted",), [{}, {}]),
         ("SessionRequest", ("streams",), 0),
         ("SessionRequest", ("streams",), (1 << 16) + 1),
         ("SessionAnswer", ("session",), b""),
@@ -190,3 +203,14 @@ def test_nearly_right_is_refused_or_means_what_it_says(data: st.DataObject) -> N
     decode = type(message).decode
     if answers_properly(decode, encoded) is None:
         assert decode(decode(encoded).encode()) == decode(encoded)
+
+
+def test_a_header_leaves_out_versions_that_are_too_long() -> None:
+    match = MatchAnswer(160, ((0, 0, 0, 10),), bytes(16), 60.0)
+    accepted = RetrieveAnswer(2, 1 << 20, (((1, bytes(8)),) * 1000,), None, "size")
+    for versions in (accepted.versions[:1], ()):
+        short = replace(accepted, versions=versions and (versions[0][:3],))
+        answer = MatchAndRetrieveAnswer(match, short)
+        assert MatchAndRetrieveAnswer.from_header(answer.to_header()) == answer
+    told = MatchAndRetrieveAnswer.from_header(MatchAndRetrieveAnswer(match, accepted).to_header())
+    assert told == MatchAndRetrieveAnswer(match, replace(accepted, versions=()))

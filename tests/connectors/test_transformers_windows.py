@@ -167,6 +167,25 @@ def test_it_loads_what_is_worth_it(connect: Connect, cache: KVCache, model: Any,
     assert all(first >= 6 for first, _ in script.stores)
 
 
+def test_what_is_asked_for_in_one_may_turn_out_not_to_be_worth_it(connect: Connect, cache: KVCache, model: Any) -> None:
+    ids = prompt(100)
+    stored(connect(model), ids)
+    connector, script = advised(connect, cache, model, 1e9)
+    assert connector.prefill(after(ids, 4, seed=2)).report.matched_tokens == 96
+    script.rate_bytes_s = 1.0
+    retrieved = []
+    for seed in (3, 4):
+        question = after(ids, 4, seed=seed)
+        result = connector.prefill(question)
+        assert torch.allclose(result.outputs.logits[:, -1], recomputed(model, question).logits[:, -1], atol=1e-4)
+        assert (result.report.matched_tokens, result.report.stored_tokens) == (0, 96)
+        retrieved.append(len(script.matches))
+    assert retrieved == [2, 2], "all was worth it, and then not any more"
+    assert connector.flush(30)
+    assert len(script.closed) == 2
+    assert script.released == 3
+
+
 def test_a_load_that_does_not_come_is_given_up_in_time(connect: Connect, cache: KVCache, model: Any) -> None:
     ids = prompt(100)
     stored(connect(model), ids)

@@ -116,6 +116,7 @@ READS = [
     ("POST", f"/{BUCKET}?kv-release"),
     ("POST", f"/{BUCKET}?kv-session"),
     ("POST", f"/{BUCKET}?kv-retrieve"),
+    ("POST", f"/{BUCKET}?kv-match-and-retrieve"),
     ("DELETE", f"/{BUCKET}?kv-delivery"),
     ("POST", f"/{BUCKET}?kv-damage"),
     ("POST", f"/{BUCKET}?kv-explain"),

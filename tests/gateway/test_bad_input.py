@@ -148,7 +148,9 @@ def test_a_lease_that_has_expired(own_gateway: StartGateway) -> None:
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
-@pytest.mark.parametrize("resource", ["kv-match", "kv-release", "kv-session", "kv-retrieve", "kv-commit"])
+@pytest.mark.parametrize(
+    "resource", ["kv-match", "kv-release", "kv-session", "kv-retrieve", "kv-match-and-retrieve", "kv-commit"]
+)
 def test_bodies_that_are_no_messages(gateway: GatewayProcess, resource: str, data: bytes) -> None:
     expected = "InvalidDescriptor" if resource == "kv-retrieve" else "InvalidRequest"
     refused(ask(gateway, resource, data), 400, expected)
@@ -179,7 +181,7 @@ def test_a_match_with_half_a_key_and_with_parts_that_are_not_there(gateway: Gate
     refused(ask(gateway, "kv-match", absent), 400, "InvalidLayout")
 
 
-@pytest.mark.parametrize("resource", ["kv-match", "kv-retrieve"])
+@pytest.mark.parametrize("resource", ["kv-match", "kv-retrieve", "kv-match-and-retrieve"])
 def test_a_body_beyond_the_limit(gateway: GatewayProcess, resource: str) -> None:
     refused(ask(gateway, resource, bytes(MAX_MESSAGE_BYTES + 1)), 413, "EntityTooLarge")
 

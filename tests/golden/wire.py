@@ -12,6 +12,8 @@ from objectcache.messages import (
     CancelAnswer,
     CancelRequest,
     CommitRequest,
+    MatchAndRetrieveAnswer,
+    MatchAndRetrieveRequest,
     MatchAnswer,
     MatchRequest,
     NixlAnswer,
@@ -62,6 +64,22 @@ MESSAGES = (
     WindowsBatch((WindowsRequest(ID, 7, 5, (0.5, 0.25), -0.125),)),
     NixlRequest(ID, b"metadata", 0x7F0000000000, 16 << 30, "VRAM", 1),
     NixlAnswer("objectcache-worker-1"),
+    MatchAndRetrieveRequest(
+        MatchRequest(NAMESPACE, KeyChain(LEAF * 2), ((0, 0),)),
+        Target(TargetKind.SHM, ID, 1 << 20),
+        3 << 20,
+        (1 << 64) - 2,
+        5,
+        2,
+        (0.5, 0.25),
+        "step-9",
+        2.5,
+        "request-1",
+    ),
+    MatchAndRetrieveAnswer(
+        MatchAnswer(160, ((0, 0, 0, 10),), ID, 60.0, 12.5e9, 2),
+        RetrieveAnswer(2, 1 << 20, (((10, ID[:8]),),), 1.25e9, "size"),
+    ),
 )
 
 FRAMES = (

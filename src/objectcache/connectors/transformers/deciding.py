@@ -119,6 +119,7 @@ class Decider:
     def gave_up(self, decision: Decision, seconds: float, arrived_bytes: int) -> None:
         """Its load was given up after `seconds`."""
         self.advisor.gave_up()
+        self._all_was_worth_it = False
         self._note(decision, max(1, arrived_bytes), seconds, 0.0)
 
     def _note(self, decision: Decision, payload_bytes: int, seconds: float, first_byte_s: float) -> None:
