@@ -21,6 +21,7 @@ import torch
 
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cores import leave_bound_core
+from objectcache.device.movers import Movers
 from objectcache.device.places import Place
 from objectcache.device.staging import StagingRing
 from objectcache.device.streams import Event, Lane, current_mark, current_wait, exact_device, host_wait
@@ -63,6 +64,7 @@ class DeviceLoader:
         self._scatters = Lane(self.device, high=True)
         self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
         self._lock = threading.Lock()
+        self.movers = Movers("objectcache-device")
 
     def load(
         self,
@@ -88,6 +90,10 @@ class DeviceLoader:
         _check(geometry, spans, places, self.device)
         after = None if idle else current_mark(self.device, stream)
         return DeviceRetrieval(self, retrieval, places, spans, after)
+
+    def close(self) -> None:
+        """No thread of it waits for another load; those that move layers go on to the end."""
+        self.movers.close()
 
     def move(
         self, blocks: Sequence[npt.NDArray[np.uint8]], place: Place, first: int, copied: Event, placed: Event
@@ -136,7 +142,7 @@ def _alongside(
 
 
 class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
-    """A retrieval on its way to the device, moved by a thread of its own. Made by `DeviceLoader.load`.
+    """A retrieval on its way to the device, moved by a thread meanwhile. Made by `DeviceLoader.load`.
 
     Large layers are moved section by section, as these land, verified. So the place of a layer that never came may hold
     some of it; nobody is told of it as placed.
@@ -163,8 +169,8 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         """Of layers that are queued in part: the latest of it."""
         self._last_copied: Event = None
         self._last_placed: Event = None
-        self._thread = threading.Thread(target=self._run, name="objectcache-device", daemon=True)
-        self._thread.start()
+        self._over = threading.Event()
+        loader.movers.run(self._run)
 
     @property
     def error(self) -> ObjectCacheError | None:
@@ -192,8 +198,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Whether, within `timeout_s`, everything is in place (or will not come) and the retrieval closed."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._over.wait(timeout_s)
 
     def forbid(self, *, stream: Any = None) -> None:
         """As `close`, for places: none is written by anything that comes after this call. Waits for the copy of one
@@ -247,9 +252,12 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             error.__cause__ = failure
         finally:
             self._end(error)
-            self._give_back()
-            host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
-            self._places = {}
+            try:
+                self._give_back()
+                host_wait(self._last_placed)  # until then the places' memory must not go to somebody else
+            finally:
+                self._places = {}
+                self._over.set()
 
     def _move(self, chunks: Chunks) -> None:
         part, layer = chunks.part, chunks.layer

@@ -144,3 +144,6 @@ class BlockLoader:
                 places[index, layer] = self._caches.layers[part.part, layer].at(table)
         moving = self._loader.load(fetch.retrieval, places, spans=spans)
         return Loading(load, fetch, moving)
+
+    def close(self) -> None:
+        self._loader.close()

@@ -188,3 +188,5 @@ class StepLoads:
             loading.drop()
         for loading in loads:
             loading.moving.close()
+        if self._loader is not None:
+            self._loader.close()
