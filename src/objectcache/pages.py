@@ -70,7 +70,7 @@ class FileWindow:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self.length = length
-        self._address: int = address
+        self.address: int = address
         self.data = np.frombuffer(memoryview((ctypes.c_ubyte * length).from_address(address)), np.uint8)
 
     def resident(self, offset: int, length: int) -> bool:
@@ -85,9 +85,9 @@ class FileWindow:
         """A byte per page of a range: 1 or 0."""
         begin = offset - offset % PAGE_BYTES
         pages = ctypes.create_string_buffer(-(-(offset + length - begin) // PAGE_BYTES))
-        _libc.mincore(self._address + begin, offset + length - begin, pages)
+        _libc.mincore(self.address + begin, offset + length - begin, pages)
         return pages.raw
 
     def close(self) -> None:
         del self.data
-        _libc.munmap(self._address, self.length)
+        _libc.munmap(self.address, self.length)

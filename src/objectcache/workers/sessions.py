@@ -62,6 +62,8 @@ class WorkerSessions:
         for session in sessions:
             session.reap(now_s)
         self._files.close_idle(now_s)
+        if self._writer is not None:
+            self._writer.close_idle(now_s)
 
     def _open_session(self, message: Message, fds: list[int]) -> None:
         """`leads`: credit of its deliveries is counted here."""
