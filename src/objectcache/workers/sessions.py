@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from objectcache.errors import DeliveryError, ObjectCacheError, SharedMemoryRefusedError
@@ -16,6 +17,9 @@ from objectcache.transports.shared_memory import ClientMemory, MappedFiles, Plac
 from objectcache.transports.sockets import recv_exact, tune
 from objectcache.workers.answering import Answering, Order, in_thread
 from objectcache.workers.channel import Message
+
+CREDIT_PAUSE_S = 0.001
+"""Between two words of credit that are passed on: whoever says more waits."""
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +165,7 @@ class WorkerSessions:
                         session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
                     else:
                         self._answering.tell({"granted": [key, frame.delivery, frame.epoch, credit_bytes(frame)]})
+                        time.sleep(CREDIT_PAUSE_S)
         except ObjectCacheError:
             session.close()
 

@@ -160,8 +160,8 @@ class Agent:
             self._agent.release_dlist_handle(self._agent.prep_xfer_dlist(peer, descriptors, region.memory))
 
     def post(self, pieces: Sequence[MappedPiece], peer: str, region: Region, offset: int, notification: bytes) -> Any:
-        """`pieces` of memory, each in one registration here, one after another to `offset` of a region of the peer's; with
-        what is said there when they have landed, unless that is empty. A handle, to be released whatever happens.
+        """`pieces` of memory, each in one registration here, one after another to `offset` of a region of the peer's;
+        with what is said there when they have landed, unless that is empty. A handle, which is to be released.
 
         Raises DeliveryError: the peer is gone, or never registered that. Nothing is in flight then.
         """

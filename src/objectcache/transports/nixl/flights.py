@@ -20,7 +20,7 @@ from objectcache.transports.shared_memory import MappedPiece
 
 BUSY_S = 0.00005
 """A look that takes longer has moved something."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00002, 0.0002
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.0002
 """Between looks that move nothing."""
 TICK_S, IDLE_TICK_S = 0.005, 0.05
 """And where nothing is in flight: for last words that were left waiting, and for peers that come and go."""
@@ -64,9 +64,7 @@ class Flights:
         self._thread = threading.Thread(target=self._run, name="nixl-progress", daemon=True)
         self._thread.start()
 
-    def write(
-        self, pieces: Sequence[MappedPiece], peer: str, region: Region, offset: int, notification: bytes
-    ) -> None:
+    def write(self, pieces: Sequence[MappedPiece], peer: str, region: Region, offset: int, notification: bytes) -> None:
         """As `Agent.post`; returns when it has landed. Raises DeliveryError; nothing is in flight then either."""
         self._wait_for(_Asked(lambda agent: agent.post(pieces, peer, region, offset, notification), flies=True))
 
@@ -104,9 +102,13 @@ class Flights:
                     with suppress(DeliveryError):  # nobody has anything to tell a worker
                         self._agent.notifications()
                 continue
-            begun_s = time.perf_counter()
-            still = [each for each in flying if not self._over(each)]
-            moved = asked is not None or len(still) < len(flying) or time.perf_counter() - begun_s > BUSY_S
+            still, longest_s, begun_s = [], 0.0, time.perf_counter()
+            for flight in flying:
+                if not self._over(flight):
+                    still.append(flight)
+                looked_s = time.perf_counter()
+                longest_s, begun_s = max(longest_s, looked_s - begun_s), looked_s
+            moved = asked is not None or len(still) < len(flying) or longest_s > BUSY_S
             pause_s = 0.0 if moved else min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             flying = still
 
@@ -123,7 +125,7 @@ class Flights:
         """Whether it is in flight now."""
         try:
             asked.found = asked.do(self._agent)
-        except Exception as error:  # the asker's, who has it raised
+        except Exception as error:  # noqa: BLE001 - the asker's, who has it raised
             asked.error = error
         else:
             if asked.flies:
@@ -135,7 +137,7 @@ class Flights:
         try:
             if not self._agent.landed(flight.found):
                 return False
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             flight.error = error
         with suppress(ObjectCacheError):
             self._agent.release(flight.found)

@@ -50,6 +50,10 @@ class RegisteredFiles(MappedFiles):
         try:
             return body.hold_mapped(data_bytes, self, stack)
         except DeliveryError as error:
-            log.warning("files of the store are copied before they are written: they cannot be registered: %s", error)
-            self._refused = True
+            with self._lock:
+                first, self._refused = not self._refused, True
+            if first:
+                log.warning(
+                    "files of the store are copied before they are written, as none can be registered: %s", error
+                )
             return None

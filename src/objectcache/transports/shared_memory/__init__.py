@@ -5,4 +5,12 @@ from objectcache.transports.shared_memory.memory import ClientMemory, check_memo
 from objectcache.transports.shared_memory.receiving import PlacedReceiver
 from objectcache.transports.shared_memory.sending import PlacingDelivery, PlacingSession
 
-__all__ = ["ClientMemory", "MappedFiles", "MappedPiece", "PlacedReceiver", "PlacingDelivery", "PlacingSession", "check_memory"]
+__all__ = [
+    "ClientMemory",
+    "MappedFiles",
+    "MappedPiece",
+    "PlacedReceiver",
+    "PlacingDelivery",
+    "PlacingSession",
+    "check_memory",
+]
