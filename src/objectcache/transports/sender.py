@@ -56,8 +56,6 @@ class SenderSession:
     """Whether a delivery's first frame begins with a head that leaves ahead of the rest."""
     places = False
     """Whether it writes the receiver's memory itself."""
-    placed_bytes = 0
-    """Of how many bytes a placement is then, at most."""
 
     leads = True
     """Whether credit for its deliveries is counted here, and not where its receiver's other streams are served."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-SHARE = 16
+SHARE = 8
 """Nobody holds more than this part of the slots: a client that stands still keeps what its WRITEs have."""
 
 

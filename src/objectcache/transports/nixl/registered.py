@@ -53,7 +53,5 @@ class RegisteredFiles(MappedFiles):
             with self._lock:
                 first, self._refused = not self._refused, True
             if first:
-                log.warning(
-                    "files of the store are copied before they are written, as none can be registered: %s", error
-                )
+                log.warning("files of the store are copied before each WRITE: none can be registered: %s", error)
             return None

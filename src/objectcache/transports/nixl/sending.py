@@ -26,12 +26,12 @@ from objectcache.transports.nixl.notifications import encode_notification
 from objectcache.transports.nixl.registered import RegisteredFiles
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory import MappedFiles, MappedPiece, PlacingDelivery
-from objectcache.transports.shared_memory.placements import PlacingBody
+from objectcache.transports.shared_memory.placements import PLACED_BYTES, PlacingBody
 
-SLOT_BYTES = 4 << 20
-"""A whole placement, and one WRITE, but for slices that are larger. Half a millisecond of computing is saved by twice
-as much; but over TCP the receiver verifies while more comes, the sooner it begins the better."""
-SLOTS = 64
+SLOT_BYTES = PLACED_BYTES
+"""A whole placement, but for slices that are larger: each WRITE costs a quarter of a millisecond of computing,
+whatever its size."""
+SLOTS = 32
 """Registered memory is pinned where there is RDMA: 256 MiB for each worker that has clients with NIXL."""
 PACED_STEPS = 4
 """How many steps of a rate one WRITE is, and so what is in flight for each stream: over TCP it takes a millisecond or
@@ -114,7 +114,6 @@ class NixlSession(SenderSession):
 
     announces = False
     places = True
-    placed_bytes = SLOT_BYTES
 
     def __init__(self, streams: int, peer: str, region: Region, writer: Writer, on_lost: Callable[[], None]) -> None:
         """`peer` is known to `writer`, and forgotten there with the end of the last stream."""

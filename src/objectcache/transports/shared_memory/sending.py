@@ -21,7 +21,7 @@ from objectcache.transports.pacing import Pace
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.shared_memory.memory import ClientMemory
-from objectcache.transports.shared_memory.placements import PLACED_BYTES, PlacingBody
+from objectcache.transports.shared_memory.placements import PlacingBody
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing
 
@@ -102,7 +102,6 @@ class PlacingSession(SenderSession):
 
     announces = False
     places = True
-    placed_bytes = PLACED_BYTES
 
     def __init__(self, streams: int, memory: ClientMemory, files: MappedFiles, on_lost: Callable[[], None]) -> None:
         """The session owns `memory`."""
