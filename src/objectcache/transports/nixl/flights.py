@@ -97,8 +97,9 @@ class Flights:
                 flying.append(asked)
             if not flying:
                 if asked is None:
-                    if self._closed:
-                        return
+                    with self._changed:
+                        if self._closed and not self._asked:
+                            return
                     with suppress(DeliveryError):  # nobody has anything to tell a worker
                         self._agent.notifications()
                 continue
