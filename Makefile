@@ -75,7 +75,7 @@ test-clients: setup ## Gateways asked by boto3, awscli, s3cmd, rclone and obstor
 
 test-nixl: .venv-nixl/.installed ## The target "nixl", over UCX's shared memory and TCP; its benchmarks, and the demo with it.
 	@.venv-nixl/bin/python -c 'import rados' 2>/dev/null || scripts/link-rados.sh .venv-nixl/bin/python || true
-	OBJECTCACHE_REQUIRE_NIXL=1 .venv-nixl/bin/python -m pytest $(NIXL_TESTS) -rfEs
+	OBJECTCACHE_REQUIRE_NIXL=1 UCX_NET_DEVICES=lo .venv-nixl/bin/python -m pytest $(NIXL_TESTS) -rfEs
 
 # All of .venv, and NIXL on top: .venv itself is where everything else works without it.
 .venv-nixl/.installed: $(STAMP)

@@ -28,13 +28,10 @@ def _installed() -> None:
 @pytest.fixture(scope="session", autouse=True, params=list(WAYS.values()), ids=list(WAYS))
 def ucx(request: pytest.FixtureRequest) -> Iterator[str]:
     """For this process, and for the gateways that it starts."""
-    before = os.environ.get("UCX_TLS")
-    os.environ["UCX_TLS"] = request.param
-    yield request.param
-    if before is None:
-        del os.environ["UCX_TLS"]
-    else:
-        os.environ["UCX_TLS"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UCX_TLS", request.param)
+        patch.setenv("UCX_NET_DEVICES", "lo")  # else it listens on every interface
+        yield request.param
 
 
 @pytest.fixture(scope="session")

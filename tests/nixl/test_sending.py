@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from objectcache.testing.far import LatencyStore
 from objectcache.transports import Expected, ExpectedPart
 from objectcache.transports.nixl import Agent, NixlSession, Region, Slots, Writer, encode_notification
 from objectcache.transports.pacing import Pace
-from objectcache.transports.shared_memory import MappedFiles, PlacingDelivery
+from objectcache.transports.shared_memory import MappedFiles, MappedPiece, PlacingDelivery
 from objectcache.transports.shared_memory.placements import placements_of
 from objectcache.transports.verification import Verification
 from objectcache.workers.open_objects import OpenObjects
@@ -122,6 +123,7 @@ class World:
         eventually(self.client_lost.is_set, "the client knows")
         eventually(lambda: client.usage == (0, 0, 0), "nothing of the client's is registered")
         self._listener.join(PATIENCE_S)
+        self.writer.close_idle(inf)
         assert self.writer.agent.usage == (1, 0, 0)
         assert self.writer.slots.taken == 0
         assert self.receivers._order.waiting == 0
@@ -266,7 +268,7 @@ def test_a_peer_that_is_gone_is_an_error() -> None:
     with pytest.raises(DeliveryError):
         one.notify("two", b"hello")
     with pytest.raises(DeliveryError):
-        one.write(0, 1, "two", Region(4096, 1), 0, b"")
+        one.post([MappedPiece(0, 1)], "two", Region(4096, 1), 0, b"")
     assert one.usage == (0, 0, 0)
     one.close()
     one.close()

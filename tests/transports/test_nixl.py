@@ -24,6 +24,7 @@ from objectcache.transports.nixl import (
     decode_notification,
     encode_notification,
 )
+from objectcache.transports.nixl.arena import SHARE
 from objectcache.transports.nixl.notifications import HEAD_BYTES, MAX_EARLY
 
 STREAMS = 4
@@ -126,7 +127,7 @@ def test_slots_never_overlap_and_all_come_back(count: int, takes: list[bool]) ->
         for take in takes:
             if take or not taken:
                 stack = ExitStack()
-                room = stack.enter_context(slots.slot(0))
+                room = stack.enter_context(slots.slot(stack, 0))
                 assert (room is None) == (len(taken) == count)
                 if room is not None:
                     assert room.stop - room.start == 4096
@@ -145,16 +146,30 @@ def test_who_waits_for_a_slot_gets_the_next_one() -> None:
     slots, got = Slots(1, 1), threading.Event()
 
     def wait() -> None:
-        with slots.slot(20.0) as room:
+        with slots.slot("one", 20.0) as room:
             assert room == slice(0, 1)
             got.set()
 
     waiting = threading.Thread(target=wait)
-    with slots.slot(0):
+    with slots.slot("other", 0):
         waiting.start()
         assert not got.wait(0.05)
     assert got.wait(20.0)
     waiting.join()
+
+
+def test_nobody_holds_more_than_a_share() -> None:
+    slots = Slots(2 * SHARE, 1)
+    with ExitStack() as held:
+        for _ in range(2):
+            assert held.enter_context(slots.slot("one that stands still", 0)) is not None
+        with slots.slot("one that stands still", 0.01) as more:
+            assert more is None
+        for holder in range(2 * SHARE - 2):
+            assert held.enter_context(slots.slot(holder, 0)) is not None
+    with slots.slot("one that stands still", 0) as again:
+        assert again is not None
+    assert not slots._held
 
 
 # -- the line ---------------------------------------------------------------------------------------

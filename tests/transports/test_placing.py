@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +309,38 @@ def test_what_is_not_in_the_page_cache_is_read(file: tuple[int, bytes], monkeypa
     out = memoryview(bytearray(len(content)))
     files.copy(FileRange(descriptor, 0, len(content)), out)
     assert out == content
+
+
+@given(offset=st.integers(0, 10 << 16), length=st.integers(0, 10 << 16))
+def test_where_a_range_of_a_file_lies(tmp_path_factory: pytest.TempPathFactory, offset: int, length: int) -> None:
+    content = np.random.default_rng(1).bytes(10 << 16)
+    path = tmp_path_factory.getbasetemp() / "held"
+    if not path.exists():
+        path.write_bytes(content)
+    length = min(length, len(content) - offset)
+    files = MappedFiles(limit_bytes=1 << 16)
+    with path.open("rb") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped_files, "WINDOW_BYTES", 1 << 16)
+        with ExitStack() as stack:
+            pieces = files.hold(FileRange(file.fileno(), offset, length), stack)
+            assert pieces is not None
+            files.close_idle(inf)
+            found = b"".join(ctypes.string_at(piece.address, piece.length) for piece in pieces)
+            assert found == content[offset : offset + length]
+        files.close_idle(inf)
+    assert files.mapped_bytes == 0
+
+
+def test_what_is_not_in_the_page_cache_is_not_held(file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor, content = file
+    files = MappedFiles()
+    monkeypatch.setattr(FileWindow, "resident", lambda self, offset, length: offset == 0)
+    with ExitStack() as stack:
+        assert files.hold(FileRange(descriptor, 10, len(content) - 10), stack) is None
+        files.close_idle(inf)
+        assert files.mapped_bytes == 0
+        with pytest.raises(IntegrityError):
+            files.hold(FileRange(descriptor, 10, len(content)), stack)
 
 
 def test_a_file_that_is_cut_short_is_damage(file: tuple[int, bytes], tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from objectcache.transports.verification import Verification
 
 POLL_S = 0.0001
 """Between looks while a delivery is awaited: what a layer may wait for on top of the network."""
+BUSY_S = 0.00005
+"""A look that takes longer has moved something: the next one follows at once."""
 FENCE_POLL_S = 0.001
 """While only the end of some is awaited, which nobody wants any more."""
 IDLE_POLL_S = 0.02
@@ -174,13 +176,14 @@ class NixlReceivers(Receivers):
                 ending = self._ending
                 if not ending and not self._awaited:
                     self._changed.wait(IDLE_POLL_S)
+            begun_s = time.perf_counter()
             try:
                 self._look()
             except ObjectCacheError as error:
                 self._out_of_step(error)
             if ending:
                 return
-            if self._awaited:
+            if self._awaited and time.perf_counter() - begun_s < BUSY_S:
                 time.sleep(POLL_S if self._wanted else FENCE_POLL_S)
 
     def _look(self) -> None:

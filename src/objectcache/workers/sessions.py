@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from objectcache.errors import DeliveryError, ObjectCacheError, SharedMemoryRefusedError
@@ -16,6 +17,9 @@ from objectcache.transports.shared_memory import ClientMemory, MappedFiles, Plac
 from objectcache.transports.sockets import recv_exact, tune
 from objectcache.workers.answering import Answering, Order, in_thread
 from objectcache.workers.channel import Message
+
+CREDIT_PAUSE_S = 0.001
+"""Between two words of credit that are passed on: whoever says more waits."""
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,8 @@ class WorkerSessions:
         for session in sessions:
             session.reap(now_s)
         self._files.close_idle(now_s)
+        if self._writer is not None:
+            self._writer.close_idle(now_s)
 
     def _open_session(self, message: Message, fds: list[int]) -> None:
         """`leads`: credit of its deliveries is counted here."""
@@ -159,6 +165,7 @@ class WorkerSessions:
                         session.grant(frame.delivery, frame.epoch, credit_bytes(frame))
                     else:
                         self._answering.tell({"granted": [key, frame.delivery, frame.epoch, credit_bytes(frame)]})
+                        time.sleep(CREDIT_PAUSE_S)
         except ObjectCacheError:
             session.close()
 

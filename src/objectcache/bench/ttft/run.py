@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -137,8 +138,11 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
             if not name.startswith(_FEWER):
                 path.run()  # connections, memory and kernels are warm
         runs: dict[str, list[Run]] = {name: [] for name in paths}
+        order = random.Random(settings.seed)
         for index in range(settings.runs):
-            for name, path in paths.items():
+            # In another order each time: whoever comes after one that was like it finds caches and processes awake.
+            for name in order.sample(list(paths), len(paths)):
+                path = paths[name]
                 if not name.startswith(_FEWER) or index < settings.recompute_runs:
                     runs[name].append(path.run())
             progress.step()

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import os
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from objectcache.errors import ConfigError, DeliveryError
+from objectcache.transports.shared_memory import MappedPiece
 
 PACKAGES = ("nixl", "nixl_cu13", "nixl_cu12")
 """What it is imported as, by distribution: the first chooses between the others by the CUDA that is there."""
 INSTALL = "target 'nixl' needs NIXL: pip install 'objectcache[nixl]'"
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00002, 0.0002
-"""Between looks at a WRITE that is in flight."""
 EXIT_TIMEOUT_S = 5.0
 """How long the process's end waits for calls that are under way. None takes as long."""
 
@@ -97,6 +96,7 @@ def _nixl() -> _Nixl:
             check_installed()
             os.environ.setdefault("NIXL_LOG_LEVEL", "WARN")  # it prints to stderr, and says hello otherwise
             problem: ImportError | None = None
+            raises = logging.raiseExceptions  # which NIXL turns off, for the whole process
             for name in PACKAGES:
                 if find_spec(name) is None:
                     continue
@@ -106,6 +106,8 @@ def _nixl() -> _Nixl:
                 except ImportError as error:
                     problem = error
                     continue
+                finally:
+                    logging.raiseExceptions = raises
                 kinds = [kind for kind in vars(bindings).values() if isinstance(kind, type)]
                 errors = tuple(kind for kind in kinds if issubclass(kind, Exception))
                 _loaded = _Nixl(api, (*errors, RuntimeError, ValueError))
@@ -140,7 +142,7 @@ class Agent:
             self._agent: Any = api.nixl_agent(name, config)
         if "UCX" not in self._agent.backends:
             raise DeliveryError("NIXL: it has no UCX here")
-        self._registered: list[Any] = []
+        self._registered: dict[Region, Any] = {}
         self._peers: set[str] = set()
         self._handles = 0
         self._counting = threading.Lock()
@@ -159,7 +161,14 @@ class Agent:
         """Peers that are told of it from now on may write it. Raises DeliveryError."""
         with _translated(f"registering {region.size_bytes} bytes of {region.memory}"):
             descriptor = (region.address, region.size_bytes, region.device, "")
-            self._registered.append(self._agent.register_memory([descriptor], region.memory))
+            self._registered[region] = self._agent.register_memory([descriptor], region.memory)
+
+    def deregister(self, region: Region) -> None:
+        """Nothing of it is in flight. What goes wrong is of no interest any more; harmless after `close`."""
+        registered = self._registered.pop(region, None)
+        if registered is not None:
+            with suppress(DeliveryError), _translated("deregistering"):  # the agent's end does it too
+                self._agent.deregister_memory(registered)
 
     def metadata(self) -> bytes:
         """How to reach this agent, and what is registered: a capability to write that. Raises DeliveryError."""
@@ -187,29 +196,42 @@ class Agent:
             descriptors = [(region.address, region.size_bytes, region.device)]
             self._agent.release_dlist_handle(self._agent.prep_xfer_dlist(peer, descriptors, region.memory))
 
-    def write(self, address: int, size_bytes: int, peer: str, region: Region, offset: int, notification: bytes) -> None:
-        """`size_bytes` at `address`, which is registered here, to `offset` of a region of the peer's; with what is said
-        there when they have landed, unless that is empty. Returns then.
+    def post(self, pieces: Sequence[MappedPiece], peer: str, region: Region, offset: int, notification: bytes) -> Any:
+        """`pieces` of memory, each in one registration here, one after another to `offset` of a region of the peer's;
+        with what is said there when they have landed, unless that is empty. A handle, which is to be released.
 
-        Raises DeliveryError: the peer is gone, or never registered that. Nothing is in flight then either.
+        Raises DeliveryError: the peer is gone, or never registered that. Nothing is in flight then.
         """
         agent = self._agent
-        with _translated(f"writing {size_bytes} bytes to {peer}"):
-            here = agent.get_xfer_descs([(address, size_bytes, 0)], "DRAM")
-            there = agent.get_xfer_descs([(region.address + offset, size_bytes, region.device)], region.memory)
+        with _translated(f"writing to {peer}"):
+            sources, targets, at = [], [], region.address + offset
+            for address, length in pieces:
+                sources.append((address, length, 0))
+                targets.append((at, length, region.device))
+                at += length
+            here, there = agent.get_xfer_descs(sources, "DRAM"), agent.get_xfer_descs(targets, region.memory)
             handle = agent.initialize_xfer("WRITE", here, there, peer, notification)
             self._count(1)
             try:
-                state, pause_s = agent.transfer(handle), FIRST_PAUSE_S
-                while state == "PROC":
-                    time.sleep(pause_s)
-                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                    state = agent.check_xfer_state(handle)
-            finally:
-                agent.release_xfer_handle(handle)
-                self._count(-1)
-        if state != "DONE":
-            raise DeliveryError(f"NIXL: writing {size_bytes} bytes to {peer}: {state}")
+                agent.transfer(handle)  # what has become of it is asked for next
+            except BaseException:
+                self.release(handle)
+                raise
+        return handle
+
+    def landed(self, handle: Any) -> bool:
+        """Whether that WRITE has; and progress is made. Raises DeliveryError: it failed, and nothing is in flight."""
+        with _translated("a WRITE"):
+            state = self._agent.check_xfer_state(handle)
+        if state not in ("DONE", "PROC"):
+            raise DeliveryError(f"NIXL: a WRITE: {state}")
+        return bool(state == "DONE")
+
+    def release(self, handle: Any) -> None:
+        """Raises DeliveryError."""
+        self._count(-1)
+        with _translated("a WRITE that is over"):
+            self._agent.release_xfer_handle(handle)
 
     def _count(self, more: int) -> None:
         with self._counting:
@@ -235,8 +257,8 @@ class Agent:
             self._peers.discard(peer)
             with suppress(DeliveryError), _translated(f"removing {peer}"):  # others go all the same
                 agent.remove_remote_agent(peer)
-        registered, self._registered = self._registered, []
-        for one in registered:
+        registered, self._registered = self._registered, {}
+        for one in registered.values():
             with suppress(DeliveryError), _translated("deregistering"):  # the agent's end does it too
                 agent.deregister_memory(one)
         with _calls:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+
+SHARE = 8
+"""Nobody holds more than this part of the slots: a client that stands still keeps what its WRITEs have."""
 
 
 class Slots:
@@ -13,7 +17,10 @@ class Slots:
     def __init__(self, count: int, slot_bytes: int) -> None:
         self.count = count
         self.slot_bytes = slot_bytes
+        self.most = max(1, count // SHARE)
+        """For one holder."""
         self._free = list(range(count))
+        self._held: Counter[Hashable] = Counter()
         self._given = threading.Condition()
 
     @property
@@ -25,10 +32,15 @@ class Slots:
         return self.count * self.slot_bytes
 
     @contextmanager
-    def slot(self, timeout_s: float) -> Iterator[slice | None]:
-        """Bytes of the memory, nobody else's until the end; None when none was given back within `timeout_s`."""
+    def slot(self, holder: Hashable, timeout_s: float) -> Iterator[slice | None]:
+        """Bytes of the memory, nobody else's until the end; None when none was given back within `timeout_s`, or
+        `holder` had its share all the time."""
         with self._given:
-            index = self._free.pop() if self._given.wait_for(lambda: self._free, timeout_s) else None
+            if not self._given.wait_for(lambda: self._free and self._held[holder] < self.most, timeout_s):
+                index = None
+            else:
+                index = self._free.pop()
+                self._held[holder] += 1
         if index is None:
             yield None
             return
@@ -37,4 +49,7 @@ class Slots:
         finally:
             with self._given:
                 self._free.append(index)
-                self._given.notify()
+                self._held[holder] -= 1
+                if not self._held[holder]:
+                    del self._held[holder]
+                self._given.notify_all()

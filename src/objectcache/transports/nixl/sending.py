@@ -6,12 +6,13 @@ flight cannot be recalled: a delivery is quiet, and a session ends, only after i
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from functools import partial
+from math import inf
 
 from objectcache.errors import DeliveryError, NixlRefusedError, ObjectCacheError
 from objectcache.pages import address_of, private_memory
@@ -19,100 +20,93 @@ from objectcache.transports import supplying
 from objectcache.transports.active import ActiveDelivery, Turn
 from objectcache.transports.nixl.agent import Agent, Region
 from objectcache.transports.nixl.arena import Slots
+from objectcache.transports.nixl.flights import Flights
 from objectcache.transports.nixl.line import Line, LineEnd, watch
 from objectcache.transports.nixl.notifications import encode_notification
+from objectcache.transports.nixl.registered import RegisteredFiles
 from objectcache.transports.sender import SenderSession
-from objectcache.transports.shared_memory import MappedFiles, PlacingDelivery
+from objectcache.transports.shared_memory import MappedFiles, MappedPiece, PlacingDelivery
 from objectcache.transports.shared_memory.placements import PLACED_BYTES, PlacingBody
 
 SLOT_BYTES = PLACED_BYTES
-"""A whole placement, but for slices that are larger: each WRITE costs 0.2 ms of computing, whatever its size."""
+"""A whole placement, but for slices that are larger: each WRITE costs a quarter of a millisecond of computing,
+whatever its size."""
 SLOTS = 32
 """Registered memory is pinned where there is RDMA: 256 MiB for each worker that has clients with NIXL."""
 PACED_STEPS = 4
 """How many steps of a rate one WRITE is, and so what is in flight for each stream: over TCP it takes a millisecond or
 two until one is known to have landed."""
 SLOT_WAIT_S = 0.1
-TICK_S, IDLE_TICK_S = 0.005, 0.05
-"""How often UCX makes progress beside the WRITEs: for last words that were left waiting, and for peers that come and
-go."""
-
-log = logging.getLogger(__name__)
 
 
 class Writer:
-    """A worker's agent, its arena, and the peers that it writes to. Thread-safe."""
+    """A worker's agent, its arena, the store's files that it has registered, and the peers that it writes to.
+    Thread-safe."""
 
     def __init__(self, name: str, files: MappedFiles, slots: Slots | None = None) -> None:
-        """Raises ConfigError where NIXL is missing, DeliveryError."""
+        """`files` are those that are copied from. Raises ConfigError where NIXL is missing, DeliveryError."""
         self.slots = slots or Slots(SLOTS, SLOT_BYTES)
-        self.files = files
         self.agent = Agent(name)
+        self._files = files
         self._memory = memoryview(private_memory(self.slots.total_bytes))
         self._address = address_of(self._memory)
         self.agent.register(Region(self._address, self.slots.total_bytes))
         self._sessions: set[NixlSession] = set()
-        self._adding = threading.Lock()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._ticking = threading.Thread(target=self._tick, name="nixl-progress", daemon=True)
-        self._ticking.start()
+        self._guard = threading.Lock()
+        self.flights = Flights(self.agent, self._busy)
+        self.registered = RegisteredFiles(self.flights)
 
-    def view(self, room: slice) -> memoryview:
-        return self._memory[room]
-
-    def write(self, room: slice, peer: str, region: Region, offset: int, notification: bytes) -> None:
-        """What is in `room` of the arena, as `Agent.write`."""
-        size_bytes = room.stop - room.start
-        self.agent.write(self._address + room.start, size_bytes, peer, region, offset, notification)
+    def place(self, body: PlacingBody, room: slice) -> list[MappedPiece]:
+        """What comes next of `body`, in `room` of the arena, which it fills. Raises IntegrityError, StoreError."""
+        body.place(self._memory[room], self._files)
+        return [MappedPiece(self._address + room.start, room.stop - room.start)]
 
     def add_peer(self, metadata: bytes, expected: str, region: Region) -> None:
         """Raises NixlRefusedError unless `metadata` are of the agent that was to be called `expected`, and of one that
         has registered `region`."""
-        with self._adding:
-            others = {*self.agent.peers, self.agent.name}
-            try:
-                name = self.agent.add_peer(metadata)
-            except DeliveryError as error:
-                raise NixlRefusedError(f"the agent's metadata are of no use: {error}") from error
-            if name != expected:
-                if name not in others:  # somebody's, to whom something may be in flight
-                    self.agent.remove_peer(name)
-                raise NixlRefusedError("the metadata are of an agent with another name than it was given here")
-            try:
-                self.agent.check_region(name, region)
-            except DeliveryError as error:
-                self.agent.remove_peer(name)
-                raise NixlRefusedError(f"the agent has not registered that memory: {error}") from error
+        self.flights.ask(partial(_add_peer, metadata, expected, region))
 
     def opened(self, session: NixlSession) -> None:
-        with self._changed:
+        with self._guard:
             self._sessions.add(session)
-            self._changed.notify_all()
 
     def ended(self, session: NixlSession) -> None:
         """Nothing is in flight to its peer."""
-        with self._changed:
+        with self._guard:
             self._sessions.discard(session)
-        self.agent.remove_peer(session.peer)
+        self.flights.ask(lambda agent: agent.remove_peer(session.peer))
 
-    def _tick(self) -> None:
-        while True:
-            with self._changed:
-                busy = any(not session.idle for session in self._sessions)
-                self._changed.wait(TICK_S if busy else IDLE_TICK_S)
-                if self._closed:
-                    return
-            with suppress(DeliveryError):  # nobody has anything to tell a worker
-                self.agent.notifications()
+    def _busy(self) -> bool:
+        with self._guard:
+            return any(not session.idle for session in self._sessions)
+
+    def close_idle(self, now_s: float) -> None:
+        """Let go of files that nobody uses."""
+        self.registered.close_idle(now_s)
 
     def close(self) -> None:
         """When all sessions have ended."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._ticking.join()
+        self.registered.close_idle(inf)
+        self.flights.close()
         self.agent.close()
+
+
+def _add_peer(metadata: bytes, expected: str, region: Region, agent: Agent) -> None:
+    """Raises NixlRefusedError."""
+    others = {*agent.peers, agent.name}
+    try:
+        name = agent.add_peer(metadata)
+    except DeliveryError as error:
+        raise NixlRefusedError(f"the agent's metadata are of no use: {error}") from error
+    if name != expected:
+        if name not in others:  # somebody's, to whom something may be in flight
+            agent.remove_peer(name)
+        raise NixlRefusedError("the metadata are of an agent with another name than it was given here")
+    try:
+        agent.check_region(name, region)
+    except DeliveryError as error:
+        agent.remove_peer(name)
+        raise NixlRefusedError(f"the agent has not registered that memory: {error}") from error
 
 
 class NixlSession(SenderSession):
@@ -169,29 +163,36 @@ class NixlSession(SenderSession):
         (stretch,) = turn.stretches
         (outgoing,) = stretch.frames
         with ExitStack() as stack:
-            room = stack.enter_context(self._writer.slots.slot(SLOT_WAIT_S))
-            while room is None and not self._gives_up(active):
-                room = stack.enter_context(self._writer.slots.slot(SLOT_WAIT_S))
-            if room is None:
-                if turn.body is not None:
-                    stack.enter_context(turn.body)
-                self._leave(active, turn)
-                return False
-            room = slice(room.start, room.start + outgoing.data_bytes)
             try:
                 (at_hand,) = turn.hold(stack)
                 assert isinstance(at_hand, PlacingBody)
-                at_hand.place(self._writer.view(room), self._writer.files)
+                pieces = self._pieces(at_hand, outgoing.data_bytes, active, stack)
             except ObjectCacheError as error:
                 self._leave(active, turn)
                 supplying.fail(active, self._changed, error)
+                return False
+            if not pieces:
+                self._leave(active, turn)
                 return False
             if not self._begin(stream, active, turn.wire_bytes):
                 return False
             notification = self._numbered(stream, outgoing.head) if outgoing.head else b""
             with sock.line.flying():
-                self._writer.write(room, self.peer, self.region, active.place_of(outgoing).start, notification)
+                at = active.place_of(outgoing).start
+                self._writer.flights.write(pieces, self.peer, self.region, at, notification)
         return True
+
+    def _pieces(
+        self, body: PlacingBody, data_bytes: int, active: ActiveDelivery, stack: ExitStack
+    ) -> list[MappedPiece] | None:
+        """Where so many bytes of `body` lie registered, until `stack` ends: where they are, or else in the arena. None:
+        there is no room for them, and the delivery is over. Raises IntegrityError, StoreError."""
+        pieces = self._writer.registered.hold_next(body, data_bytes, stack)
+        while pieces is None and not self._gives_up(active):
+            room = stack.enter_context(self._writer.slots.slot(self, SLOT_WAIT_S))
+            if room is not None:
+                pieces = self._writer.place(body, slice(room.start, room.start + data_bytes))
+        return pieces
 
     def _leave(self, active: ActiveDelivery, turn: Turn) -> None:
         """What was claimed is not begun."""
@@ -206,7 +207,8 @@ class NixlSession(SenderSession):
     def _send_last_word(self, stream: int, sock: socket.socket, active: ActiveDelivery) -> None:
         assert isinstance(sock, LineEnd)
         with sock.line.flying():
-            self._writer.agent.notify(self.peer, self._numbered(stream, active.last_word()))
+            word = self._numbered(stream, active.last_word())
+            self._writer.flights.ask(lambda agent: agent.notify(self.peer, word))
 
     def _numbered(self, stream: int, head: bytes) -> bytes:
         number = self._numbers[stream]

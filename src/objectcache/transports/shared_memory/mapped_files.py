@@ -13,8 +13,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,13 @@ _NO_MAPS = {errno.ENODEV, errno.EOPNOTSUPP, errno.ENOSYS}
 """How a filesystem says that its files cannot be mapped, as those over FUSE without the page cache."""
 
 _Key = tuple[int, int, int]
+
+
+class MappedPiece(NamedTuple):
+    """`length` bytes at `address` of this process."""
+
+    address: int
+    length: int
 
 
 @dataclass(eq=False, slots=True)
@@ -61,19 +69,33 @@ class MappedFiles:
     def copy(self, file: FileRange, out: memoryview) -> None:
         """Fill `out` with a range of a file. Raises IntegrityError when the file is shorter, StoreError."""
         try:
-            status = os.fstat(file.descriptor)
-            if status.st_size < file.offset + file.length:
-                raise IntegrityError(f"a file ends at {status.st_size}, within what was to be read")
-            done = 0
-            while done < file.length:
-                index, within = divmod(file.offset + done, WINDOW_BYTES)
-                length = min(file.length - done, WINDOW_BYTES - within)
+            status, done = _status(file), 0
+            for index, within, length in _pieces(file):
                 piece = out[done : done + length]
                 if not self._copied(file.descriptor, status, index, within, piece):
                     _read(file.descriptor, file.offset + done, piece)
                 done += length
         except OSError as error:
             raise store_error(error, "reading a file of the store") from error
+
+    def hold(self, file: FileRange, stack: ExitStack) -> list[MappedPiece] | None:
+        """Where a range of a file lies mapped, until `stack` ends. None: not all of it is in the page cache, or it
+        cannot be mapped. Raises IntegrityError when the file is shorter, StoreError."""
+        pieces = []
+        try:
+            status = _status(file)
+            with ExitStack() as held:
+                for index, within, length in _pieces(file):
+                    window = held.enter_context(self._window(file.descriptor, status, index))
+                    if not window.resident(within, length):
+                        return None
+                    pieces.append(MappedPiece(window.address + within, length))
+                stack.enter_context(held.pop_all())
+        except OSError as error:
+            if error.errno in _NO_MAPS:
+                return None
+            raise store_error(error, "mapping a file of the store") from error
+        return pieces
 
     def _copied(self, descriptor: int, status: os.stat_result, index: int, within: int, piece: memoryview) -> bool:
         """Whether the range, of one window, was in the page cache, and now is in `piece`."""
@@ -97,7 +119,7 @@ class MappedFiles:
                 offset = index * WINDOW_BYTES
                 length = min(WINDOW_BYTES, status.st_size - offset)
                 self._make_room(length)
-                entry = _Entry(FileWindow(descriptor, offset, length), time.monotonic())
+                entry = _Entry(self._map(descriptor, offset, length), time.monotonic())
                 self._entries[key] = entry
                 self._mapped_bytes += length
             else:
@@ -109,6 +131,10 @@ class MappedFiles:
             with self._lock:
                 entry.holders -= 1
                 entry.used_s = time.monotonic()
+
+    def _map(self, descriptor: int, offset: int, length: int) -> FileWindow:
+        """Raises OSError."""
+        return FileWindow(descriptor, offset, length)
 
     def _make_room(self, length: int) -> None:
         for key, entry in list(self._entries.items()):
@@ -128,6 +154,24 @@ class MappedFiles:
             for key, entry in list(self._entries.items()):
                 if not entry.holders and now_s - entry.used_s > IDLE_S:
                     self._drop(key)
+
+
+def _status(file: FileRange) -> os.stat_result:
+    """Raises IntegrityError when the file ends within the range, OSError."""
+    status = os.fstat(file.descriptor)
+    if status.st_size < file.offset + file.length:
+        raise IntegrityError(f"a file ends at {status.st_size}, within what was to be read")
+    return status
+
+
+def _pieces(file: FileRange) -> Iterator[tuple[int, int, int]]:
+    """A range by windows: the index of each, where in it the piece begins, and its length."""
+    at, stop = file.offset, file.offset + file.length
+    while at < stop:
+        index, within = divmod(at, WINDOW_BYTES)
+        length = min(stop - at, WINDOW_BYTES - within)
+        yield index, within, length
+        at += length
 
 
 def _read(descriptor: int, offset: int, out: memoryview) -> None:

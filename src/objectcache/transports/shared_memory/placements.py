@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 
 from objectcache.announcing import Announcements
@@ -14,7 +15,7 @@ from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import FileRange, ObjectReader
 from objectcache.transports.dealing import Dealing
-from objectcache.transports.shared_memory.mapped_files import MappedFiles
+from objectcache.transports.shared_memory.mapped_files import MappedFiles, MappedPiece
 from objectcache.transports.sockets import Body
 from objectcache.transports.source import Outgoing, _reading
 
@@ -32,16 +33,42 @@ class PlacingBody(Body):
             out[:] = self._data[self._used : self._used + len(out)]
             self._used += len(out)
             return
-        while out:
-            file = self._ranges[self._at]
-            length = min(len(out), file.length - self._used)
-            try:
-                files.copy(FileRange(file.descriptor, file.offset + self._used, length), out[:length])
-            except IntegrityError as error:
-                raise IntegrityError(f"{self._name} is truncated: {error}", segment=self._name) from error
-            out, self._used = out[length:], self._used + length
+        for file in self._next(self._ranges, len(out)):
+            with self._whole():
+                files.copy(file, out[: file.length])
+            out = out[file.length :]
+
+    def hold_mapped(self, data_bytes: int, files: MappedFiles, stack: ExitStack) -> list[MappedPiece] | None:
+        """Where so many bytes, which come next, lie mapped until `stack` ends; None where they do not, and are still to
+        be placed. Raises IntegrityError, StoreError."""
+        if self._ranges is None:
+            return None
+        before, pieces = (self._at, self._used), list[MappedPiece]()
+        for file in self._next(self._ranges, data_bytes):
+            with self._whole():
+                found = files.hold(file, stack)
+            if found is None:
+                self._at, self._used = before
+                return None
+            pieces += found
+        return pieces
+
+    def _next(self, ranges: Sequence[FileRange], data_bytes: int) -> Iterator[FileRange]:
+        while data_bytes:
+            file = ranges[self._at]
+            length = min(data_bytes, file.length - self._used)
+            yield FileRange(file.descriptor, file.offset + self._used, length)
+            data_bytes, self._used = data_bytes - length, self._used + length
             if self._used == file.length:
                 self._at, self._used = self._at + 1, 0
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Says of a file that is too short which object's it is."""
+        try:
+            yield
+        except IntegrityError as error:
+            raise IntegrityError(f"{self._name} is truncated: {error}", segment=self._name) from error
 
 
 class Placement(Outgoing):
