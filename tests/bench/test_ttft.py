@@ -16,7 +16,8 @@ from objectcache.bench.result import BenchmarkResult
 from objectcache.bench.ttft import TINY, Cell, TtftSettings, core_cells, merge_results, rest_cells, run_ttft
 from objectcache.bench.ttft.floor import floor_ms
 from objectcache.bench.ttft.mixed import ADMISSIONS, fits
-from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT
+from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT, Run
+from objectcache.bench.ttft.paths import Path as Path_
 from objectcache.bench.ttft.rows import interval
 from objectcache.bench.ttft.world import World
 from objectcache.cache.in_place import InPlace, Slices
@@ -83,12 +84,32 @@ def test_a_longer_prefix_than_that_of_the_first_cell_is_stored_as_it_was_compute
     assert [row["logits_equal"] for row in result.rows if row.get("path") == LAYERWISE] == [True, True]
 
 
+def test_what_is_interrupted_keeps_the_cells_that_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = tuple(Cell(128, hit, gbps=0.0) for hit in (0.5, 0.75))
+    settings = TtftSettings(
+        architecture=TINY, cells=cells, runs=1, device="cpu", streams=2, paths=(LAYERWISE,), memory=tmp_path, quick=True
+    )
+    run = Path_.run
+
+    def interrupted(path: Path_) -> Run:
+        if path.cell == cells[1]:
+            raise KeyboardInterrupt
+        return run(path)
+
+    monkeypatch.setattr(Path_, "run", interrupted)
+    result = run_ttft(settings, Console(file=io.StringIO()))
+    assert [cell["hit"] for cell in result.options["cells"]] == [0.5]
+    assert {row["hit"] for row in result.rows} == {0.5}
+    with pytest.raises(KeyboardInterrupt):
+        run_ttft(replace(settings, cells=cells[1:]), Console(file=io.StringIO()))
+
+
 def test_rows_say_what_they_are_of_and_have_a_timeline(result: BenchmarkResult) -> None:
     rows = [row for row in result.rows if row.get("path") == LAYERWISE]
     assert [(row["cap_gbps"], row["target"], row["step_tokens"]) for row in rows] == [(1.0, "tcp", 0), (0.0, "shm", 32)]
     for row in rows:
         timeline = row["timeline"]
-        assert 0 < timeline["matched_ms"] < timeline["answered_ms"]
+        assert 0 < timeline["matched_ms"] <= timeline["answered_ms"]
         layers = [timeline[name] for name in ("landed_ms", "copied_ms", "waited_until_ms", "computed_ms")]
         assert [len(each) for each in layers] == [TINY.num_layers] * 4
         for landed, copied, waited, computed in zip(*layers, strict=True):

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
 
@@ -55,7 +56,8 @@ _POOL_SLACK_BYTES = 16 << 20
 
 
 def run_ttft(settings: TtftSettings, console: Console) -> BenchmarkResult:
-    """Measure the cells. Raises ObjectCacheError; nothing of it stays on the disk or runs on."""
+    """Measure the cells; what is interrupted has those that are whole. Raises ObjectCacheError; nothing of it stays on
+    the disk or runs on."""
     with ExitStack() as stack:
         progress = stack.enter_context(BenchmarkProgress(console, _steps(settings)))
         progress.begin("weights, the document's KV")
@@ -66,10 +68,16 @@ def run_ttft(settings: TtftSettings, console: Console) -> BenchmarkResult:
         world.compute_prefix()
         progress.step()
         loader = DeviceLoader(world.device)
-        for cell in settings.cells:
-            progress.begin(cell.name)
-            result.rows += _measure(world, cell, loader, progress)
-            result.rows.append(_copy_row(world, cell))
+        measured: list[Cell] = []
+        try:
+            for cell in settings.cells:
+                progress.begin(cell.name)
+                result.rows += [*_measure(world, cell, loader, progress), _copy_row(world, cell)]
+                measured.append(cell)
+        except KeyboardInterrupt:  # an hour of a GPU is not to be lost for its last minute
+            if not measured:
+                raise
+            result.options = replace(settings, cells=tuple(measured)).to_dict()
         result.summary |= summary_of(result.rows)
         return result
 
