@@ -22,7 +22,7 @@ from objectcache.bench.ttft.paths import (
     SPLIT,
     Run,
 )
-from objectcache.bench.ttft.settings import LINE_GBPS, Cell
+from objectcache.bench.ttft.settings import LINE_GBPS, LONGEST_CONTEXT, Cell
 
 _RESAMPLES = 2000
 _FIXED_MODES = (LAYERWISE, CHUNKWISE_PATH)
@@ -110,8 +110,8 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
         ]
 
     found = {
-        "added_pct_64k_max": values("added_pct", LAYERWISE, 65536),
-        "added_pct_64k_local_first": values("added_pct", LOCAL_FIRST, 65536),
+        "added_pct_64k_max": values("added_pct", LAYERWISE, LONGEST_CONTEXT),
+        "added_pct_64k_local_first": values("added_pct", LOCAL_FIRST, LONGEST_CONTEXT),
         "added_ms_4k_50": values("added_ms", LAYERWISE, 4096, 0.5),
         "floor_ratio_4k_max": values("floor_ratio", LAYERWISE, 4096, 0.875),
         "floor_ratio_16k_max": values("floor_ratio", LAYERWISE, 16384, 0.875),
@@ -153,7 +153,7 @@ def _split_gains(rows: Sequence[Row]) -> list[float]:
     """Of each cell where the wire is the floor: what the split saves over layerwise delivery of all, run by run."""
     gains = []
     for paths in _by_cell(rows).values():
-        if SPLIT in paths and paths[SPLIT]["context"] < 65536 and paths[SPLIT]["hit"] == 0.875:
+        if SPLIT in paths and paths[SPLIT]["context"] < LONGEST_CONTEXT and paths[SPLIT]["hit"] == 0.875:
             pairs = zip(paths[LAYERWISE]["samples"], paths[SPLIT]["samples"], strict=False)
             gains.append(statistics.median(whole - part for whole, part in pairs))
     return gains

@@ -40,7 +40,7 @@ from objectcache.bench.ttft.paths import (
     path_of,
 )
 from objectcache.bench.ttft.rows import cell_rows, summary_of
-from objectcache.bench.ttft.settings import Cell, TtftSettings
+from objectcache.bench.ttft.settings import LONGEST_CONTEXT, Cell, TtftSettings
 from objectcache.bench.ttft.world import World
 from objectcache.cache.base import Match
 from objectcache.cache.tiering import TierOptions
@@ -135,7 +135,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
                     through.fill_tier()
         if SPLIT in wanted and not cell.step_tokens:
             loads = {SPLIT: partial(_advised, world, cell)}
-            if cell.gbps and cell.context < world.settings.longest_context:
+            if cell.gbps and cell.context < LONGEST_CONTEXT:
                 prefix = cell.prefix_tokens(world.shape.chunk_tokens)
                 loads |= {f"{SPLIT_AT} {share:g} %": partial(_part_of, world, prefix, share) for share in _SHARES}
             for name, load in loads.items():

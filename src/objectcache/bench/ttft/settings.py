@@ -11,6 +11,8 @@ from objectcache.bench.shapes import LLAMA_31_8B, ModelShape
 from objectcache.errors import ConfigError
 
 CORE_CONTEXTS = (4096, 16384, 65536)
+LONGEST_CONTEXT = CORE_CONTEXTS[-1]
+"""Where computing hides the wire: there is nothing to split."""
 CORE_HITS = (0.5, 0.875)
 CORE_RUNS, REST_RUNS = 9, 3
 LINE_GBPS = 100.0
