@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KVCache]:
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
+    gc.collect()  # who was not closed is forgotten, and its loader's threads end with it
     for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("objectcache-"):
             thread.join(10)
