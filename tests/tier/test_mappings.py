@@ -206,6 +206,18 @@ def test_another_namespace_finds_nothing_in_place(tmp_path: Path, executor: Thre
     tier.close()
 
 
+def test_layers_are_mapped_in_bounded_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small they are: each takes one of the mappings that a process may have."""
+    registered = Registered()
+    tier = open_mapped(tmp_path, registered)
+    monkeypatch.setattr(tier.mappings, "_max_windows", 2 * LAYERS)
+    for seed in range(6):
+        come_and_map(tier, keys_of(seed, STEP))
+        assert 0 < len(registered.now) <= 2 * LAYERS
+    tier.close()
+    assert registered.now == {}
+
+
 def test_the_limit_holds_for_what_is_mapped(tmp_path: Path) -> None:
     registered = Registered()
     limit = 10 * EXTENT

@@ -8,10 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from objectcache.buffers import BufferPool
 from objectcache.delivery import Delivery
-from objectcache.errors import DeliveryCancelledError, IntegrityError, ObjectCacheError
+from objectcache.errors import DeliveryCancelledError, DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import LayerRow, piece_chunks
 from objectcache.pages import FileWindow
@@ -30,12 +31,13 @@ from objectcache.transports.pacing import Pace
 from objectcache.transports.shared_memory import (
     ClientMemory,
     MappedFiles,
+    MappedPiece,
     PlacedReceiver,
     PlacingDelivery,
     PlacingSession,
     mapped_files,
 )
-from objectcache.transports.shared_memory.placements import PLACED_BYTES, placements_of, together
+from objectcache.transports.shared_memory.placements import PLACED_BYTES, PlacingBody, placements_of, together
 from objectcache.transports.sockets import recv_exact
 from objectcache.workers.open_objects import OpenObjects
 from tests.gateway.process import eventually
@@ -353,3 +355,42 @@ def test_a_file_that_is_cut_short_is_damage(file: tuple[int, bytes], tmp_path: P
         files.copy(FileRange(descriptor, 0, len(content)), out)
     with pytest.raises(IntegrityError):
         files.copy(FileRange(descriptor, 6 << 16, 100), out[:100])
+
+
+class _OfTwoFiles:
+    """An object whose bytes lie in two files."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.info = type("Info", (), {"name": "an object"})
+        self._paths = paths
+
+    @contextmanager
+    def files(self, offset: int, length: int) -> Iterator[list[FileRange]]:
+        descriptors = [os.open(path, os.O_RDONLY) for path in self._paths]
+        yield [FileRange(descriptor, 0, length // 2) for descriptor in descriptors]
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class _RefusesTheSecond(MappedFiles):
+    asked = 0
+
+    def hold(self, file: FileRange, stack: ExitStack) -> list[MappedPiece] | None:
+        self.asked += 1
+        if self.asked == 2:
+            raise DeliveryError("no more memory of files")
+        return super().hold(file, stack)
+
+
+def test_what_could_not_be_held_is_placed_from_where_it_began(tmp_path: Path) -> None:
+    paths = [tmp_path / "first", tmp_path / "second"]
+    for path, byte in zip(paths, b"ab", strict=True):
+        path.write_bytes(bytes([byte]) * 8192)
+    files, out = _RefusesTheSecond(), memoryview(bytearray(16384))
+    reader: Any = _OfTwoFiles(paths)
+    body = PlacingBody(reader, 0, 16384)
+    with body:
+        with ExitStack() as stack, pytest.raises(DeliveryError):
+            body.hold_mapped(16384, files, stack)
+        body.place(out, files)
+    assert bytes(out) == b"a" * 8192 + b"b" * 8192

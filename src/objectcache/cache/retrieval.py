@@ -246,7 +246,10 @@ class Retrieval(AbstractContextManager["Retrieval"]):
 
     def blocks(self, layer: int, part: int, first: int, stop: int) -> list[npt.NDArray[np.uint8]]:
         """Chunks [first, stop) of what `follow` has told of, in as many arrays (chunks, slice_bytes) as they lie in: no
-        copy. They are only to be read: some may be in memory that others share."""
+        copy. They are only to be read: some may be in memory that others share. Raises what the delivery failed
+        with, DeliveryCancelledError once it is closed."""
+        if self._closed:
+            raise self._error or DeliveryCancelledError("the retrieval was closed")
         if self._in_place is not None:
             return list(self._in_place.blocks(part, layer, first, stop))
         return [self._slices(layer, part)[first:stop]]

@@ -81,7 +81,11 @@ class GatewayCache(Deliveries):
     ) -> tuple[Match, Retrieval | None]:
         wanted = options or RetrieveOptions()
         room = room_bytes(namespace.layout, len(chain), parts)
-        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
+        usage = self.pool.usage()
+        free_bytes = usage.total_bytes - usage.in_use_bytes - usage.quarantined_bytes
+        # Most of that may not come, and others are not to miss it meanwhile.
+        fits = 0 < room <= free_bytes // 2
+        if fits and self._in_one_trip and not self._holds(namespace, chain, parts):
             with suppress(BufferPoolExhaustedError, MethodNotAllowedError):
                 return self._match_and_retrieve(namespace, chain, parts, wanted, room)
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)

@@ -120,6 +120,10 @@ class TierFile:
         self._descriptor = -1
 
     @property
+    def mapped_layers(self) -> int:
+        return len(self._mapped)
+
+    @property
     def mapped_bytes(self) -> int:
         return sum(layer.slices.nbytes for layer in self._mapped.values())
 

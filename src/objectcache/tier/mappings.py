@@ -13,21 +13,25 @@ from objectcache.tier.files import Registrar, TierFile
 
 log = logging.getLogger(__name__)
 
+MAX_WINDOWS = 16 << 10
+"""Each layer of each file is one, and a process may have some 65,000 (vm.max_map_count), of whatever kind."""
 SWEEP_S = 5.0
 """For so long a file that was evicted may still take memory because it is mapped here."""
 
 
 class Mappings:
-    """At most `limit_bytes`, the least recently used go first. Nothing is mapped without a registrar. Thread-safe."""
+    """At most `limit_bytes` in `max_windows` layers, the least recently used go first. Nothing is mapped without a
+    registrar. Thread-safe."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, max_windows: int = MAX_WINDOWS) -> None:
         self._limit_bytes = limit_bytes
+        self._max_windows = max_windows
         self._registrars: list[Registrar] = []
         self._lock = threading.Lock()
         self._files: OrderedDict[TierFile, None] = OrderedDict()  # least recently used first
         self._in: dict[str, dict[str, TierFile]] = {}  # by directory and path
         self._leaving: list[TierFile] = []
-        self._bytes = 0
+        self._bytes = self._windows = 0
         self._closed = threading.Event()
         self._sweeper: threading.Thread | None = None
 
@@ -75,7 +79,7 @@ class Mappings:
             log.warning("the local tier is not mapped any more: %s", error)
             self._registrars.clear()
         size = file.mapped_bytes
-        if not size or size > self._limit_bytes:
+        if not size or size > self._limit_bytes or file.mapped_layers > self._max_windows:
             return
         with self._lock:
             if self._closed.is_set():
@@ -83,7 +87,8 @@ class Mappings:
             self._files[file.share()] = None
             self._in.setdefault(_directory(file.path), {})[file.path] = file
             self._bytes += size
-            while self._bytes > self._limit_bytes:
+            self._windows += file.mapped_layers
+            while self._bytes > self._limit_bytes or self._windows > self._max_windows:
                 self._drop(next(iter(self._files)))
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep_on, name="sweep-tier", daemon=True)
@@ -104,6 +109,7 @@ class Mappings:
         if not self._in[directory]:
             del self._in[directory]
         self._bytes -= file.mapped_bytes
+        self._windows -= file.mapped_layers
         self._leaving.append(file)
 
     def sweep(self) -> None:
@@ -138,7 +144,7 @@ class Mappings:
             files, self._leaving = [*self._files, *self._leaving], []
             self._files.clear()
             self._in.clear()
-            self._bytes = 0
+            self._bytes = self._windows = 0
         for file in files:
             file.close()
 

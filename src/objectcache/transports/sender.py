@@ -246,6 +246,9 @@ class SenderSession:
         except ObjectCacheError as error:
             # A frame that was begun cannot be completed: the stream is out of step, and the receiver must notice.
             self._lose(stream, sock, error)
+        except BaseException:
+            self._lose(stream, sock, DeliveryError("a stream ended by a fault of the sender's own"))
+            raise
         else:
             if self.once and not self._closed:  # it ended well
                 sock.close()

@@ -90,9 +90,13 @@ class Flights:
 
     def _run(self) -> None:
         flying: list[_Asked] = []
-        pause_s = 0.0
+        pause_s = drained_s = 0.0
         while True:
             asked = self._next(pause_s if flying else None)
+            if (now_s := time.perf_counter()) > drained_s + TICK_S:
+                drained_s = now_s
+                with suppress(DeliveryError):  # nobody has anything to tell a worker, but what is told takes memory
+                    self._agent.notifications()
             if asked is not None and self._begin(asked):
                 flying.append(asked)
             if not flying:
@@ -100,8 +104,6 @@ class Flights:
                     with self._changed:
                         if self._closed and not self._asked:
                             return
-                    with suppress(DeliveryError):  # nobody has anything to tell a worker
-                        self._agent.notifications()
                 continue
             still, longest_s, begun_s = [], 0.0, time.perf_counter()
             for flight in flying:

@@ -44,13 +44,17 @@ class PlacingBody(Body):
         if self._ranges is None:
             return None
         before, pieces = (self._at, self._used), list[MappedPiece]()
-        for file in self._next(self._ranges, data_bytes):
-            with self._whole():
-                found = files.hold(file, stack)
-            if found is None:
-                self._at, self._used = before
-                return None
-            pieces += found
+        try:
+            for file in self._next(self._ranges, data_bytes):
+                with self._whole():
+                    found = files.hold(file, stack)
+                if found is None:
+                    self._at, self._used = before
+                    return None
+                pieces += found
+        except BaseException:
+            self._at, self._used = before  # whoever can do without goes on from there
+            raise
         return pieces
 
     def _next(self, ranges: Sequence[FileRange], data_bytes: int) -> Iterator[FileRange]:
