@@ -81,14 +81,21 @@ class GatewayCache(Deliveries):
     ) -> tuple[Match, Retrieval | None]:
         wanted = options or RetrieveOptions()
         room = room_bytes(namespace.layout, len(chain), parts)
-        usage = self.pool.usage()
-        free_bytes = usage.total_bytes - usage.in_use_bytes - usage.quarantined_bytes
-        # Most of that may not come, and others are not to miss it meanwhile.
-        fits = 0 < room <= free_bytes // 2
-        if fits and self._in_one_trip and not self._holds(namespace, chain, parts):
-            with suppress(BufferPoolExhaustedError, MethodNotAllowedError):
-                return self._match_and_retrieve(namespace, chain, parts, wanted, room)
+        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
+            destination = self._set_aside(room)
+            if destination is not None:
+                with suppress(MethodNotAllowedError):
+                    return self._match_and_retrieve(namespace, chain, parts, wanted, destination)
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
+
+    def _set_aside(self, size_bytes: int) -> Destination | None:
+        """None where that is more than half of what is free: most of it may not come, and others would miss it."""
+        usage = self.pool.usage()
+        if size_bytes > (usage.total_bytes - usage.in_use_bytes - usage.quarantined_bytes) // 2:
+            return None
+        with suppress(BufferPoolExhaustedError):  # it is free, but not in one piece
+            return Destination(self.pool, self.pool.allocate(size_bytes))
+        return None
 
     def _holds(self, namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> bool:
         """Whether not all is to be asked for; what of it, is known only with the match."""
@@ -105,16 +112,14 @@ class GatewayCache(Deliveries):
         chain: KeyChain,
         parts: Sequence[PartId] | None,
         options: RetrieveOptions,
-        room: int,
+        destination: Destination,
     ) -> tuple[Match, Retrieval | None]:
-        """Raises BufferPoolExhaustedError when there is no room for all of `chain`, MethodNotAllowedError from a
-        gateway that does not know this request."""
+        """`destination` has room for all of `chain`. Raises MethodNotAllowedError from an old gateway."""
         asked_s = time.perf_counter()
         asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
-        destination = Destination(self.pool, self.pool.allocate(room))
         match = Match(namespace, 0)
         try:
-            trip, answer = self._ask(asked, options, destination, room, asked_s + options.deadline_s)
+            trip, answer = self._ask(asked, options, destination, asked_s + options.deadline_s)
             match = _match(namespace, chain, answer.match)
             if answer.accepted is not None:
                 return match, self._arriving(trip, match, answer.accepted, options, asked_s)
@@ -129,7 +134,7 @@ class GatewayCache(Deliveries):
             raise
 
     def _ask(
-        self, asked: MatchRequest, options: RetrieveOptions, destination: Destination, room: int, deadline_s: float
+        self, asked: MatchRequest, options: RetrieveOptions, destination: Destination, deadline_s: float
     ) -> tuple[OneTrip, MatchAndRetrieveAnswer]:
         """As `retrieve` asks: once more where that may help."""
         asked_again = False
@@ -143,7 +148,7 @@ class GatewayCache(Deliveries):
                     session.id if session else b"",
                     destination.buffer.offset if places else 0,
                 ),
-                room,
+                len(destination.buffer.view),
                 next(self._deliveries),
                 layers_per_unit=options.layers_per_unit,
                 windows_s=options.windows_s,

@@ -149,8 +149,13 @@ class SessionTrip(OneTrip):
             self.destination.fence()
 
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
-        self._expecting = True
-        self._session.receivers.shape(self.expected, retrieval.geometry, parts, self.destination.buffer.offset)
+        told, self._expecting = self._expecting, True
+        try:
+            self._session.receivers.shape(self.expected, retrieval.geometry, parts, self.destination.buffer.offset)
+        except ObjectCacheError:
+            if not told:  # the gateway sends it all the same, to nobody, and others wait behind it
+                self._fencer.fence(self._session, self.request, self.destination)
+            raise
 
 
 class ResponseTrip(OneTrip):
