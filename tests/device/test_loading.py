@@ -97,7 +97,9 @@ LOADERS: dict[str, Callable[[], DeviceLoader]] = {
 @pytest.fixture(params=LOADERS)
 def loader(request: pytest.FixtureRequest) -> Iterator[DeviceLoader]:
     before = set(threading.enumerate())
-    yield LOADERS[request.param]()
+    made = LOADERS[request.param]()
+    yield made
+    made.close()
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
