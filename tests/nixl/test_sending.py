@@ -196,7 +196,7 @@ def test_a_rate_is_kept_and_a_cancelled_delivery_is_quiet(world: World) -> None:
     while taken[0] < bytes_s * 0.2 and time.monotonic() < started_s + PATIENCE_S:
         time.sleep(0.01)
     sent_bytes, at_s = taken[0], time.monotonic() - started_s
-    assert bytes_s * 0.2 <= sent_bytes <= bytes_s * (at_s + 0.01)
+    assert bytes_s * 0.2 <= sent_bytes <= bytes_s * (at_s + 0.03)  # a step of it may just have been sent
     world.receivers.cancel(number, 0)
     assert world.session.cancel(number, 0, PATIENCE_S)
     assert told.fenced.wait(PATIENCE_S)
