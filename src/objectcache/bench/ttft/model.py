@@ -70,12 +70,11 @@ class PrefillModel:
         `captured`: from graphs, if there are some for this shape (`capture_missing`).
         """
         shape = (first, len(tokens))
-        prefill: Prefill | None = self._captured.get(shape) if captured else None
-        if prefill is None:
-            if captured and self.device.type == "cuda":
-                self._missing = shape
-            prefill = Prefill(self, tokens, first)
-        return prefill.run(tokens, before_attention, after_layer)
+        found = self._captured.get(shape) if captured else None
+        if found is None and captured and self.device.type == "cuda":
+            self._missing = shape
+        prefill = Prefill(self, tokens, first) if found is None else found.take(tokens)
+        return prefill.run(before_attention, after_layer)
 
     @torch.inference_mode()
     def capture_missing(self) -> bool:

@@ -35,10 +35,9 @@ class Prefill:
             *(partial(self._layer, layer) for layer in range(layers)),
         ]
 
-    def run(
-        self, tokens: torch.Tensor, before_attention: Callable[[int], None], after_layer: Callable[[int], None]
-    ) -> torch.Tensor:
-        """Logits of the last token."""
+    def run(self, before_attention: Callable[[int], None], after_layer: Callable[[int], None]) -> torch.Tensor:
+        """Logits of the last token, [vocabulary]. The calls are told where a layer's KV is needed, and where the layer is
+        computed."""
         self._pieces[0]()
         for layer, piece in enumerate(self._pieces[1:]):
             before_attention(layer)
@@ -86,11 +85,13 @@ class CapturedPrefill(Prefill):
         _CUDA.current_stream().wait_stream(stream)
         self._pieces = [graph.replay for graph in graphs]
 
-    def run(
-        self, tokens: torch.Tensor, before_attention: Callable[[int], None], after_layer: Callable[[int], None]
-    ) -> torch.Tensor:
+    def take(self, tokens: torch.Tensor) -> CapturedPrefill:
+        """Itself, to be run for these."""
         self._tokens.copy_(tokens)
-        return super().run(tokens, before_attention, after_layer).clone()  # the next run has its own there
+        return self
+
+    def run(self, before_attention: Callable[[int], None], after_layer: Callable[[int], None]) -> torch.Tensor:
+        return super().run(before_attention, after_layer).clone()  # the next run has its own there
 
 
 def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
