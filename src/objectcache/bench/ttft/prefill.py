@@ -36,8 +36,8 @@ class Prefill:
         ]
 
     def run(self, before_attention: Callable[[int], None], after_layer: Callable[[int], None]) -> torch.Tensor:
-        """Logits of the last token, [vocabulary]. The calls are told where a layer's KV is needed, and where the layer is
-        computed."""
+        """Logits of the last token, [vocabulary]. One is called where a layer's KV is needed, the other where the layer
+        is computed."""
         self._pieces[0]()
         for layer, piece in enumerate(self._pieces[1:]):
             before_attention(layer)
