@@ -76,9 +76,9 @@ class World:
         """Places of all layers in each layout, one after the other: they are as large as what is moved."""
         kv_tokens = self.layer_bytes // (2 * HEADS * HEAD_SIZE * 2)
 
-        def paged(chunk: int, block: int, kinds_dim: int, order: SliceOrder) -> LayerPlaces:
+        def paged(chunk: int, block: int, kinds_dim: int, order: SliceOrder, *, strewn: bool = True) -> LayerPlaces:
             blocks = kv_tokens // block
-            ids = np.random.default_rng(1).permutation(blocks)
+            ids = np.random.default_rng(1).permutation(blocks) if strewn else np.arange(blocks)
             table = BlockTable(ids, block_tokens=block, chunk_tokens=chunk, num_chunks=kv_tokens // chunk)
             sizes = (blocks, 2) if kinds_dim else (2, blocks)
             return {
@@ -89,6 +89,7 @@ class World:
             }
 
         yield "paged 16/16 [2, blocks]", paged(16, 16, 0, SliceOrder.TOKENS)
+        yield "paged 16/16 [2, blocks] in a run", paged(16, 16, 0, SliceOrder.TOKENS, strewn=False)
         yield "paged 16/16 [blocks, 2]", paged(16, 16, 1, SliceOrder.TOKENS)
         yield "paged 64/16 [2, blocks]", paged(64, 16, 0, SliceOrder.TOKENS)
         yield "paged 16/128 [2, blocks]", paged(16, 128, 0, SliceOrder.TOKENS)

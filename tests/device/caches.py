@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from objectcache.device import (
     paged_latent,
     paged_pair,
 )
+from objectcache.device.strided import StridedCopy
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.uint8)
 PAGED = ("kv", "kv-blocks-first", "kv-heads-first", "pair", "pair-strided", "latent")
@@ -193,3 +195,11 @@ def _contiguous(shape: Shape, noise: Callable[..., torch.Tensor]) -> EngineCache
 def random_slices(shape: Shape, seed: int = 1) -> npt.NDArray[np.uint8]:
     """uint8 [num_chunks, slice_bytes]: any bit pattern, so NaNs too."""
     return np.random.default_rng(seed).integers(0, 256, (shape.num_chunks, shape.slice_bytes), dtype=np.uint8)
+
+
+def copy_rows(copies: Sequence[StridedCopy], source: int) -> None:
+    """What a copy engine does, row by row, in host memory."""
+    for copy in copies:
+        for row in range(copy.rows):
+            target_row = copy.target + row * copy.target_pitch_bytes
+            ctypes.memmove(target_row, source + copy.source + row * copy.source_pitch_bytes, copy.row_bytes)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from objectcache.device.strided import StridedCopy
+from tests.device.caches import copy_rows
 
 _DEFERRED = {torch.ops.aten.copy_.default, torch.ops.aten.index_put_.default, torch.ops.aten.index.Tensor_out}
 
@@ -41,6 +44,9 @@ class LateStream:
 
         with self.world.lock:
             self.queue.append(run)
+
+    def copy(self, copies: Sequence[StridedCopy], source: int) -> None:
+        self.submit(lambda: copy_rows(copies, source))
 
     def wait(self, event: LateEvent | None) -> None:
         if event is not None:

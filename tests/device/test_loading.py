@@ -252,6 +252,9 @@ def test_an_unexpected_failure_reaches_the_engine(loader: DeviceLoader) -> None:
         def gather(self, slices: torch.Tensor, first: int) -> None:
             raise AssertionError
 
+        def copies(self, first: int, stop: int) -> None:
+            return None
+
     world.places[0, 1] = Broken()
     for layer in range(3):
         world.retrieval.land(layer)

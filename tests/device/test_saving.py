@@ -96,6 +96,9 @@ def test_a_failing_copy_frees_the_place_and_is_ours() -> None:
         def gather(self, slices: torch.Tensor, first: int) -> None:
             raise RuntimeError("no kernel")
 
+        def copies(self, first: int, stop: int) -> None:
+            return None
+
     source = DeviceSaver("cpu").source(Broken())
     with pytest.raises(ObjectCacheError, match="no kernel"):
         source.copy_into(memoryview(bytearray(expected)))
@@ -120,6 +123,8 @@ def test_other_devices_are_refused() -> None:
         def scatter(self, slices: torch.Tensor, first: int) -> None: ...
 
         def gather(self, slices: torch.Tensor, first: int) -> None: ...
+
+        def copies(self, first: int, stop: int) -> None: ...
 
     with pytest.raises(LayoutError):
         DeviceSaver("cpu").source(Elsewhere())

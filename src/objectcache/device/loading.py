@@ -24,7 +24,16 @@ from objectcache.cores import leave_bound_core
 from objectcache.device.movers import Movers
 from objectcache.device.places import Place
 from objectcache.device.staging import StagingRing
-from objectcache.device.streams import Event, Lane, current_mark, current_wait, exact_device, host_wait
+from objectcache.device.streams import (
+    Event,
+    Lane,
+    current_mark,
+    current_wait,
+    exact_device,
+    host_wait,
+    timed_event,
+)
+from objectcache.device.strided import copies_to_device
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryError,
@@ -55,15 +64,22 @@ class DeviceLoader:
         staging_bytes: int = 32 << 20,
         num_staging: int = 3,
         staged: bool | None = None,
+        strided: bool | None = None,
+        timed: bool = False,
     ) -> None:
-        """`staged` says whether there is staging (default: not on the CPU). Raises NotSupportedError for other devices
-        than CPUs and CUDA's."""
+        """`staged` says whether there is staging (default: not on the CPU), `strided` whether blocks that lie in few
+        runs go straight to their places all the same (default: on CUDA devices). `timed`: events of placed layers have
+        a time. Raises NotSupportedError for other devices than CPUs and CUDA's."""
         self.device = exact_device(device)
         self._staged = self.device.type != "cpu" if staged is None else staged
+        self._strided = self.device.type == "cuda" and copies_to_device() if strided is None else strided
+        self.timed = timed and self.device.type == "cuda"
         self._copies = Lane(self.device)
         self._scatters = Lane(self.device, high=True)
         self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
         self._lock = threading.Lock()
+        self._scattered: Event = None
+        """The latest scatter, unless copies wait for it already: layers are in place in the order of `move`."""
         self.movers = Movers("objectcache-device")
 
     def load(
@@ -111,6 +127,10 @@ class DeviceLoader:
                 first += block.shape[0]
             return None, None
         with self._lock:
+            if self._strided and self._copy(slices, place, first):
+                self._copies.wait(self._scattered)
+                self._scattered = None
+                return self._copies.mark(copied), self._copies.mark(placed)
             for slot, begin, stop in self._ring.pieces(sum(map(len, blocks)), place.slice_bytes):
                 staged = slot.slices(stop - begin, place.slice_bytes)
                 with self._copies():
@@ -122,7 +142,23 @@ class DeviceLoader:
                     self._scatters.wait(slot.filled)
                     place.scatter(staged, first + begin)
                     slot.freed = self._scatters.mark(slot.freed)
-            return self._copies.mark(copied), self._scatters.mark(placed)
+            self._scattered = self._scatters.mark(placed)
+            return self._copies.mark(copied), self._scattered
+
+    def _copy(self, blocks: Sequence[torch.Tensor], place: Place, first: int) -> bool:
+        """Straight to their place, if that takes few copies."""
+        found = []
+        for block in blocks:
+            stop = first + block.shape[0]
+            copies = place.copies(first, stop)
+            if copies is None:
+                return False
+            found.append((copies, block.data_ptr()))
+            first = stop
+        with self._copies():
+            for copies, source in found:
+                self._copies.copy(copies, source)
+        return True
 
 
 def _alongside(
@@ -180,6 +216,10 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
     def is_queued(self, layer: int) -> bool:
         """Whether `wait` would not keep the host."""
         return layer in self._placed
+
+    def placed(self, layer: int) -> Event:
+        """The moment when `layer`, which is queued, is in its place."""
+        return self._placed[layer]
 
     def wait(self, layer: int, *, stream: Any = None, timeout_s: float | None = None) -> None:
         """What `stream` (default: the current one) is given from here on finds `layer` in its place.
@@ -269,6 +309,8 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             if first < stop:
                 blocks = self.retrieval.blocks(layer, part, first, stop)
                 place, placed = self._places[part, layer], self._events.get(layer)
+                if placed is None and self._loader.timed:
+                    placed = timed_event()
                 self._last_copied, self._last_placed = self._loader.move(
                     blocks, place, first - span[0], self._last_copied, placed
                 )

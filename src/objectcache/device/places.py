@@ -1,7 +1,8 @@
 """Where the chunks of one part lie in one layer of an engine's cache: paged blocks, or a contiguous stretch.
 
 A place copies between there and slices on the same device, with one kernel (K and V in tensors of their own: one each)
-in the current stream, whatever the number of chunks.
+in the current stream, whatever the number of chunks. Where its chunks lie in few runs it also says how to copy them
+there straight from the host's memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from objectcache.device.forms import SliceForm, SliceOrder, as_words, split, widest_word
+from objectcache.device.strided import LEAST_ROW_BYTES, StridedCopy
 from objectcache.device.tables import BlockTable
 from objectcache.errors import LayoutError
 
@@ -33,6 +35,10 @@ class Place(Protocol):
 
     def gather(self, slices: torch.Tensor, first: int) -> None:
         """Fill `slices` with chunks `first` and following."""
+
+    def copies(self, first: int, stop: int) -> Sequence[StridedCopy] | None:
+        """What `scatter` does of slices of chunks [first, stop), one behind the other in host memory, in few copies;
+        None where it takes many."""
 
 
 class PagedLayer:
@@ -78,6 +84,27 @@ class Cut:
         self._form = form
         self._word_bytes = word_bytes
         self._sizes, self._strides = form.cells(word_bytes, cell_tokens)
+        self.rows = [
+            CellRows(target, kind, (kind + index) * self._strides[2] * word_bytes, row_bytes)
+            for index, target in enumerate(self._targets)
+            if (row_bytes := self._row_bytes(target)) >= LEAST_ROW_BYTES
+            for kind in range(target.shape[2])
+        ]
+        """All cells of each kind, where the inside of a cell lies as it does in slices; else none."""
+
+    def _row_bytes(self, target: torch.Tensor) -> int:
+        """Of a cell of one kind, whose bytes lie together, in the same order in both; 0 where they do not."""
+        inner = [
+            (size, there, here)
+            for size, there, here in zip(target.shape[3:], target.stride()[3:], self._strides[3:], strict=True)
+            if size > 1
+        ]
+        words = 1
+        for size, there, here in sorted(inner, key=lambda each: each[2]):
+            if not there == here == words:
+                return 0
+            words *= size
+        return words * self._word_bytes
 
     def pairs(self, slices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each target beside its kinds of `slices`, [n, cells a chunk, kinds or 1, heads, cell_tokens, words]."""
@@ -86,6 +113,18 @@ class Cut:
         if len(self._targets) == 1:
             return [(self._targets[0], cells)]
         return [(target, cells[:, :, kind : kind + 1]) for kind, target in enumerate(self._targets)]
+
+
+class CellRows:
+    """Cells of one kind of a layer, each a row of `row_bytes`; `kind_bytes` from a slice's cell on."""
+
+    def __init__(self, target: torch.Tensor, kind: int, kind_bytes: int, row_bytes: int) -> None:
+        item = target.element_size()
+        block, cell, kinds = (stride * item for stride in target.stride()[:3])
+        self.address = target.data_ptr() + kind * kinds
+        self.pitches_bytes = block, cell
+        self.kind_bytes = kind_bytes
+        self.row_bytes = row_bytes
 
 
 class PagedPlace:
@@ -126,6 +165,15 @@ class PagedPlace:
         for target, cells in self._cut.pairs(slices):
             _INDEX_INTO(target, index, out=cells)
 
+    def copies(self, first: int, stop: int) -> Sequence[StridedCopy] | None:
+        found: list[StridedCopy] = []
+        for rows in self._cut.rows:
+            copies = self._table.copies(first, stop, rows.pitches_bytes, rows.row_bytes, self.slice_bytes)
+            if copies is None:
+                return None
+            found += (copy.moved(rows.address, rows.kind_bytes) for copy in copies)
+        return found or None
+
 
 # Indexing straight into a strided output: `tensor[index]` would make a second copy.
 _INDEX_INTO: Any = torch.ops.aten.index.Tensor_out
@@ -162,6 +210,9 @@ class ContiguousPlace:
         words = self._form.view(slices, self._word_bytes)
         for kind, target in enumerate(self._targets):
             words[:, kind].copy_(target[first : first + slices.shape[0]])
+
+    def copies(self, first: int, stop: int) -> Sequence[StridedCopy] | None:
+        return None  # rows are a chunk of one head: short
 
 
 # -- the layouts that engines have ------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
+from objectcache.device.strided import StridedCopy, copy_to_device
 from objectcache.errors import NotSupportedError
 
 _CUDA: Any = torch.cuda  # untyped
@@ -29,6 +31,10 @@ class Lane:
     def __call__(self) -> AbstractContextManager[Any]:
         """Work inside is queued here."""
         return nullcontext() if self._stream is None else _CUDA.stream(self._stream)
+
+    def copy(self, copies: Sequence[StridedCopy], source: int) -> None:
+        """Queue copies from host memory, `source` the address of the first slice. Inside. Raises DeliveryError."""
+        copy_to_device(copies, source, self._stream)
 
     def wait(self, event: Event) -> None:
         """What is queued from here on begins after `event`. The host waits for nothing."""
@@ -53,6 +59,11 @@ def exact_device(device: torch.device | str) -> torch.device:
 def new_event() -> Event:
     """One that lets a waiting thread of the host sleep instead of spin."""
     return _CUDA.Event(blocking=True)
+
+
+def timed_event() -> Event:
+    """One that tells how long after another one it came."""
+    return _CUDA.Event(enable_timing=True, blocking=True)
 
 
 def current_mark(device: torch.device, stream: Any = None) -> Event:

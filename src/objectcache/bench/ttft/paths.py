@@ -221,7 +221,7 @@ class Through(Path):
             return 0
         recorder.timeline.answered_ms = recorder.now_ms()
         table = self._table(tokens)
-        places = {(0, layer): recorder.placed(layer, paged.at(table)) for layer, paged in enumerate(world.layers)}
+        places = {(0, layer): paged.at(table) for layer, paged in enumerate(world.layers)}
         loading = self._loader.load(retrieval, places, idle=True)
         self._open = [match, retrieval, loading]
         return tokens
@@ -256,6 +256,8 @@ class Through(Path):
             return
         landed = [retrieval.landed_s(layer) for layer in range(len(self.world.layers))]
         recorder.timeline.landed_ms = [recorder.since_start_ms(at_s) for at_s in landed]
+        if recorder.on_device:
+            recorder.placed([loading.placed(layer) for layer in range(len(landed))])
         loading.close()
         sent_s = self.world.gateway(self.cell.stored).sent_s(self._trace)
         if len(sent_s) == len(landed):  # what the local tier had was not sent

@@ -67,7 +67,7 @@ def run_ttft(settings: TtftSettings, console: Console) -> BenchmarkResult:
         result = BenchmarkResult("ttft", settings.to_dict(), machine, settings.quick)
         world.compute_prefix()
         progress.step()
-        loader = DeviceLoader(world.device)
+        loader = DeviceLoader(world.device, timed=True)
         measured: list[Cell] = []
         try:
             for cell in settings.cells:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-
-from objectcache.device import Place
 
 _CUDA: Any = torch.cuda  # untyped
 
@@ -48,14 +46,18 @@ class Recorder:
         self.timeline = Timeline()
         self._needed: list[Moment] = []
         self._computed: list[Moment] = []
-        self._copied: dict[int, Moment] = {}
 
     def _mark(self) -> Moment:
-        if self._device.type != "cuda":
+        if not self.on_device:
             return time.perf_counter()
         event = _CUDA.Event(enable_timing=True)
         event.record()
         return event
+
+    @property
+    def on_device(self) -> bool:
+        """Whether there are events to be asked."""
+        return self._device.type == "cuda"
 
     def now_ms(self) -> float:
         return (time.perf_counter() - self.start_s) * 1e3
@@ -77,45 +79,19 @@ class Recorder:
     def computed(self, layer: int) -> None:
         self._computed.append(self._mark())
 
-    def placed(self, layer: int, place: Place) -> Place:
-        """`place`, with the moment marked when the last of it is filled."""
-        return _MarkedPlace(place, lambda: self._copied.__setitem__(layer, self._mark()))
+    def placed(self, moments: Sequence[Moment]) -> None:
+        """When each layer was in its place, as the device tells. After it has caught up."""
+        self.timeline.copied_ms = [self._since(moment) for moment in moments]
 
     def finish(self) -> Timeline:
         """After the device has caught up."""
         timeline = self.timeline
         timeline.needed_ms = [self._since(moment) for moment in self._needed]
         timeline.computed_ms = [self._since(moment) for moment in self._computed]
-        timeline.copied_ms = [self._since(moment) for _, moment in sorted(self._copied.items())]
         return timeline
 
     def _since(self, moment: Moment) -> float:
-        if self._device.type != "cuda":
+        if not self.on_device:
             return self.since_start_ms(moment)
         elapsed: float = self._base.elapsed_time(moment)
         return elapsed
-
-
-class _MarkedPlace:
-    def __init__(self, place: Place, mark: Callable[[], None]) -> None:
-        self._place = place
-        self._mark = mark
-
-    @property
-    def device(self) -> torch.device:
-        return self._place.device
-
-    @property
-    def num_chunks(self) -> int:
-        return self._place.num_chunks
-
-    @property
-    def slice_bytes(self) -> int:
-        return self._place.slice_bytes
-
-    def scatter(self, slices: torch.Tensor, first: int) -> None:
-        self._place.scatter(slices, first)
-        self._mark()
-
-    def gather(self, slices: torch.Tensor, first: int) -> None:
-        self._place.gather(slices, first)

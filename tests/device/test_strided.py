@@ -1,0 +1,138 @@
+"""Copies of rows that are evenly apart: what they move, how few they are, and where there are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectcache.device import BlockLayer, BlockTable, SliceOrder, block_table, paged_kv, paged_latent
+from objectcache.device.strided import StridedCopy, strided_copies
+from tests.device.caches import CONTIGUOUS, DTYPES, PAGED, Shape, copy_rows, make, random_slices
+
+MANY = 1 << 20
+
+
+def rows_of(copies: Any) -> list[tuple[int, int, int]]:
+    """(target, source, bytes) of each row, cut into single bytes' worth of the same total, in order."""
+    return [
+        (copy.target + row * copy.target_pitch_bytes, copy.source + row * copy.source_pitch_bytes, copy.row_bytes)
+        for copy in copies
+        for row in range(copy.rows)
+    ]
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=30), st.integers(1, 4), st.sampled_from([0, 3, 8]))
+@settings(max_examples=300, deadline=None)
+def test_all_rows_are_copied_once(blocks: list[int], row: int, between: int) -> None:
+    targets = np.array(blocks, dtype=np.int64) * 10
+    sources = np.arange(len(blocks), dtype=np.int64) * (row + between)
+    copies = strided_copies(targets, sources, row, MANY)
+    assert copies is not None
+    moved = [(to + at, of + at) for to, of, count in rows_of(copies) for at in range(count)]
+    assert moved == [(int(t) + at, int(s) + at) for t, s in zip(targets, sources, strict=True) for at in range(row)]
+    assert all(copy.rows == 1 or min(copy[1], copy[3]) >= copy.row_bytes for copy in copies), "CUDA refuses others"
+    assert strided_copies(targets, sources, row, len(copies)) == copies
+    assert strided_copies(targets, sources, row, len(copies) - 1) is None
+
+
+def test_what_is_evenly_apart_is_one_copy() -> None:
+    at = np.arange(1000, dtype=np.int64)
+    assert strided_copies(at * 64, at * 128, 64, 1) == (StridedCopy(0, 64, 0, 128, 64, 1000),)
+    assert strided_copies(at * 64, at * 64, 64, 1) == (StridedCopy(0, 64000, 0, 64000, 64000, 1),)
+    assert strided_copies(at * 256 + 7, at * 128, 64, 1) == (StridedCopy(7, 256, 0, 128, 64, 1000),)
+
+
+@pytest.fixture
+def any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1)
+
+
+def check(shape: Shape, block_ids: Any, first: int, stop: int) -> bool:
+    """Whether there are copies for these chunks; if so they are what `scatter` does."""
+    scattered, copied = make(shape, block_ids), make(shape, block_ids)
+    slices = torch.from_numpy(random_slices(shape))[first:stop].clone()
+    copies = copied.place.copies(first, stop)
+    if copies is None:
+        return False
+    scattered.place.scatter(slices, first)
+    copy_rows(copies, slices.data_ptr())
+    for found, wanted in zip(copied.raw(), scattered.raw(), strict=True):
+        assert torch.equal(found, wanted)
+    return True
+
+
+@pytest.mark.parametrize("order", list(SliceOrder))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [*PAGED, *CONTIGUOUS])
+@pytest.mark.usefixtures("any_row")
+def test_copies_do_what_a_scatter_does(layout: str, dtype: torch.dtype, order: SliceOrder) -> None:
+    heads, head_size = (1, 20) if "latent" in layout else (3, 8)
+    for chunk_tokens, block_tokens in [(8, 8), (16, 4), (4, 16), (12, 8)]:
+        shape = Shape(layout, dtype, heads, head_size, chunk_tokens, block_tokens, 5, order=order)
+        has = check(shape, list(range(1, shape.num_blocks + 1)), 1, 4)
+        # Heads first within a chunk, but tokens first in the cache: rows are of one head of one token.
+        alike = (order is SliceOrder.TOKENS) != (layout == "kv-heads-first") or "latent" in layout
+        cut = order is SliceOrder.HEADS and chunk_tokens > block_tokens  # a head's tokens are in several blocks
+        inner = layout == "kv-heads-first" and chunk_tokens != block_tokens
+        assert has == (
+            layout in PAGED
+            and alike
+            and layout != "pair-strided"
+            and not (cut and "latent" not in layout)
+            and not inner
+        )
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_table(data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1)
+        layout = data.draw(st.sampled_from(PAGED))
+        chunk, block, chunks = (data.draw(st.integers(1, most)) for most in (9, 9, 6))
+        order = data.draw(st.sampled_from(SliceOrder))
+        heads = 1 if "latent" in layout else data.draw(st.integers(1, 3))
+        first_token = data.draw(st.integers(0, 11))
+        shape = Shape(layout, torch.bfloat16, heads, 4, chunk, block, chunks, first_token, order)
+        ids = data.draw(st.permutations(range(shape.num_blocks + 3)))[: shape.num_blocks]
+        first = data.draw(st.integers(0, chunks - 1))
+        check(shape, ids, first, data.draw(st.integers(first + 1, chunks)))
+
+
+def test_blocks_strewn_about_are_left_to_the_kernel() -> None:
+    layer = paged_kv(torch.zeros(2, 64, 16, 8, 128, dtype=torch.bfloat16), chunk_tokens=16)
+
+    def place(ids: Any) -> Any:
+        return layer.at(BlockTable(ids, block_tokens=16, chunk_tokens=16, num_chunks=len(ids)))
+
+    assert len(place(range(40)).copies(0, 40)) == 2, "one for K, one for V"
+    assert len(place([*range(20, 40), *range(20)]).copies(0, 40)) == 4
+    assert place(np.random.default_rng(1).permutation(64)).copies(0, 64) is None
+
+
+def test_short_rows_are_left_to_the_kernel() -> None:
+    table = BlockTable(range(4), block_tokens=4, chunk_tokens=4, num_chunks=4)
+    assert paged_latent(torch.zeros(4, 4, 255), chunk_tokens=4).at(table).copies(0, 4) is None
+    assert paged_latent(torch.zeros(4, 4, 256), chunk_tokens=4).at(table).copies(0, 4) is not None
+
+
+def test_whole_blocks_are_one_copy_a_piece() -> None:
+    cache = torch.zeros(2, 8, 16, 8, 32)
+    blocks = BlockLayer(cache, 8)
+    blocks._rows = None  # as on a device
+    place = blocks.at(block_table([2, 3, 4]))
+    slices = torch.randint(0, 256, (3, blocks.slice_bytes), dtype=torch.uint8)
+    copies = place.copies(0, 3)
+    assert copies is not None
+    assert len(copies) == 2, "all of K, all of V"
+    copy_rows(copies, slices.data_ptr())
+    found = torch.zeros_like(slices)
+    place.gather(found, 0)
+    assert torch.equal(found, slices)
+    assert cache.view(torch.uint8)[:, 2:5].flatten().any()
+    assert not cache.view(torch.uint8)[:, [0, 1, 5, 6, 7]].any()
