@@ -30,6 +30,7 @@ def describe_machine(data: Path, packages: Sequence[str]) -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "filesystem": filesystem_of(data),
+        "tcp_congestion_control": _tcp_congestion_control(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: _version(name) for name in packages},
     }
@@ -48,6 +49,12 @@ def _cpu_model() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.processor() or "unknown"  # Arm kernels do not name it
+
+
+def _tcp_congestion_control() -> str:
+    """The system's default: connections that stay on this host have another (`not_paced_on_this_host`)."""
+    setting = _PROC / "sys/net/ipv4/tcp_congestion_control"
+    return setting.read_text().strip() if setting.exists() else "unknown"
 
 
 def filesystem_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from objectcache.errors import ConfigError
 from objectcache.s3 import Credentials, sign_headers
+from objectcache.transports.sockets import not_paced_on_this_host
 
 _DEFAULT_PORTS = {False: 80, True: 443}
 _TARGET = re.compile("/[!-~]*")
@@ -37,6 +38,7 @@ class Endpoint:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         connection.connect()
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        not_paced_on_this_host(connection.sock)
         if self.tls is not None:
             connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.server_name or self.host)
         return connection
