@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,12 @@ def another() -> str:
     return others[0]
 
 
-def connected(source: str, another: str) -> socket.socket:
+@contextmanager
+def connected(source: str, another: str) -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        sock = socket.create_connection(server.getsockname(), source_address=(source, 0))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
-    return sock
+        with socket.create_connection(server.getsockname(), source_address=(source, 0)) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
+            yield sock
 
 
 @pytest.mark.parametrize("prepare", [tune, not_paced_on_this_host])
