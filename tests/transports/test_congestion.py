@@ -29,10 +29,12 @@ def another() -> str:
 
 @contextmanager
 def connected(source: str, another: str) -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname(), source_address=(source, 0)) as sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
-            yield sock
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), source_address=(source, 0)) as sock,
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
+        yield sock
 
 
 @pytest.mark.parametrize("prepare", [tune, not_paced_on_this_host])
