@@ -209,7 +209,7 @@ def test_while_who_begins_it_is_stuck_streams_go_on_waking_each_other() -> None:
         assert session.attach(stream, theirs)
     rest = session.begin(active_of(store, prefix, 4, ended, rate.pace))
     assert rest is not None
-    beginner = threading.Thread(target=rest)
+    beginner = threading.Thread(target=rest, daemon=True)
     beginner.start()
     received = [0]
 
@@ -218,11 +218,13 @@ def test_while_who_begins_it_is_stuck_streams_go_on_waking_each_other() -> None:
         while data := mine.recv(1 << 20):
             received[0] += len(data)
 
-    reader = threading.Thread(target=read)  # of the last only: the others are stuck in their first turns
+    reader = threading.Thread(target=read, daemon=True)  # of the last only: the others are stuck in their first turns
     reader.start()
-    eventually(lambda: received[0] > 50 << 20, "one stream sends nearly all")
-    assert beginner.is_alive()
-    session.close()
+    try:
+        eventually(lambda: received[0] > 50 << 20, "one stream sends nearly all")
+        assert beginner.is_alive()
+    finally:
+        session.close()
     assert isinstance(ended.wait(), DeliveryError)
     beginner.join(PATIENCE_S)
     reader.join(PATIENCE_S)
