@@ -7,7 +7,7 @@ locks: its owner does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
@@ -247,7 +247,7 @@ class Reception:
         self.missing_sections -= len(complete)
         return tuple(complete)
 
-    def _touched(self, frame: Frame) -> Iterator[tuple[int, int]]:
+    def _touched(self, frame: Frame) -> Sequence[tuple[int, int]]:
         return self._geometry.sections.touched(frame.part, frame.layer, frame.first_chunk, frame.num_chunks)
 
     def end(self, stream: int, frame: Frame, error: ObjectCacheError | None = None) -> None:

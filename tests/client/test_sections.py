@@ -14,7 +14,7 @@ from objectcache.testing.synthetic import LAYERWISE, expected_layer, flat_layout
 from tests.client.test_damage import flip
 from tests.gateway.process import GatewayProcess
 
-LAYERS, CHUNKS, SLICE_BYTES = 2, 72, 256 << 10  # 18 MiB a layer: two sections
+LAYERS, CHUNKS, SLICE_BYTES = 2, 72, 256 << 10  # 18 MiB a layer: three sections
 LAYOUT = flat_layout(LAYERS, SLICE_BYTES)
 
 
@@ -41,7 +41,9 @@ def test_each_section_is_right_when_it_is_told(cache: GatewayCache) -> None:
                 assert np.array_equal(slices, expected)
                 told.append(chunks)
             assert retrieval.complete
-        assert sorted(told) == [Chunks(0, layer, *run) for layer in range(LAYERS) for run in ((0, 36), (36, 72))]
+        assert sorted(told) == [
+            Chunks(0, layer, *run) for layer in range(LAYERS) for run in ((0, 36), (36, 56), (56, 72))
+        ]
 
 
 def test_what_is_damaged_is_in_no_section(gateway: GatewayProcess, cache: GatewayCache) -> None:
@@ -50,7 +52,7 @@ def test_what_is_damaged_is_in_no_section(gateway: GatewayProcess, cache: Gatewa
     before = gateway.segments
     store_parts(cache, namespace, chain)
     (path,) = gateway.segments - before
-    flip(path, path.stat().st_size - 10 * SLICE_BYTES)  # in the second half of the last layer
+    flip(path, path.stat().st_size - 10 * SLICE_BYTES)  # in the last section of the last layer
     match = cache.match(namespace, chain)
     told: list[Chunks] = []
     with cache.retrieve(match, options=LAYERWISE) as retrieval:
@@ -59,4 +61,4 @@ def test_what_is_damaged_is_in_no_section(gateway: GatewayProcess, cache: Gatewa
         with pytest.raises(type(raised.value)):
             retrieval.wait(LAYERS - 1)
     assert isinstance(raised.value, IntegrityError)
-    assert all(chunks.layer == 0 or chunks.stop <= 36 for chunks in told)
+    assert all(chunks.layer == 0 or chunks.stop <= 56 for chunks in told)

@@ -15,9 +15,11 @@ from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_frame
 from objectcache.layout import DIGEST_BYTES
 from objectcache.stores import MemoryStore
 from objectcache.transports import ActiveDelivery, SenderSession
+from objectcache.transports.pacing import LEAST_STEP_BYTES, Pace
 from objectcache.transports.sockets import recv_exact
 from objectcache.transports.source import spans_of
 from objectcache.workers.open_objects import OpenObjects
+from tests.gateway.process import eventually
 from tests.transports.sending import PATIENCE_S, StoredPrefix, store_prefix
 
 
@@ -44,10 +46,12 @@ class Ended:
         return error
 
 
-def active_of(store: MemoryStore, prefix: StoredPrefix, streams: int, ended: Ended) -> ActiveDelivery:
+def active_of(
+    store: MemoryStore, prefix: StoredPrefix, streams: int, ended: Ended, pace: Pace | None = None
+) -> ActiveDelivery:
     held = OpenObjects().hold(store, prefix.plan.segment_bytes)
     state = Delivery(streams=streams, credit_bytes=0, deadline_s=time.monotonic() + PATIENCE_S)
-    return ActiveDelivery(1, 0, state, spans_of(prefix.plan, held.readers, 1, 0), ended)
+    return ActiveDelivery(1, 0, state, spans_of(prefix.plan, held.readers, 1, 0), ended, pace=pace)
 
 
 def frames_of(sock: socket.socket) -> Iterator[FrameType]:
@@ -136,3 +140,95 @@ def test_a_cancel_before_it_begins(prefix: tuple[MemoryStore, StoredPrefix]) -> 
         rest()
         assert list(frames_of(mine)) == [FrameType.CANCELLED]
         session.close()
+
+
+class Rate:
+    """What a delivery goes by, and what it says that it has taken."""
+
+    def __init__(self, bytes_s: float) -> None:
+        self.bytes_s = bytes_s
+        self.taken_bytes = 0
+        self.pace = Pace(lambda: self.bytes_s, self._report)
+
+    def _report(self, total_bytes: int) -> None:
+        self.taken_bytes = total_bytes
+
+
+def test_at_a_rate_no_more_than_a_step_is_sent_by_who_begins_it() -> None:
+    store = MemoryStore()
+    prefix = store_prefix(store, 1, segments=1, chunks=4, layers=1, slice_bytes=LEAST_STEP_BYTES)
+    mine, theirs = socket.socketpair()
+    with mine:
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        session, ended, rate = SenderSession(1), Ended(), Rate(1.0)  # a step takes a day
+        assert session.attach(0, theirs)
+        rest = session.begin(active_of(store, prefix, 1, ended, rate.pace))
+        assert rest is not None
+        assert rate.taken_bytes == 0
+        rest()
+        assert rate.taken_bytes == LEAST_STEP_BYTES
+        head = memoryview(bytearray(FRAME_HEADER_BYTES))
+        recv_exact(mine, head)
+        assert decode_frame(head).data_bytes == LEAST_STEP_BYTES
+        session.close()
+        assert isinstance(ended.wait(), DeliveryError)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_nothing_is_sent_of_what_is_paused_and_its_streams_wait_for_a_rate(
+    prefix: tuple[MemoryStore, StoredPrefix], streams: int
+) -> None:
+    session, ended, rate = SenderSession(streams), Ended(), Rate(0.0)
+    ends = [socket.socketpair() for _ in range(streams)]
+    for stream, (_, theirs) in enumerate(ends):
+        assert session.attach(stream, theirs)
+    rest = session.begin(active_of(*prefix, streams, ended, rate.pace))
+    assert rest is not None
+    rest()
+    assert rate.taken_bytes == 0
+    for mine, _ in ends:
+        with pytest.raises(BlockingIOError):
+            mine.recv(1, socket.MSG_DONTWAIT)
+    rate.bytes_s = 1e9
+    assert [list(frames_of(mine))[-1] for mine, _ in ends] == [FrameType.END] * streams
+    assert ended.wait() is None
+    assert rate.taken_bytes == sum(map(len, prefix[1].layers))
+    session.close()
+    for mine, _ in ends:
+        mine.close()
+
+
+def test_while_who_begins_it_is_stuck_streams_go_on_waking_each_other() -> None:
+    """Of the streams one looks at the clock; one that somebody else uses must not be taken for the next."""
+    store = MemoryStore()
+    prefix = store_prefix(store, 1, segments=1, chunks=64, layers=1, slice_bytes=1 << 20)
+    session, ended, rate = SenderSession(4), Ended(), Rate(2e9)
+    ends = [socket.socketpair() for _ in range(4)]
+    for stream, (_, theirs) in enumerate(ends):
+        assert session.attach(stream, theirs)
+    rest = session.begin(active_of(store, prefix, 4, ended, rate.pace))
+    assert rest is not None
+    beginner = threading.Thread(target=rest, daemon=True)
+    beginner.start()
+    received = [0]
+
+    def read() -> None:
+        mine = ends[3][0]
+        while data := mine.recv(1 << 20):
+            received[0] += len(data)
+
+    reader = threading.Thread(target=read, daemon=True)  # of the last only: the others are stuck in their first turns
+    reader.start()
+    try:
+        eventually(lambda: received[0] > 50 << 20, "one stream sends nearly all")
+        assert beginner.is_alive()
+    finally:
+        session.close()
+    assert isinstance(ended.wait(), DeliveryError)
+    beginner.join(PATIENCE_S)
+    reader.join(PATIENCE_S)
+    assert not beginner.is_alive()
+    assert not reader.is_alive()
+    for mine, _ in ends:
+        mine.close()

@@ -14,7 +14,7 @@ from objectcache.layout.model import (
     attention_group,
     pipeline_stages,
 )
-from objectcache.layout.sections import MAX_SECTIONS, SECTION_BYTES, Chunks, Section, Sections
+from objectcache.layout.sections import CUT_BYTES, MAX_SECTIONS, SECTION_BYTES, Chunks, Section, Sections
 from objectcache.layout.stored import (
     ALIGNMENT_BYTES,
     DIGEST_BYTES,
@@ -29,6 +29,7 @@ from objectcache.layout.stored import (
 
 __all__ = [
     "ALIGNMENT_BYTES",
+    "CUT_BYTES",
     "DIGEST_BYTES",
     "MAX_CHUNK_TOKENS",
     "MAX_GROUPS",

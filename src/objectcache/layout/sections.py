@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from objectcache.layout.stored import align_up, piece_chunks
@@ -10,9 +11,11 @@ from objectcache.layout.stored import align_up, piece_chunks
 if TYPE_CHECKING:
     from objectcache.layout.delivered import DeliveryGeometry
 
-SECTION_BYTES = 8 << 20
-"""What a section has at least, so that small layers are told of once."""
-MAX_SECTIONS = 4
+CUT_BYTES = 16 << 20
+"""Units of fewer bytes are told of once."""
+SECTION_BYTES = 4 << 20
+"""What a section has at least, of a unit that is cut: to move one more costs as much as to copy some MiB."""
+MAX_SECTIONS = 6
 """Of one part at one layer."""
 
 
@@ -39,14 +42,15 @@ class Section(NamedTuple):
 class Sections:
     """All that is sent of a delivery, in sections numbered in delivery order.
 
-    A unit of one layer is cut into up to MAX_SECTIONS for each part, at the bounds of pieces where those are even; a
-    unit of several layers, or of few bytes, is one section.
+    A unit of one layer is cut into up to MAX_SECTIONS for each part, each half of what is left, so that little is to be
+    moved on when the last byte lands. A wire of half the speed of the copy behind it, or less, keeps no copy waiting.
+    Bounds are those of pieces where these are even. A unit of several layers, or of few bytes, is one section.
     """
 
     def __init__(self, geometry: DeliveryGeometry) -> None:
         found: list[Section] = []
         of_unit = []
-        grid: dict[tuple[int, int], tuple[int, int, int]] = {}
+        grid: dict[tuple[int, int], tuple[int, tuple[int, ...]]] = {}
         for unit, layers in enumerate(geometry.units):
             begin = len(found)
             sent = [
@@ -56,39 +60,50 @@ class Sections:
                 if (held := (shape := geometry.parts[part]).held_chunks(layer)) < shape.num_chunks
             ]
             wanted = sum(geometry.wanted_bytes(each.part, each.layer) for each in sent)
-            if len(layers) > 1 or wanted < 2 * SECTION_BYTES:
+            if len(layers) > 1 or wanted < CUT_BYTES:
                 if sent:
-                    grid |= {(each.part, each.layer): (begin, each.first, each.num) for each in sent}
+                    grid |= {(each.part, each.layer): (begin, (each.stop,)) for each in sent}
                     found.append(Section(unit, tuple(sent)))
             else:
                 for each in sent:
-                    step = _step(geometry, each)
-                    grid[each.part, each.layer] = len(found), each.first, step
-                    cuts = range(each.first, each.stop, step)
-                    found += [Section(unit, (each._replace(first=at, stop=min(at + step, each.stop)),)) for at in cuts]
+                    stops = tuple(_stops(geometry, each))
+                    grid[each.part, each.layer] = len(found), stops
+                    runs = zip((each.first, *stops), stops, strict=False)
+                    found += [Section(unit, (each._replace(first=first, stop=stop),)) for first, stop in runs]
             of_unit.append(range(begin, len(found)))
         self.all: tuple[Section, ...] = tuple(found)
         self.of_unit: tuple[range, ...] = tuple(of_unit)
         """Numbers, by unit; none for a unit of which nothing is sent."""
-        self._grid: Mapping[tuple[int, int], tuple[int, int, int]] = grid
+        self._grid: Mapping[tuple[int, int], tuple[int, tuple[int, ...]]] = grid
+        """The number of the first, and where each of them stops."""
 
-    def touched(self, part: int, layer: int, first: int, count: int) -> Iterator[tuple[int, int]]:
+    def touched(self, part: int, layer: int, first: int, count: int) -> Sequence[tuple[int, int]]:
         """The sections that `count` chunks from `first` on are of, and how many of them. They must be sent ones."""
-        base, begin, step = self._grid[part, layer]
-        at, stop = first - begin, first - begin + count
-        while at < stop:
-            number = at // step
-            until = min(stop, (number + 1) * step)
-            yield base + number, until - at
-            at = until
+        base, stops = self._grid[part, layer]
+        at = bisect_right(stops, first)
+        stop = first + count
+        if stop <= stops[at]:
+            return ((base + at, count),)
+        touched = []
+        while first < stop:
+            until = min(stop, stops[at])
+            touched.append((base + at, until - first))
+            first = until
+            at += 1
+        return touched
 
     def wanted_chunks(self, from_layer: int = 0) -> list[int]:
         """By section, how many chunks are sent of layers from `from_layer` on."""
         return [sum(each.num for each in section.chunks if each.layer >= from_layer) for section in self.all]
 
 
-def _step(geometry: DeliveryGeometry, chunks: Chunks) -> int:
-    """Chunks a section."""
+def _stops(geometry: DeliveryGeometry, chunks: Chunks) -> Iterator[int]:
+    """Where each section of `chunks` stops."""
     size = geometry.parts[chunks.part].slice_bytes[geometry.position(chunks.part, chunks.layer)]
-    cuts = max(1, min(MAX_SECTIONS, chunks.num * size // SECTION_BYTES))
-    return align_up(-(-chunks.num // cuts), min(piece_chunks(size), chunks.num))
+    at = chunks.first
+    for _ in range(MAX_SECTIONS - 1):
+        at += align_up((chunks.stop - at + 1) // 2, piece_chunks(size))
+        if (chunks.stop - at) * size < SECTION_BYTES:
+            break
+        yield at
+    yield chunks.stop

@@ -121,7 +121,7 @@ class SenderSession:
 
     def _borrow(self, active: ActiveDelivery) -> socket.socket | None:
         """Stream 0, if its thread has nothing to do, until `_begin_borrowed` returns it. Under the lock."""
-        if active.far or active.pace is not None or len(self._active) > 1:
+        if active.far or len(self._active) > 1:
             return None
         sock = self._sockets[0]
         if sock is not None:
@@ -129,7 +129,8 @@ class SenderSession:
         return sock
 
     def _begin_borrowed(self, sock: socket.socket, active: ActiveDelivery) -> None:
-        """The first turn of a delivery, on the stream that `_borrow` gave, which is returned then."""
+        """The first turn of a delivery, on the stream that `_borrow` gave, which is returned then; where nothing may be
+        sent yet, at once."""
         returned: _Step | Exception | None = None
         try:
             supplying.first(active, self._changed)
@@ -142,7 +143,10 @@ class SenderSession:
                 held = self._hold(0, active, step.turn)
             if held is not None:
                 held.announce(sock)
-            supplying.second(active, self._changed, self.streams)
+            if held is None or (active.pace is not None and active.pace.bound):
+                supplying.leave(active, self._changed)  # at a rate, few streams have something to do so soon
+            else:
+                supplying.second(active, self._changed, self.streams)
             if held is not None:
                 self._send_held(0, sock, active, held)
                 self._done(0, active, last=False)
@@ -272,33 +276,34 @@ class SenderSession:
 
     def _await_step(self, stream: int) -> _Step | None:
         while True:
+            if stream == 0 and self._borrowed:
+                if self._any_paced:
+                    self._changed.notify()  # what woke this one was for whoever may look at the clock
+                self._changed.wait()
+                continue
+            if stream == 0 and self._returned is not None:
+                returned, self._returned = self._returned, None
+                if isinstance(returned, Exception):
+                    raise returned
+                return returned
+            if self._closed or (self.once and self._served and not self._active):
+                return None
             now_s = time.monotonic()
-            wake_s = inf
-            if stream != 0 or not self._borrowed:
-                if stream == 0 and self._returned is not None:
-                    returned, self._returned = self._returned, None
-                    if isinstance(returned, Exception):
-                        raise returned
-                    return returned
-                if self._closed or (self.once and self._served and not self._active):
-                    return None
-                for _ in range(len(self._active)):
-                    active = self._active[0]
-                    self._active.rotate(-1)
-                    step = self._step(stream, active, now_s)
-                    if step is not None:
-                        return step
-                opened = [active for active in self._active if active.state.is_open(stream)]
-                wake_s = min((active.state.deadline_s for active in opened), default=inf)
-                if self._any_paced and not self._timed:
-                    self._wait_paced(opened, now_s, wake_s)
-                    continue
-                if self._any_paced and opened:
-                    self._relying += 1
-                    self._changed.wait(max(0.0, wake_s - now_s))
-                    self._relying -= 1
-                    continue
+            for _ in range(len(self._active)):
+                active = self._active[0]
+                self._active.rotate(-1)
+                step = self._step(stream, active, now_s)
+                if step is not None:
+                    return step
+            opened = [active for active in self._active if active.state.is_open(stream)]
+            wake_s = min((active.state.deadline_s for active in opened), default=inf)
+            if self._any_paced and not self._timed:
+                self._wait_paced(opened, now_s, wake_s)
+                continue
+            relies = self._any_paced and bool(opened)
+            self._relying += relies
             self._changed.wait(None if wake_s == inf else max(0.0, wake_s - now_s))
+            self._relying -= relies
 
     def _wait_paced(self, opened: list[ActiveDelivery], now_s: float, wake_s: float) -> None:
         """Also until one of `opened` may go on: one stream of all looks at the clock, and wakes the next as it goes."""
