@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from objectcache.buffers import Buffer, BufferPool
+from objectcache.client.orders import SLOTS, Order
 from objectcache.client.receivers import Receivers
 from objectcache.errors import (
     BufferPoolExhaustedError,
@@ -25,7 +26,7 @@ from objectcache.layout import DeliveryGeometry
 from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart
 from objectcache.transports.verification import Verification
-from objectcache.workers.channel import BlockingChannel, Message, error_fields
+from objectcache.workers.channel import BlockingChannel, Message, error_fields, pack
 
 MODULE = "objectcache.client.receiver_process"
 CLOSE_TIMEOUT_S = 2.0
@@ -47,6 +48,15 @@ class _Awaited:
     stopped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Foretold:
+    """What processes keep in a slot until it is confirmed. Its board is theirs only then."""
+
+    slot: int
+    order: Order
+    board: Buffer
+
+
 class ProcessReceivers(Receivers):
     """Processes that receive into the shared memory of the pool; streams are dealt out to them in turn."""
 
@@ -57,6 +67,8 @@ class ProcessReceivers(Receivers):
     ) -> None:
         self._on_lost = on_lost
         self._awaited: dict[Key, _Awaited] = {}
+        self._foretold: dict[Key, _Foretold] = {}
+        self._slots = list(range(SLOTS))
         self._boards = BufferPool(BOARDS_BYTES)
         self._lock = threading.Lock()
         self._lost = False
@@ -90,33 +102,92 @@ class ProcessReceivers(Receivers):
         """Waits for no answer: a process that does not know a delivery yet holds its frames for a while."""
         geometry = expected.geometry
         assert geometry is not None, "a receiving process is told once that is known"
-        board: Buffer | None = None
-        with self._lock:
-            if not self._lost:
-                try:
-                    board = self._boards.allocate(ArrivalBoard.size_bytes(geometry, len(self._channels)))
-                except BufferPoolExhaustedError as error:
-                    problem: ObjectCacheError = BufferPoolExhaustedError(
-                        f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
-                        "close retrievals sooner, or have fewer receiver_processes"
-                    )
-                else:
-                    board.view[:] = bytes(len(board.view))
-                    awaited = _Awaited(expected, board, set(range(len(self._channels))))
-                    self._awaited[expected.delivery, expected.epoch] = awaited
-            else:
-                problem = GatewayUnavailableError("a receiving process or its streams are gone")
-        if board is None:
+        order = Order(geometry, expected.parts)
+        try:
+            with self._lock:
+                board = self._new_board(geometry)
+                self._await(expected, board)
+        except ObjectCacheError:
             expected.on_fenced()
-            raise problem
-        self._send_all(_order(expected, geometry, offset, board.offset))
+            raise
+        self._send_all({"op": "expect", **_about(expected, offset, board), **order.to_map()})
+
+    def foretell(
+        self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int
+    ) -> None:
+        """Nothing where a slot or a board is missing: `shape` then tells all of it, and what it lacks."""
+        order = Order(geometry, parts)
+        with self._lock:
+            usage = self._boards.usage()
+            # It may not come, and others would miss it.
+            spare = (usage.total_bytes - usage.in_use_bytes) // 2
+            if self._lost or not self._slots or self._board_bytes(geometry) > spare:
+                return
+            try:
+                board = self._new_board(geometry)
+            except BufferPoolExhaustedError:  # it is free, but not in one piece
+                return
+            slot = self._slots.pop()
+            self._foretold[expected.delivery, expected.epoch] = _Foretold(slot, order, board)
+        expected.shape(geometry, parts)
+        self._send_all({"op": "foretell", "slot": slot, **_about(expected, offset, board), **order.to_map()})
+
+    def forget(self, expected: Expected) -> None:
+        with self._lock:
+            self._drop(expected.delivery, expected.epoch)
 
     def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
-        expected.shape(geometry, parts)
-        self.expect(expected, offset)
+        if expected.geometry is not geometry:
+            expected.shape(geometry, parts)
+        key = (expected.delivery, expected.epoch)
+        with self._lock:
+            told = self._foretold.get(key)
+            news = told.order.difference(Order(geometry, parts)) if told is not None else None
+            if told is None or news is None or self._board_bytes(geometry) > told.board.size_bytes or self._lost:
+                self._drop(*key)
+                told = None
+            else:
+                del self._foretold[key]
+                self._await(expected, told.board)
+        if told is None:
+            self.expect(expected, offset)
+            return
+        self._send_all({"op": "confirm", "slot": told.slot, "delivery": key[0], "epoch": key[1], **(news or {})})
+        with self._lock:
+            self._slots.append(told.slot)  # not before: another's order could overtake the confirmation
+
+    def _new_board(self, geometry: DeliveryGeometry) -> Buffer:
+        """Holds the lock. Raises GatewayUnavailableError, BufferPoolExhaustedError."""
+        if self._lost:
+            raise GatewayUnavailableError("a receiving process or its streams are gone")
+        try:
+            board = self._boards.allocate(self._board_bytes(geometry))
+        except BufferPoolExhaustedError as error:
+            raise BufferPoolExhaustedError(
+                f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
+                "close retrievals sooner, or have fewer receiver_processes"
+            ) from error
+        board.view[:] = bytes(len(board.view))
+        return board
+
+    def _board_bytes(self, geometry: DeliveryGeometry) -> int:
+        return ArrivalBoard.size_bytes(geometry, len(self._channels))
+
+    def _await(self, expected: Expected, board: Buffer) -> None:
+        """Holds the lock."""
+        awaited = _Awaited(expected, board, set(range(len(self._channels))))
+        self._awaited[expected.delivery, expected.epoch] = awaited
+
+    def _drop(self, delivery: int, epoch: int) -> None:
+        """Nothing is told: what is in a slot is not looked at before it is confirmed. Holds the lock."""
+        told = self._foretold.pop((delivery, epoch), None)
+        if told is not None:
+            self._boards.release(told.board)
+            self._slots.append(told.slot)
 
     def cancel(self, delivery: int, epoch: int) -> None:
         with self._lock:
+            self._drop(delivery, epoch)
             awaited = self._awaited.get((delivery, epoch))
             if awaited is not None:
                 awaited.stopped = True
@@ -142,8 +213,9 @@ class ProcessReceivers(Receivers):
                 process.wait()
 
     def _send_all(self, message: Message) -> None:
+        data = pack(message)
         for channel in self._channels:
-            channel.send(message)
+            channel.send_packed(data)
 
     def _shut_down(self) -> None:
         for sock in self._sockets:
@@ -174,6 +246,7 @@ class ProcessReceivers(Receivers):
             self._lost = True
             orphans = list(self._awaited.values())
             self._awaited.clear()
+            self._foretold.clear()
         self._on_lost()  # before anybody hears of a failure, and asks again
         self._shut_down()
         for process in self._processes:
@@ -226,19 +299,12 @@ class ProcessReceivers(Receivers):
         self._boards.release(awaited.board)
 
 
-def _order(expected: Expected, geometry: DeliveryGeometry, offset: int, board: int) -> Message:
+def _about(expected: Expected, offset: int, board: Buffer) -> Message:
     return {
-        "op": "expect",
         "delivery": expected.delivery,
         "epoch": expected.epoch,
         "offset": offset,
-        "size": len(expected.memory),
-        "board": board,
+        "board": board.offset,
         "streams": expected.streams,
         "from_layer": expected.from_layer,
-        "layers_per_unit": geometry.layers_per_unit,
-        "parts": [
-            (part.group, part.shard, part.keys.data, shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
-            for part, shape in zip(expected.parts, geometry.parts, strict=True)
-        ],
     }

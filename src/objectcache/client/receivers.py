@@ -36,6 +36,17 @@ class Receivers(ABC):
     def expect(self, expected: Expected, offset: int) -> None:
         """Await a delivery; `offset` is where its memory begins in the buffer pool. Raises GatewayUnavailableError."""
 
+    def foretell(
+        self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int
+    ) -> None:
+        """Where this `holds`: `shape` will probably say that, or a prefix of it. It follows, or `forget`, or `cancel`;
+        nothing is awaited or written before."""
+        raise NotImplementedError("frames do not wait here")
+
+    def forget(self, expected: Expected) -> None:
+        """Where this `holds`: what was foretold of it, if anything, does not come."""
+        raise NotImplementedError("frames do not wait here")
+
     @abstractmethod
     def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
         """It is known now what comes of a delivery without a geometry, which is awaited already unless this `holds`.

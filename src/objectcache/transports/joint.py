@@ -63,6 +63,10 @@ class ArrivalBoard:
     def is_whole(self, section: int) -> bool:
         return bool(self._counts[:, section].sum() >= self._wanted[section])
 
+    def missing(self) -> set[int]:
+        """Sections that are not whole."""
+        return set(np.flatnonzero(self._counts.sum(axis=0) < self._wanted).tolist())
+
     @property
     def whole(self) -> bool:
         return bool((self._counts.sum(axis=0) >= self._wanted).all())
@@ -88,7 +92,7 @@ class JointReception(Reception):
         self._open = set(streams)
         self._board = board
         self._member = member
-        self._untold = {section for section in range(len(geometry.sections.all)) if not board.is_whole(section)}
+        self._untold = board.missing()
 
     def _mark(self, seen: bytearray, frame: Frame) -> None:
         super()._mark(seen, frame)
