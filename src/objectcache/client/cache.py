@@ -182,6 +182,7 @@ class GatewayCache(Deliveries):
     def _arriving(
         self, trip: OneTrip, match: Match, accepted: RetrieveAnswer, options: RetrieveOptions, asked_s: float
     ) -> Retrieval:
+        trip.confirm(match.parts, accepted.layers_per_unit)  # frames may wait for it
         destination, request = trip.destination, trip.request
         geometry = delivery_geometry(tuple(part.shape for part in match.parts), accepted.layers_per_unit)
         if geometry.total_bytes > request.room_bytes:
@@ -200,7 +201,7 @@ class GatewayCache(Deliveries):
             parts = tuple(delivery.describe(part) for part in match.parts)
             self._fencer.report_damage(self._http, request.descriptor(parts, b""))
 
-        trip.begin(retrieval, match.parts, damaged)  # frames may wait for it
+        trip.begin(retrieval, match.parts, damaged)
         self._count(retrieval, trip.expected)
         self._accepted(accepted, request, delivery, retrieval, trip.http)
         return retrieval

@@ -54,8 +54,8 @@ def likely_parts(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] 
 
 
 class OneTrip(ABC):
-    """One attempt: `ask`, and then either `begin` or `withdraw`. Where any of them raises, `destination` is to be
-    closed, which cancels what may come."""
+    """One attempt: `ask`, and then either `confirm` and `begin`, or `withdraw`. Where any of them raises, `destination`
+    is to be closed, which cancels what may come."""
 
     def __init__(self, request: MatchAndRetrieveRequest, destination: Destination, streams: int) -> None:
         self.request = request
@@ -63,6 +63,8 @@ class OneTrip(ABC):
         self._lock = threading.Lock()
         self._retrieval: Retrieval | None = None
         self._landing: Landing | None = None
+        self._early: list[int] = []
+        """Sections that were there before `begin`."""
         self._error: ObjectCacheError | None = None
         self._on_damage: Callable[[], None] = lambda: None
         self.expected = Expected(
@@ -89,15 +91,21 @@ class OneTrip(ABC):
     def withdraw(self) -> None:
         """Nothing comes."""
 
+    @abstractmethod
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        """This is what comes, for who can do something with it before `begin`."""
+
     def begin(self, retrieval: Retrieval, parts: Sequence[MatchedPart], on_damage: Callable[[], None]) -> None:
         """This is what comes. Raises GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no
         room to keep track of it)."""
         with self._lock:
             self._retrieval, self._on_damage = retrieval, on_damage
-            self._landing = Landing(retrieval, self.destination)
-            error = self._error
+            self._landing = landing = Landing(retrieval, self.destination)
+            error, early = self._error, self._early
         if error is not None:
             self._fail(error)
+        for section in early:
+            landing.land_section(section)
         self._shape(retrieval, _expected_parts(parts))
 
     @abstractmethod
@@ -106,8 +114,12 @@ class OneTrip(ABC):
     # -- whom the receivers tell ------------------------------------------------------------------
 
     def _land(self, section: int) -> None:
-        assert self._landing is not None, "nothing lands before it is known what comes"
-        self._landing.land_section(section)
+        with self._lock:
+            landing = self._landing
+            if landing is None:
+                self._early.append(section)
+                return
+        landing.land_section(section)
 
     def _fail(self, error: ObjectCacheError) -> None:
         with self._lock:
@@ -188,6 +200,12 @@ class SessionTrip(OneTrip):
             self._session.receivers.forget(self.expected)
             self.destination.fence()
 
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        receivers = self._session.receivers
+        if receivers.holds:
+            shapes = [part.shape for part in parts]
+            self._expecting = receivers.confirm(self.expected, _expected_parts(parts), shapes, layers_per_unit)
+
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
         told, self._expecting = self._expecting, True
         try:
@@ -216,6 +234,9 @@ class ResponseTrip(OneTrip):
 
     def withdraw(self) -> None:
         self._reception.withdraw(KeyNotFoundError("nothing matched"))
+
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        """Its frames are read after `begin`."""
 
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
         self._reception.shape(retrieval.geometry, parts)

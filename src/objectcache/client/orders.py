@@ -40,25 +40,21 @@ class Order:
             parts.append(ExpectedPart(group, shard, KeyChain(keys)))
         return cls(delivery_geometry(tuple(shapes), message["layers_per_unit"]), parts)
 
-    def difference(self, other: Order) -> Message | None:
-        """What `revised` makes `other` of this by: nothing where they are the same. None where it cannot: a part of
-        `other` is no prefix of this one's."""
-        mine, theirs = self.geometry, other.geometry
-        if len(mine.parts) != len(theirs.parts):
+    def difference(
+        self, parts: Sequence[ExpectedPart], shapes: Sequence[PartShape], layers_per_unit: int
+    ) -> Message | None:
+        """What `revised` makes the order of those of this one by: nothing where they are the same. None where it
+        cannot: a part is no prefix of this one's. Needs no geometry, which takes time."""
+        mine = self.geometry.parts
+        if [(part.group, part.shard) for part in parts] != [(part.group, part.shard) for part in self.parts]:
             return None
-        for part, shape, wanted, wanted_shape in zip(self.parts, mine.parts, other.parts, theirs.parts, strict=True):
-            same = (part.group, part.shard) == (wanted.group, wanted.shard) and (shape.layers, shape.slice_bytes) == (
-                wanted_shape.layers,
-                wanted_shape.slice_bytes,
-            )
-            if not same or not part.keys.data.startswith(wanted.keys.data):
+        for part, shape, told, told_shape in zip(parts, shapes, self.parts, mine, strict=True):
+            rows = (shape.layers, shape.slice_bytes) == (told_shape.layers, told_shape.slice_bytes)
+            if not rows or not told.keys.data.startswith(part.keys.data):
                 return None
-        if mine.parts == theirs.parts and mine.layers_per_unit == theirs.layers_per_unit:
+        if mine == tuple(shapes) and self.geometry.layers_per_unit == layers_per_unit:
             return {}
-        return {
-            "layers_per_unit": theirs.layers_per_unit,
-            "sizes": [(shape.num_chunks, shape.held) for shape in theirs.parts],
-        }
+        return {"layers_per_unit": layers_per_unit, "sizes": [(shape.num_chunks, shape.held) for shape in shapes]}
 
     def revised(self, message: Message) -> Order:
         """By what `difference` says. Raises DeliveryError where it says something else."""

@@ -22,7 +22,7 @@ from objectcache.errors import (
     ObjectCacheError,
     error_from_code,
 )
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart
 from objectcache.transports.verification import Verification
@@ -44,6 +44,9 @@ class _Awaited:
     expected: Expected
     board: Buffer
     unfenced: set[int]
+    """Processes that may still write."""
+    shaped: bool
+    """Whether it is known here how many sections come."""
     sections: set[int] = field(default_factory=set)
     stopped: bool = False
 
@@ -68,6 +71,8 @@ class ProcessReceivers(Receivers):
         self._on_lost = on_lost
         self._awaited: dict[Key, _Awaited] = {}
         self._foretold: dict[Key, _Foretold] = {}
+        self._confirmed: set[Key] = set()
+        """Without a shape yet."""
         self._slots = list(range(SLOTS))
         self._boards = BufferPool(BOARDS_BYTES)
         self._lock = threading.Lock()
@@ -105,7 +110,7 @@ class ProcessReceivers(Receivers):
         order = Order(geometry, expected.parts)
         try:
             with self._lock:
-                board = self._new_board(geometry)
+                board = self._new_board(ArrivalBoard.size_bytes(geometry, len(self._channels)))
                 self._await(expected, board)
         except ObjectCacheError:
             expected.on_fenced()
@@ -115,53 +120,64 @@ class ProcessReceivers(Receivers):
     def foretell(
         self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int
     ) -> None:
-        """Nothing where a slot or a board is missing: `shape` then tells all of it, and what it lacks."""
+        """Nothing where a slot or a board is missing: `shape` tells all of it then, or what is missing."""
         order = Order(geometry, parts)
         with self._lock:
             usage = self._boards.usage()
+            size = ArrivalBoard.most_bytes(geometry, len(self._channels))
             # It may not come, and others would miss it.
-            spare = (usage.total_bytes - usage.in_use_bytes) // 2
-            if self._lost or not self._slots or self._board_bytes(geometry) > spare:
+            if self._lost or not self._slots or size > (usage.total_bytes - usage.in_use_bytes) // 2:
                 return
             try:
-                board = self._new_board(geometry)
+                board = self._new_board(size)
             except BufferPoolExhaustedError:  # it is free, but not in one piece
                 return
             slot = self._slots.pop()
             self._foretold[expected.delivery, expected.epoch] = _Foretold(slot, order, board)
-        expected.shape(geometry, parts)
         self._send_all({"op": "foretell", "slot": slot, **_about(expected, offset, board), **order.to_map()})
 
     def forget(self, expected: Expected) -> None:
         with self._lock:
             self._drop(expected.delivery, expected.epoch)
 
-    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
-        if expected.geometry is not geometry:
-            expected.shape(geometry, parts)
+    def confirm(
+        self, expected: Expected, parts: Sequence[ExpectedPart], shapes: Sequence[PartShape], layers_per_unit: int
+    ) -> bool:
         key = (expected.delivery, expected.epoch)
         with self._lock:
             told = self._foretold.get(key)
-            news = told.order.difference(Order(geometry, parts)) if told is not None else None
-            if told is None or news is None or self._board_bytes(geometry) > told.board.size_bytes or self._lost:
+            news = None if told is None else told.order.difference(parts, shapes, layers_per_unit)
+            if told is None or news is None or self._lost:
                 self._drop(*key)
-                told = None
-            else:
-                del self._foretold[key]
-                self._await(expected, told.board)
-        if told is None:
-            self.expect(expected, offset)
-            return
-        self._send_all({"op": "confirm", "slot": told.slot, "delivery": key[0], "epoch": key[1], **(news or {})})
+                return False
+            del self._foretold[key]
+            self._await(expected, told.board, shaped=False)
+            self._confirmed.add(key)
+        self._send_all({"op": "confirm", "slot": told.slot, "delivery": key[0], "epoch": key[1], **news})
         with self._lock:
             self._slots.append(told.slot)  # not before: another's order could overtake the confirmation
+        return True
 
-    def _new_board(self, geometry: DeliveryGeometry) -> Buffer:
+    def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
+        expected.shape(geometry, parts)
+        key = (expected.delivery, expected.epoch)
+        with self._lock:
+            confirmed, awaited = key in self._confirmed, self._awaited.get(key)
+            self._confirmed.discard(key)
+            self._drop(*key)
+            if awaited is not None:
+                awaited.shaped = True
+        if not confirmed:
+            self.expect(expected, offset)
+        elif awaited is not None:
+            self._settle(key, awaited)
+
+    def _new_board(self, size_bytes: int) -> Buffer:
         """Holds the lock. Raises GatewayUnavailableError, BufferPoolExhaustedError."""
         if self._lost:
             raise GatewayUnavailableError("a receiving process or its streams are gone")
         try:
-            board = self._boards.allocate(self._board_bytes(geometry))
+            board = self._boards.allocate(size_bytes)
         except BufferPoolExhaustedError as error:
             raise BufferPoolExhaustedError(
                 f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
@@ -170,12 +186,9 @@ class ProcessReceivers(Receivers):
         board.view[:] = bytes(len(board.view))
         return board
 
-    def _board_bytes(self, geometry: DeliveryGeometry) -> int:
-        return ArrivalBoard.size_bytes(geometry, len(self._channels))
-
-    def _await(self, expected: Expected, board: Buffer) -> None:
+    def _await(self, expected: Expected, board: Buffer, *, shaped: bool = True) -> None:
         """Holds the lock."""
-        awaited = _Awaited(expected, board, set(range(len(self._channels))))
+        awaited = _Awaited(expected, board, set(range(len(self._channels))), shaped)
         self._awaited[expected.delivery, expected.epoch] = awaited
 
     def _drop(self, delivery: int, epoch: int) -> None:
@@ -189,8 +202,11 @@ class ProcessReceivers(Receivers):
         with self._lock:
             self._drop(delivery, epoch)
             awaited = self._awaited.get((delivery, epoch))
+            self._confirmed.discard((delivery, epoch))
             if awaited is not None:
                 awaited.stopped = True
+        if awaited is not None:
+            self._settle((delivery, epoch), awaited)
         self._send_all({"op": "cancel", "delivery": delivery, "epoch": epoch})
 
     def fail(self, delivery: int, error: ObjectCacheError) -> None:
@@ -278,8 +294,7 @@ class ProcessReceivers(Receivers):
             self._failed(awaited, error_from_code(message["code"], message["message"], message["status"]))
         else:
             awaited.unfenced.discard(index)
-            if not awaited.unfenced:
-                self._fenced(key, awaited)
+            self._settle(key, awaited)
 
     def _failed(self, awaited: _Awaited, error: ObjectCacheError) -> None:
         """The others need not go on."""
@@ -289,9 +304,12 @@ class ProcessReceivers(Receivers):
             self.fail(awaited.expected.delivery, error)
             awaited.expected.on_failed(error)
 
-    def _fenced(self, key: Key, awaited: _Awaited) -> None:
+    def _settle(self, key: Key, awaited: _Awaited) -> None:
+        """If nothing more comes, and it is known what should have come, it is over."""
         with self._lock:
-            self._awaited.pop(key, None)
+            over = not awaited.unfenced and (awaited.shaped or awaited.stopped)
+            if not over or self._awaited.pop(key, None) is None:
+                return
             missing = awaited.expected.reception.missing_sections - len(awaited.sections)
         if missing > 0 and not awaited.stopped:
             awaited.expected.on_failed(DeliveryError("the delivery ended before all of its layers had arrived"))

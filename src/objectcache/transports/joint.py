@@ -14,6 +14,7 @@ from objectcache.delivery import Reception
 from objectcache.errors import DeliveryError
 from objectcache.frames import Frame
 from objectcache.layout import DeliveryGeometry, align_up
+from objectcache.layout.sections import MAX_SECTIONS
 
 _COUNT_BYTES = 8
 
@@ -41,6 +42,12 @@ class ArrivalBoard:
     @staticmethod
     def size_bytes(geometry: DeliveryGeometry, members: int) -> int:
         return align_up(members * (len(geometry.sections.all) * _COUNT_BYTES + _chunks(geometry)))
+
+    @staticmethod
+    def most_bytes(geometry: DeliveryGeometry, members: int) -> int:
+        """`size_bytes` at most of what has the parts of `geometry` or prefixes of them, in whatever units."""
+        sections = MAX_SECTIONS * sum(len(part.layers) for part in geometry.parts)
+        return align_up(members * (sections * _COUNT_BYTES + _chunks(geometry)))
 
     def begin(self, member: int, frame: Frame) -> None:
         """Before the first byte of a span is written. Raises DeliveryError where another member has begun any of it."""
@@ -93,6 +100,10 @@ class JointReception(Reception):
         self._board = board
         self._member = member
         self._untold = board.missing()
+
+    def shape(self, geometry: DeliveryGeometry) -> None:
+        """The board counts what is missing."""
+        self._geometry = geometry
 
     def _mark(self, seen: bytearray, frame: Frame) -> None:
         super()._mark(seen, frame)
