@@ -57,6 +57,7 @@ class _Process:
                 case "foretell":
                     order = Order.of(message)
                     self._foretold[message["slot"]] = message, order, self._expected(message, order)
+                    _ = order.geometry.sections
                 case "confirm":
                     self._confirm(message)
                 case "expect":
@@ -84,6 +85,8 @@ class _Process:
     def _await(self, expected: Expected, offset: int) -> None:
         with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
             self._receivers.expect(expected, offset)
+        if expected.geometry is not None:
+            _ = expected.geometry.sections  # it keeps them: for the end of the first frame, which is received meanwhile
 
     def _expected(self, message: Message, order: Order) -> Expected:
         about = {"delivery": message["delivery"], "epoch": message["epoch"]}
