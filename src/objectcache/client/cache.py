@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from objectcache.cache.base import (
     ForeignUpload,
     Lease,
     Match,
+    MatchedPart,
     PartId,
     RetrieveOptions,
     SegmentUpload,
@@ -21,7 +23,7 @@ from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
 from objectcache.client.deliveries import Deliveries
-from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, room_bytes
+from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, likely_parts, room_bytes
 from objectcache.client.options import ClientOptions
 from objectcache.client.storing import GatewayStoring
 from objectcache.descriptor import Target, TargetKind
@@ -119,7 +121,8 @@ class GatewayCache(Deliveries):
         asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
         match = Match(namespace, 0)
         try:
-            trip, answer = self._ask(asked, options, destination, asked_s + options.deadline_s)
+            likely = partial(likely_parts, namespace, chain, parts)
+            trip, answer = self._ask(asked, options, destination, asked_s + options.deadline_s, likely)
             match = _match(namespace, chain, answer.match)
             if answer.accepted is not None:
                 return match, self._arriving(trip, match, answer.accepted, options, asked_s)
@@ -134,7 +137,12 @@ class GatewayCache(Deliveries):
             raise
 
     def _ask(
-        self, asked: MatchRequest, options: RetrieveOptions, destination: Destination, deadline_s: float
+        self,
+        asked: MatchRequest,
+        options: RetrieveOptions,
+        destination: Destination,
+        deadline_s: float,
+        likely: Callable[[], Sequence[MatchedPart]],
     ) -> tuple[OneTrip, MatchAndRetrieveAnswer]:
         """As `retrieve` asks: once more where that may help."""
         asked_again = False
@@ -157,7 +165,7 @@ class GatewayCache(Deliveries):
                 trace=options.trace,
             )
             trip = (
-                SessionTrip(session, request, destination, self._fencer)
+                SessionTrip(session, request, destination, self._fencer, likely)
                 if session
                 else ResponseTrip(self._http, request, destination, self.options.verification())
             )
@@ -174,6 +182,7 @@ class GatewayCache(Deliveries):
     def _arriving(
         self, trip: OneTrip, match: Match, accepted: RetrieveAnswer, options: RetrieveOptions, asked_s: float
     ) -> Retrieval:
+        trip.confirm(match.parts, accepted.layers_per_unit)  # frames may wait for it
         destination, request = trip.destination, trip.request
         geometry = delivery_geometry(tuple(part.shape for part in match.parts), accepted.layers_per_unit)
         if geometry.total_bytes > request.room_bytes:
@@ -192,7 +201,7 @@ class GatewayCache(Deliveries):
             parts = tuple(delivery.describe(part) for part in match.parts)
             self._fencer.report_damage(self._http, request.descriptor(parts, b""))
 
-        trip.begin(retrieval, match.parts, damaged)  # frames may wait for it
+        trip.begin(retrieval, match.parts, damaged)
         self._count(retrieval, trip.expected)
         self._accepted(accepted, request, delivery, retrieval, trip.http)
         return retrieval

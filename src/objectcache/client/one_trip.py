@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from objectcache.cache.base import MatchedPart, PartId
+from objectcache.cache.base import MatchedPart, PartId, all_parts, matched_part
 from objectcache.cache.destination import Destination
 from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
@@ -15,7 +15,8 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
-from objectcache.layout import ALIGNMENT_BYTES, KVLayout
+from objectcache.keys import KeyChain, Namespace
+from objectcache.layout import ALIGNMENT_BYTES, KVLayout, delivery_geometry
 from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Verification
@@ -38,9 +39,23 @@ def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None) 
     return room
 
 
+def likely_parts(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> list[MatchedPart]:
+    """What a match of all of `chain` would say, where `room_bytes` has room for it: none of what has no boundary."""
+    layout = namespace.layout
+    tokens = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens
+    if not tokens:
+        return []
+    likely = []
+    for part in all_parts(namespace) if parts is None else parts:
+        group = layout.group(part.group)
+        stop = tokens // group.chunk_tokens
+        likely.append(matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop))
+    return likely
+
+
 class OneTrip(ABC):
-    """One attempt: `ask`, and then either `begin` or `withdraw`. Where any of them raises, `destination` is to be
-    closed, which cancels what may come."""
+    """One attempt: `ask`, and then either `confirm` and `begin`, or `withdraw`. Where any of them raises, `destination`
+    is to be closed, which cancels what may come."""
 
     def __init__(self, request: MatchAndRetrieveRequest, destination: Destination, streams: int) -> None:
         self.request = request
@@ -48,6 +63,8 @@ class OneTrip(ABC):
         self._lock = threading.Lock()
         self._retrieval: Retrieval | None = None
         self._landing: Landing | None = None
+        self._early: list[int] = []
+        """Sections that were there before `begin`."""
         self._error: ObjectCacheError | None = None
         self._on_damage: Callable[[], None] = lambda: None
         self.expected = Expected(
@@ -74,16 +91,22 @@ class OneTrip(ABC):
     def withdraw(self) -> None:
         """Nothing comes."""
 
+    @abstractmethod
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        """This is what comes, for who can do something with it before `begin`."""
+
     def begin(self, retrieval: Retrieval, parts: Sequence[MatchedPart], on_damage: Callable[[], None]) -> None:
         """This is what comes. Raises GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no
         room to keep track of it)."""
         with self._lock:
             self._retrieval, self._on_damage = retrieval, on_damage
-            self._landing = Landing(retrieval, self.destination)
-            error = self._error
+            self._landing = landing = Landing(retrieval, self.destination)
+            error, early = self._error, self._early
         if error is not None:
             self._fail(error)
-        self._shape(retrieval, [ExpectedPart(part.part.group, part.part.shard, part.keys) for part in parts])
+        for section in early:
+            landing.land_section(section)
+        self._shape(retrieval, _expected_parts(parts))
 
     @abstractmethod
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None: ...
@@ -91,8 +114,12 @@ class OneTrip(ABC):
     # -- whom the receivers tell ------------------------------------------------------------------
 
     def _land(self, section: int) -> None:
-        assert self._landing is not None, "nothing lands before it is known what comes"
-        self._landing.land_section(section)
+        with self._lock:
+            landing = self._landing
+            if landing is None:
+                self._early.append(section)
+                return
+        landing.land_section(section)
 
     def _fail(self, error: ObjectCacheError) -> None:
         with self._lock:
@@ -107,12 +134,19 @@ class SessionTrip(OneTrip):
     """Over the streams of a session."""
 
     def __init__(
-        self, session: DataSession, request: MatchAndRetrieveRequest, destination: Destination, fencer: Fencer
+        self,
+        session: DataSession,
+        request: MatchAndRetrieveRequest,
+        destination: Destination,
+        fencer: Fencer,
+        likely: Callable[[], Sequence[MatchedPart]],
     ) -> None:
+        """`likely()` says what comes if all matches."""
         super().__init__(request, destination, session.streams)
         self.http = session.http
         self._session = session
         self._fencer = fencer
+        self._likely = likely
         # What holds frames is told once it is known what they are of, and writes nothing before.
         self._expecting = not session.receivers.holds
         destination.begin(self._cancel)
@@ -127,7 +161,14 @@ class SessionTrip(OneTrip):
         try:
             if self._expecting:
                 receivers.expect(self.expected, self.destination.buffer.offset)
-            body = self.http.request("POST", path, request.encode(), timeout_s=request.deadline_s, resend=False)
+            body = self.http.request(
+                "POST",
+                path,
+                request.encode(),
+                timeout_s=request.deadline_s,
+                resend=False,
+                meanwhile=self._foretell if receivers.holds else None,
+            )
         except RequestError as error:
             self._refused(error)
             raise
@@ -139,6 +180,16 @@ class SessionTrip(OneTrip):
             raise
         return MatchAndRetrieveAnswer.decode(body)
 
+    def _foretell(self) -> None:
+        """While the gateway works: what takes time once it has answered, and is probably the same then."""
+        parts = self._likely()
+        if not parts:
+            return
+        geometry = delivery_geometry(tuple(part.shape for part in parts), self.request.layers_per_unit or 1)
+        offset = self.destination.buffer.offset
+        self._session.receivers.foretell(self.expected, geometry, _expected_parts(parts), offset)
+        _ = geometry.unit_of, geometry.unit_bytes, geometry.unit_wanted_bytes  # it keeps them
+
     def withdraw(self) -> None:
         self._refused(KeyNotFoundError("nothing matched"))
 
@@ -146,7 +197,14 @@ class SessionTrip(OneTrip):
         if self._expecting:
             self._session.receivers.fail(self.request.delivery, error)
         else:
+            self._session.receivers.forget(self.expected)
             self.destination.fence()
+
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        receivers = self._session.receivers
+        if receivers.holds:
+            shapes = [part.shape for part in parts]
+            self._expecting = receivers.confirm(self.expected, _expected_parts(parts), shapes, layers_per_unit)
 
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
         told, self._expecting = self._expecting, True
@@ -177,6 +235,13 @@ class ResponseTrip(OneTrip):
     def withdraw(self) -> None:
         self._reception.withdraw(KeyNotFoundError("nothing matched"))
 
+    def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
+        """Its frames are read after `begin`."""
+
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
         self._reception.shape(retrieval.geometry, parts)
         self._read_on()
+
+
+def _expected_parts(parts: Sequence[MatchedPart]) -> list[ExpectedPart]:
+    return [ExpectedPart(part.part.group, part.part.shard, part.keys) for part in parts]

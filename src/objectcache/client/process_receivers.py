@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from objectcache.buffers import Buffer, BufferPool
+from objectcache.client.orders import SLOTS, Order
 from objectcache.client.receivers import Receivers
 from objectcache.errors import (
     BufferPoolExhaustedError,
@@ -21,11 +22,11 @@ from objectcache.errors import (
     ObjectCacheError,
     error_from_code,
 )
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart
 from objectcache.transports.verification import Verification
-from objectcache.workers.channel import BlockingChannel, Message, error_fields
+from objectcache.workers.channel import BlockingChannel, Message, error_fields, pack
 
 MODULE = "objectcache.client.receiver_process"
 CLOSE_TIMEOUT_S = 2.0
@@ -43,8 +44,20 @@ class _Awaited:
     expected: Expected
     board: Buffer
     unfenced: set[int]
+    """Processes that may still write."""
+    shaped: bool
+    """Whether it is known here how many sections come."""
     sections: set[int] = field(default_factory=set)
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Foretold:
+    """What processes keep in a slot until it is confirmed. Its board is theirs only then."""
+
+    slot: int
+    order: Order
+    board: Buffer
 
 
 class ProcessReceivers(Receivers):
@@ -57,6 +70,10 @@ class ProcessReceivers(Receivers):
     ) -> None:
         self._on_lost = on_lost
         self._awaited: dict[Key, _Awaited] = {}
+        self._foretold: dict[Key, _Foretold] = {}
+        self._confirmed: set[Key] = set()
+        """Without a shape yet."""
+        self._slots = list(range(SLOTS))
         self._boards = BufferPool(BOARDS_BYTES)
         self._lock = threading.Lock()
         self._lost = False
@@ -90,36 +107,106 @@ class ProcessReceivers(Receivers):
         """Waits for no answer: a process that does not know a delivery yet holds its frames for a while."""
         geometry = expected.geometry
         assert geometry is not None, "a receiving process is told once that is known"
-        board: Buffer | None = None
-        with self._lock:
-            if not self._lost:
-                try:
-                    board = self._boards.allocate(ArrivalBoard.size_bytes(geometry, len(self._channels)))
-                except BufferPoolExhaustedError as error:
-                    problem: ObjectCacheError = BufferPoolExhaustedError(
-                        f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
-                        "close retrievals sooner, or have fewer receiver_processes"
-                    )
-                else:
-                    board.view[:] = bytes(len(board.view))
-                    awaited = _Awaited(expected, board, set(range(len(self._channels))))
-                    self._awaited[expected.delivery, expected.epoch] = awaited
-            else:
-                problem = GatewayUnavailableError("a receiving process or its streams are gone")
-        if board is None:
+        order = Order(geometry, expected.parts)
+        try:
+            with self._lock:
+                board = self._new_board(ArrivalBoard.size_bytes(geometry, len(self._channels)))
+                self._await(expected, board)
+        except ObjectCacheError:
             expected.on_fenced()
-            raise problem
-        self._send_all(_order(expected, geometry, offset, board.offset))
+            raise
+        self._send_all({"op": "expect", **_about(expected, offset, board), **order.to_map()})
+
+    def foretell(
+        self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int
+    ) -> None:
+        """Nothing where a slot or a board is missing: `shape` tells all of it then, or what is missing."""
+        order = Order(geometry, parts)
+        with self._lock:
+            usage = self._boards.usage()
+            size = ArrivalBoard.most_bytes(geometry, len(self._channels))
+            # It may not come, and others would miss it.
+            if self._lost or not self._slots or size > (usage.total_bytes - usage.in_use_bytes) // 2:
+                return
+            try:
+                board = self._new_board(size)
+            except BufferPoolExhaustedError:  # it is free, but not in one piece
+                return
+            slot = self._slots.pop()
+            self._foretold[expected.delivery, expected.epoch] = _Foretold(slot, order, board)
+        self._send_all({"op": "foretell", "slot": slot, **_about(expected, offset, board), **order.to_map()})
+
+    def forget(self, expected: Expected) -> None:
+        with self._lock:
+            self._drop(expected.delivery, expected.epoch)
+
+    def confirm(
+        self, expected: Expected, parts: Sequence[ExpectedPart], shapes: Sequence[PartShape], layers_per_unit: int
+    ) -> bool:
+        key = (expected.delivery, expected.epoch)
+        with self._lock:
+            told = self._foretold.get(key)
+            news = None if told is None else told.order.difference(parts, shapes, layers_per_unit)
+            if told is None or news is None or self._lost:
+                self._drop(*key)
+                return False
+            del self._foretold[key]
+            self._await(expected, told.board, shaped=False)
+            self._confirmed.add(key)
+        self._send_all({"op": "confirm", "slot": told.slot, "delivery": key[0], "epoch": key[1], **news})
+        with self._lock:
+            self._slots.append(told.slot)  # not before: another's order could overtake the confirmation
+        return True
 
     def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
         expected.shape(geometry, parts)
-        self.expect(expected, offset)
+        key = (expected.delivery, expected.epoch)
+        with self._lock:
+            confirmed, awaited = key in self._confirmed, self._awaited.get(key)
+            self._confirmed.discard(key)
+            self._drop(*key)
+            if awaited is not None:
+                awaited.shaped = True
+        if not confirmed:
+            self.expect(expected, offset)
+        elif awaited is not None:
+            self._settle(key, awaited)
+
+    def _new_board(self, size_bytes: int) -> Buffer:
+        """Holds the lock. Raises GatewayUnavailableError, BufferPoolExhaustedError."""
+        if self._lost:
+            raise GatewayUnavailableError("a receiving process or its streams are gone")
+        try:
+            board = self._boards.allocate(size_bytes)
+        except BufferPoolExhaustedError as error:
+            raise BufferPoolExhaustedError(
+                f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
+                "close retrievals sooner, or have fewer receiver_processes"
+            ) from error
+        board.view[:] = bytes(len(board.view))
+        return board
+
+    def _await(self, expected: Expected, board: Buffer, *, shaped: bool = True) -> None:
+        """Holds the lock."""
+        awaited = _Awaited(expected, board, set(range(len(self._channels))), shaped)
+        self._awaited[expected.delivery, expected.epoch] = awaited
+
+    def _drop(self, delivery: int, epoch: int) -> None:
+        """Nothing is told: what is in a slot is not looked at before it is confirmed. Holds the lock."""
+        told = self._foretold.pop((delivery, epoch), None)
+        if told is not None:
+            self._boards.release(told.board)
+            self._slots.append(told.slot)
 
     def cancel(self, delivery: int, epoch: int) -> None:
         with self._lock:
+            self._drop(delivery, epoch)
             awaited = self._awaited.get((delivery, epoch))
+            self._confirmed.discard((delivery, epoch))
             if awaited is not None:
                 awaited.stopped = True
+        if awaited is not None:
+            self._settle((delivery, epoch), awaited)
         self._send_all({"op": "cancel", "delivery": delivery, "epoch": epoch})
 
     def fail(self, delivery: int, error: ObjectCacheError) -> None:
@@ -142,8 +229,9 @@ class ProcessReceivers(Receivers):
                 process.wait()
 
     def _send_all(self, message: Message) -> None:
+        data = pack(message)
         for channel in self._channels:
-            channel.send(message)
+            channel.send_packed(data)
 
     def _shut_down(self) -> None:
         for sock in self._sockets:
@@ -174,6 +262,7 @@ class ProcessReceivers(Receivers):
             self._lost = True
             orphans = list(self._awaited.values())
             self._awaited.clear()
+            self._foretold.clear()
         self._on_lost()  # before anybody hears of a failure, and asks again
         self._shut_down()
         for process in self._processes:
@@ -205,8 +294,7 @@ class ProcessReceivers(Receivers):
             self._failed(awaited, error_from_code(message["code"], message["message"], message["status"]))
         else:
             awaited.unfenced.discard(index)
-            if not awaited.unfenced:
-                self._fenced(key, awaited)
+            self._settle(key, awaited)
 
     def _failed(self, awaited: _Awaited, error: ObjectCacheError) -> None:
         """The others need not go on."""
@@ -216,9 +304,12 @@ class ProcessReceivers(Receivers):
             self.fail(awaited.expected.delivery, error)
             awaited.expected.on_failed(error)
 
-    def _fenced(self, key: Key, awaited: _Awaited) -> None:
+    def _settle(self, key: Key, awaited: _Awaited) -> None:
+        """If nothing more comes, and it is known what should have come, it is over."""
         with self._lock:
-            self._awaited.pop(key, None)
+            over = not awaited.unfenced and (awaited.shaped or awaited.stopped)
+            if not over or self._awaited.pop(key, None) is None:
+                return
             missing = awaited.expected.reception.missing_sections - len(awaited.sections)
         if missing > 0 and not awaited.stopped:
             awaited.expected.on_failed(DeliveryError("the delivery ended before all of its layers had arrived"))
@@ -226,19 +317,12 @@ class ProcessReceivers(Receivers):
         self._boards.release(awaited.board)
 
 
-def _order(expected: Expected, geometry: DeliveryGeometry, offset: int, board: int) -> Message:
+def _about(expected: Expected, offset: int, board: Buffer) -> Message:
     return {
-        "op": "expect",
         "delivery": expected.delivery,
         "epoch": expected.epoch,
         "offset": offset,
-        "size": len(expected.memory),
-        "board": board,
+        "board": board.offset,
         "streams": expected.streams,
         "from_layer": expected.from_layer,
-        "layers_per_unit": geometry.layers_per_unit,
-        "parts": [
-            (part.group, part.shard, part.keys.data, shape.layers, shape.slice_bytes, shape.num_chunks, shape.held)
-            for part, shape in zip(expected.parts, geometry.parts, strict=True)
-        ],
     }

@@ -15,12 +15,11 @@ import socket
 import sys
 import threading
 
+from objectcache.client.orders import Order
 from objectcache.client.receivers import ThreadReceivers
 from objectcache.errors import DeliveryError, GatewayUnavailableError, error_from_code
-from objectcache.keys import KeyChain
-from objectcache.layout import PartShape, delivery_geometry
 from objectcache.pages import fill_page_table, shared_memory
-from objectcache.transports.receiver import Expected, ExpectedPart, Member
+from objectcache.transports.receiver import Expected, Member
 from objectcache.transports.verification import Verification
 from objectcache.workers.channel import BlockingChannel, Message, error_fields
 
@@ -43,6 +42,8 @@ class _Process:
         self._memory = memory
         self._boards = boards
         self._index, self._count = member
+        self._foretold: dict[int, tuple[Message, Order, Expected]] = {}
+        """By slot."""
         self._receivers = ThreadReceivers(lambda: channel.send({"event": "lost"}), verify, hold_s=HOLD_S)
 
     def serve(self) -> None:
@@ -53,8 +54,14 @@ class _Process:
                     sock = socket.socket(fileno=fds[0])
                     sock.setblocking(True)
                     self._receivers.attach(message["stream"], sock)
+                case "foretell":
+                    order = Order.of(message)
+                    self._foretold[message["slot"]] = message, order, self._expected(message, order)
+                    _ = order.geometry.sections
+                case "confirm":
+                    self._confirm(message)
                 case "expect":
-                    self._expect(message)
+                    self._await(self._expected(message, Order.of(message)), message["offset"])
                 case "cancel":
                     self._receivers.cancel(message["delivery"], message["epoch"])
                 case "fail":
@@ -65,19 +72,31 @@ class _Process:
                 case other:
                     raise DeliveryError(f"unknown order {other!r}")
 
-    def _expect(self, message: Message) -> None:
-        shapes, parts = [], []
-        for group, shard, keys, layers, slice_bytes, num_chunks, held in message["parts"]:
-            shapes.append(PartShape(tuple(layers), tuple(slice_bytes), num_chunks, tuple(map(tuple, held))))
-            parts.append(ExpectedPart(group, shard, KeyChain(keys)))
+    def _confirm(self, message: Message) -> None:
+        """Raises DeliveryError where that was not foretold."""
+        key = (message["delivery"], message["epoch"])
+        found = self._foretold.pop(message["slot"], None)
+        if found is None or key != (found[0]["delivery"], found[0]["epoch"]):
+            raise DeliveryError(f"delivery {key} is confirmed, which was not foretold")
+        told, order, expected = found
+        revised = order.revised(message)
+        self._await(expected if revised is order else self._expected(told, revised), told["offset"])
+
+    def _await(self, expected: Expected, offset: int) -> None:
+        with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
+            self._receivers.expect(expected, offset)
+        if expected.geometry is not None:
+            _ = expected.geometry.sections  # it keeps them: for the end of the first frame, which is received meanwhile
+
+    def _expected(self, message: Message, order: Order) -> Expected:
         about = {"delivery": message["delivery"], "epoch": message["epoch"]}
         offset = message["offset"]
-        expected = Expected(
+        return Expected(
             delivery=message["delivery"],
             epoch=message["epoch"],
-            geometry=delivery_geometry(tuple(shapes), message["layers_per_unit"]),
-            parts=parts,
-            memory=self._memory[offset : offset + message["size"]],
+            geometry=order.geometry,
+            parts=order.parts,
+            memory=self._memory[offset : offset + order.geometry.total_bytes],
             streams=message["streams"],
             on_section=lambda section: self._channel.send({"event": "section", "section": section, **about}),
             on_failed=lambda error: self._channel.send({"event": "failed", **error_fields(error), **about}),
@@ -85,8 +104,6 @@ class _Process:
             from_layer=message["from_layer"],
             member=Member(self._index, self._count, self._boards[message["board"] :]),
         )
-        with contextlib.suppress(GatewayUnavailableError):  # the streams are gone: `expected` was told
-            self._receivers.expect(expected, offset)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart, Receiver, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
 from objectcache.transports.sockets import PieceReceiver, recv_exact
@@ -36,10 +36,28 @@ class Receivers(ABC):
     def expect(self, expected: Expected, offset: int) -> None:
         """Await a delivery; `offset` is where its memory begins in the buffer pool. Raises GatewayUnavailableError."""
 
+    def foretell(
+        self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int
+    ) -> None:
+        """Where this `holds`: that will probably come, or a prefix of it. `confirm` follows, or `shape`, `forget` or
+        `cancel`; nothing is awaited or written before."""
+        raise NotImplementedError("frames do not wait here")
+
+    def forget(self, expected: Expected) -> None:
+        """Where this `holds`: what was foretold of it, if anything, does not come."""
+        raise NotImplementedError("frames do not wait here")
+
+    def confirm(
+        self, expected: Expected, parts: Sequence[ExpectedPart], shapes: Sequence[PartShape], layers_per_unit: int
+    ) -> bool:
+        """Where this `holds`: that comes. Whether it is awaited now, because it was foretold; sections may land at
+        once, and `shape` or `cancel` is still to follow. Otherwise what was foretold is forgotten."""
+        raise NotImplementedError("frames do not wait here")
+
     @abstractmethod
     def shape(self, expected: Expected, geometry: DeliveryGeometry, parts: Sequence[ExpectedPart], offset: int) -> None:
-        """It is known now what comes of a delivery without a geometry, which is awaited already unless this `holds`.
-        Raises as `expect`."""
+        """It is known now what comes of a delivery without a geometry, which is awaited already unless this `holds` and
+        could not `confirm` it. Raises as `expect`."""
 
     @abstractmethod
     def cancel(self, delivery: int, epoch: int) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 
 from objectcache.delivery import Reception
 from objectcache.errors import DeliveryError
 from objectcache.frames import Frame
-from objectcache.layout import DeliveryGeometry, align_up
+from objectcache.layout import MAX_SECTIONS, DeliveryGeometry, align_up
 
 _COUNT_BYTES = 8
 
@@ -24,27 +27,40 @@ class ArrivalBoard:
 
     def __init__(self, geometry: DeliveryGeometry, memory: memoryview, members: int, from_layer: int = 0) -> None:
         """`memory`: `size_bytes` bytes, which the processes share; zeros at first."""
-        sections, chunks = geometry.sections, _chunks(geometry)
-        counts_bytes = members * len(sections.all) * _COUNT_BYTES
-        self._counts = np.frombuffer(memory[:counts_bytes], dtype=np.int64).reshape(members, -1)
-        begun = np.frombuffer(memory[counts_bytes : counts_bytes + members * chunks], dtype=np.uint8)
-        self._begun = begun.reshape(members, chunks)
-        self._wanted = np.array(sections.wanted_chunks(from_layer), dtype=np.int64)
-        self._at: dict[tuple[int, int], int] = {}
+        self._geometry, self._members, self._from_layer = geometry, members, from_layer
+        self._memory = memory
+        chunks = _chunks(geometry)
+        self._begun = np.frombuffer(memory[: members * chunks], dtype=np.uint8).reshape(members, chunks)
+        self._first = [0, *accumulate(len(part.layers) * part.num_chunks for part in geometry.parts)]
+        """By part."""
         self._fence = threading.Lock()
-        at = 0
-        for layer in geometry.order:
-            for part in geometry.parts_of(layer):
-                self._at[part, layer] = at
-                at += geometry.parts[part].num_chunks
+
+    # Sections take time to be worked out, and are not asked for before a span has been received.
+
+    @cached_property
+    def _wanted(self) -> npt.NDArray[np.int64]:
+        return np.array(self._geometry.sections.wanted_chunks(self._from_layer), dtype=np.int64)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        at, size = _begun_bytes(self._geometry, self._members), self._members * len(self._wanted) * _COUNT_BYTES
+        return np.frombuffer(self._memory[at : at + size], dtype=np.int64).reshape(self._members, -1)
 
     @staticmethod
     def size_bytes(geometry: DeliveryGeometry, members: int) -> int:
-        return align_up(members * (len(geometry.sections.all) * _COUNT_BYTES + _chunks(geometry)))
+        return align_up(_begun_bytes(geometry, members) + members * len(geometry.sections.all) * _COUNT_BYTES)
+
+    @staticmethod
+    def most_bytes(geometry: DeliveryGeometry, members: int) -> int:
+        """`size_bytes` at most of what has the parts of `geometry` or prefixes of them, in whatever units."""
+        sections = MAX_SECTIONS * sum(len(part.layers) for part in geometry.parts)
+        return align_up(_begun_bytes(geometry, members) + members * sections * _COUNT_BYTES)
 
     def begin(self, member: int, frame: Frame) -> None:
         """Before the first byte of a span is written. Raises DeliveryError where another member has begun any of it."""
-        first = self._at[frame.part, frame.layer] + frame.first_chunk
+        geometry = self._geometry
+        row = geometry.position(frame.part, frame.layer)
+        first = self._first[frame.part] + row * geometry.parts[frame.part].num_chunks + frame.first_chunk
         span = self._begun[:, first : first + frame.num_chunks]
         span[member] = 1
         self.fence()
@@ -62,6 +78,11 @@ class ArrivalBoard:
 
     def is_whole(self, section: int) -> bool:
         return bool(self._counts[:, section].sum() >= self._wanted[section])
+
+    def whole_sections(self) -> list[int]:
+        """Those of which anything is wanted."""
+        whole = (self._counts.sum(axis=0) >= self._wanted) & (self._wanted > 0)
+        return [int(section) for section in np.flatnonzero(whole)]
 
     @property
     def whole(self) -> bool:
@@ -88,7 +109,11 @@ class JointReception(Reception):
         self._open = set(streams)
         self._board = board
         self._member = member
-        self._untold = {section for section in range(len(geometry.sections.all)) if not board.is_whole(section)}
+        self._told: set[int] = set()
+
+    def shape(self, geometry: DeliveryGeometry) -> None:
+        """The board counts what is missing."""
+        self._geometry = geometry
 
     def _mark(self, seen: bytearray, frame: Frame) -> None:
         super()._mark(seen, frame)
@@ -107,12 +132,16 @@ class JointReception(Reception):
 
     def missed(self) -> list[int]:
         """Sections that are whole and were not told of here: for the end of a stream, so that none is left untold."""
-        return [] if self.stopped else [section for section in sorted(self._untold) if self._tell(section)]
+        if self.stopped:
+            return []
+        missed = [section for section in self._board.whole_sections() if section not in self._told]
+        self._told.update(missed)
+        return missed
 
     def _tell(self, section: int) -> bool:
-        if section not in self._untold or not self._board.is_whole(section):
+        if section in self._told or not self._board.is_whole(section):
             return False
-        self._untold.discard(section)
+        self._told.add(section)
         return True
 
     def _ended_early(self) -> None:
@@ -130,3 +159,7 @@ class JointReception(Reception):
 def _chunks(geometry: DeliveryGeometry) -> int:
     """Of all layers of all parts."""
     return sum(len(part.layers) * part.num_chunks for part in geometry.parts)
+
+
+def _begun_bytes(geometry: DeliveryGeometry, members: int) -> int:
+    return align_up(members * _chunks(geometry), _COUNT_BYTES)

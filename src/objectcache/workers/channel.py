@@ -72,8 +72,11 @@ class BlockingChannel:
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Lost without an error when the other side is gone: the receiving thread notices. `fds` stay the caller's."""
-        data = msgpack.packb(message)
-        view = memoryview(_LENGTH.pack(len(data)) + data)
+        self.send_packed(pack(message), fds)
+
+    def send_packed(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """`send` what `pack` has made, for who tells several the same."""
+        view = memoryview(data)
         with self._sending:
             try:
                 if fds:
@@ -98,9 +101,8 @@ class AsyncChannel:
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Queue a message. `fds` stay the caller's to close, and are duplicated here until they are sent."""
-        data = msgpack.packb(message)
         duplicates = [_duplicate(fd) for fd in fds]
-        self._outgoing.append((memoryview(_LENGTH.pack(len(data)) + data), duplicates))
+        self._outgoing.append((memoryview(pack(message)), duplicates))
         if len(self._outgoing) == 1:
             self._flush()
 
@@ -151,6 +153,12 @@ class AsyncChannel:
         for _, fds in self._outgoing:
             _close_all(fds)
         self._outgoing.clear()
+
+
+def pack(message: Message) -> bytes:
+    """A message as it goes over the socket."""
+    data: bytes = msgpack.packb(message)
+    return _LENGTH.pack(len(data)) + data
 
 
 def error_fields(error: ObjectCacheError) -> Message:
