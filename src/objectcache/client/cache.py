@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from objectcache.cache.base import (
     ForeignUpload,
@@ -14,8 +15,8 @@ from objectcache.cache.base import (
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
-    all_parts,
     matched_part,
+    whole_match,
 )
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
@@ -29,6 +30,7 @@ from objectcache.errors import (
     BufferPoolExhaustedError,
     DeliveryError,
     GatewayUnavailableError,
+    HeldVersionError,
     MethodNotAllowedError,
     ObjectCacheError,
     SessionNotFoundError,
@@ -54,7 +56,8 @@ class GatewayCache(Deliveries):
         super().__init__(host, port, bucket, options, tls=tls)
         where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._storing = GatewayStoring(self._http, bucket, where)
-        self._in_one_trip = True  # until a gateway does not know how
+        self._in_one_trip = True  # until a gateway does not know how,
+        self._takes_held = True  # or knows nothing of what is held here
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -79,13 +82,17 @@ class GatewayCache(Deliveries):
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
     ) -> tuple[Match, Retrieval | None]:
-        wanted = options or RetrieveOptions()
         room = room_bytes(namespace.layout, len(chain), parts)
-        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
-            destination = self._set_aside(room)
+        if room and self._in_one_trip:
+            whole = whole_match(namespace, chain, parts) if self.tiering is not None else ()
+            delivery = TieredDelivery(self.tiering, namespace, whole)
+            destination = self._set_aside(room) if self._takes_held or not delivery.held else None
             if destination is not None:
                 with suppress(MethodNotAllowedError):
-                    return self._match_and_retrieve(namespace, chain, parts, wanted, destination)
+                    return self._match_and_retrieve(
+                        namespace, chain, parts, options or RetrieveOptions(), delivery, destination
+                    )
+            delivery.drop()
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
 
     def _set_aside(self, size_bytes: int) -> Destination | None:
@@ -97,44 +104,47 @@ class GatewayCache(Deliveries):
             return Destination(self.pool, self.pool.allocate(size_bytes))
         return None
 
-    def _holds(self, namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> bool:
-        """Whether not all is to be asked for; what of it, is known only with the match."""
-        if self.tiering is None:
-            return False
-        begins = [
-            matched_part(namespace, chain, part, 0, 1) for part in (all_parts(namespace) if parts is None else parts)
-        ]
-        return self.tiering.holds(namespace, begins)
-
     def _match_and_retrieve(
         self,
         namespace: Namespace,
         chain: KeyChain,
         parts: Sequence[PartId] | None,
         options: RetrieveOptions,
+        delivery: TieredDelivery,
         destination: Destination,
     ) -> tuple[Match, Retrieval | None]:
-        """`destination` has room for all of `chain`. Raises MethodNotAllowedError from an old gateway."""
+        """`delivery` and `destination` are of all of `chain`. Raises MethodNotAllowedError from an old gateway."""
         asked_s = time.perf_counter()
         asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
         match = Match(namespace, 0)
         try:
-            trip, answer = self._ask(asked, options, destination, asked_s + options.deadline_s)
+            trip, answer = self._ask(asked, options, delivery, destination, asked_s + options.deadline_s)
             match = _match(namespace, chain, answer.match)
+            delivery.narrow(match.parts)
             if answer.accepted is not None:
-                return match, self._arriving(trip, match, answer.accepted, options, asked_s)
+                if delivery.held and not answer.held:  # all of it comes
+                    self._takes_held = False
+                    delivery.ask_for_all()
+                return match, self._arriving(trip, match, delivery, answer.accepted, options, asked_s)
             trip.withdraw()
             destination.close(complete=False)
-            return match, self.retrieve(match, options=options) if match.tokens else None
+            return match, self._retrieve(match, delivery, options) if match.tokens else None
         except BaseException as error:
             self._in_one_trip = self._in_one_trip and not isinstance(error, MethodNotAllowedError)
+            delivery.cancel()
+            delivery.drop()
             destination.close(complete=False)
             with suppress(ObjectCacheError):  # it expires by itself
                 self.release(match)
             raise
 
     def _ask(
-        self, asked: MatchRequest, options: RetrieveOptions, destination: Destination, deadline_s: float
+        self,
+        asked: MatchRequest,
+        options: RetrieveOptions,
+        delivery: TieredDelivery,
+        destination: Destination,
+        deadline_s: float,
     ) -> tuple[OneTrip, MatchAndRetrieveAnswer]:
         """As `retrieve` asks: once more where that may help."""
         asked_again = False
@@ -155,6 +165,7 @@ class GatewayCache(Deliveries):
                 gang=options.gang,
                 deadline_s=options.deadline_s,
                 trace=options.trace,
+                held=delivery.held,
             )
             trip = (
                 SessionTrip(session, request, destination, self._fencer)
@@ -163,23 +174,30 @@ class GatewayCache(Deliveries):
             )
             try:
                 return trip, trip.ask(self._path("kv-match-and-retrieve"))
-            except (SessionNotFoundError, GatewayUnavailableError):
-                if session is not None:
+            except (SessionNotFoundError, GatewayUnavailableError, HeldVersionError) as error:
+                stale = isinstance(error, HeldVersionError)
+                if session is not None and not stale:
                     self._drop_session(session)
                 late = time.perf_counter() >= deadline_s
-                if asked_again or late or not destination.wait_fenced(self.options.fence_s):
+                again = delivery.give_up() if stale else not asked_again
+                asked_again = asked_again or not stale
+                if not again or late or not destination.wait_fenced(self.options.fence_s):
                     raise
-                asked_again = True
 
     def _arriving(
-        self, trip: OneTrip, match: Match, accepted: RetrieveAnswer, options: RetrieveOptions, asked_s: float
+        self,
+        trip: OneTrip,
+        match: Match,
+        delivery: TieredDelivery,
+        accepted: RetrieveAnswer,
+        options: RetrieveOptions,
+        asked_s: float,
     ) -> Retrieval:
-        destination, request = trip.destination, trip.request
-        geometry = delivery_geometry(tuple(part.shape for part in match.parts), accepted.layers_per_unit)
+        destination, request, parts = trip.destination, trip.request, delivery.parts
+        geometry = delivery_geometry(tuple(part.shape for part in parts), accepted.layers_per_unit)
         if geometry.total_bytes > request.room_bytes:
             raise DeliveryError("the gateway delivers more than there is room for")
         destination.shrink(geometry.total_bytes)
-        delivery = TieredDelivery(self.tiering, match.namespace, match.parts, look_up=False)
         retrieval = Retrieval(
             geometry,
             destination.buffer.view,
@@ -189,10 +207,10 @@ class GatewayCache(Deliveries):
         retrieval.requested_s = asked_s
 
         def damaged() -> None:
-            parts = tuple(delivery.describe(part) for part in match.parts)
-            self._fencer.report_damage(self._http, request.descriptor(parts, b""))
+            described = tuple(delivery.describe(part) for part in match.parts)
+            self._fencer.report_damage(self._http, request.descriptor(described, b""))
 
-        trip.begin(retrieval, match.parts, damaged)  # frames may wait for it
+        trip.begin(retrieval, parts, damaged, partial(delivery.read, geometry))  # frames may wait for it
         self._count(retrieval, trip.expected)
         self._accepted(accepted, request, delivery, retrieval, trip.http)
         return retrieval

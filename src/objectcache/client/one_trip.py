@@ -49,6 +49,7 @@ class OneTrip(ABC):
         self._retrieval: Retrieval | None = None
         self._landing: Landing | None = None
         self._error: ObjectCacheError | None = None
+        self._fenced = False
         self._on_damage: Callable[[], None] = lambda: None
         self.expected = Expected(
             request.delivery,
@@ -59,7 +60,7 @@ class OneTrip(ABC):
             streams,
             on_section=self._land,
             on_failed=self._fail,
-            on_fenced=destination.fence,
+            on_fenced=self._fence,
             shared=request.target.kind.places,
         )
 
@@ -74,15 +75,29 @@ class OneTrip(ABC):
     def withdraw(self) -> None:
         """Nothing comes."""
 
-    def begin(self, retrieval: Retrieval, parts: Sequence[MatchedPart], on_damage: Callable[[], None]) -> None:
-        """This is what comes. Raises GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no
-        room to keep track of it)."""
+    @abstractmethod
+    def _cancel(self) -> None:
+        """Have nothing written any more, and `_fence` called then."""
+
+    def begin(
+        self,
+        retrieval: Retrieval,
+        parts: Sequence[MatchedPart],
+        on_damage: Callable[[], None],
+        read_held: Callable[[Landing], None],
+    ) -> None:
+        """This is what comes, beside what the shapes of `parts` say is held: that is read first. Raises
+        GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no room to keep track of it)."""
         with self._lock:
             self._retrieval, self._on_damage = retrieval, on_damage
-            self._landing = Landing(retrieval, self.destination)
+            self._landing = landing = Landing(retrieval, self.destination)
             error = self._error
+            if self._fenced:  # too early: what is held will still be written
+                self.destination.begin(self._cancel)
+                landing.fence()
         if error is not None:
             self._fail(error)
+        read_held(landing)
         self._shape(retrieval, [ExpectedPart(part.part.group, part.part.shard, part.keys) for part in parts])
 
     @abstractmethod
@@ -93,6 +108,11 @@ class OneTrip(ABC):
     def _land(self, section: int) -> None:
         assert self._landing is not None, "nothing lands before it is known what comes"
         self._landing.land_section(section)
+
+    def _fence(self) -> None:
+        with self._lock:
+            self._fenced = True
+            (self._landing or self.destination).fence()
 
     def _fail(self, error: ObjectCacheError) -> None:
         with self._lock:
@@ -120,7 +140,7 @@ class SessionTrip(OneTrip):
     def _cancel(self) -> None:
         self._fencer.fence(self._session, self.request, self.destination)
         if not self._expecting:
-            self.destination.fence()
+            self._fence()
 
     def ask(self, path: str) -> MatchAndRetrieveAnswer:
         receivers, request = self._session.receivers, self.request
@@ -146,7 +166,7 @@ class SessionTrip(OneTrip):
         if self._expecting:
             self._session.receivers.fail(self.request.delivery, error)
         else:
-            self.destination.fence()
+            self._fence()
 
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:
         told, self._expecting = self._expecting, True
@@ -168,7 +188,10 @@ class ResponseTrip(OneTrip):
         self.http = http
         self._reception = ResponseReception(http, self.expected, verify)
         self._read_on: Callable[[], None] = lambda: None
-        destination.begin(self._reception.cancel)
+        destination.begin(self._cancel)
+
+    def _cancel(self) -> None:
+        self._reception.cancel()
 
     def ask(self, path: str) -> MatchAndRetrieveAnswer:
         answer, self._read_on = self._reception.match(path, self.request)
