@@ -76,7 +76,8 @@ class LocalTier:
 
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
         asked = self._wanted(namespace, part)
-        first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)
+        first = self._covering(asked, part, rest=False)
+        rest = self._covering(asked, part, rest=True) if first else []
         first_chunks, first_layers = reach(first)
         rest_chunks, rest_layers = reach(rest)
         versions = versions_of(first)
