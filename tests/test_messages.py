@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.descriptor import MAX_PARTS
+from objectcache.descriptor import MAX_PARTS, HeldChunks
 from objectcache.errors import RequestError
+from objectcache.layout import PartShape
 from objectcache.messages import (
     MAX_COMMIT,
     MAX_CORRECTIONS,
@@ -214,3 +215,74 @@ def test_a_header_leaves_out_versions_that_are_too_long() -> None:
         assert MatchAndRetrieveAnswer.from_header(answer.to_header()) == answer
     told = MatchAndRetrieveAnswer.from_header(MatchAndRetrieveAnswer(match, accepted).to_header())
     assert told == MatchAndRetrieveAnswer(match, replace(accepted, versions=()))
+
+
+HELD = HeldChunks(1, 2, 3, ((6, 2), (5, 3)), ((1, b"8 bytes "), (2, b"of a tag")))
+WITH_HELD = replace(next(m for m in MESSAGES if isinstance(m, MatchAndRetrieveRequest)), held=(HELD,))
+
+
+def test_what_is_held_is_optional_on_the_wire() -> None:
+    """Old clients do not say it, and old gateways neither read nor answer it."""
+    without_it = replace(WITH_HELD, held=())
+    assert "held" not in msgpack.unpackb(without_it.encode())
+    assert MatchAndRetrieveRequest.decode(WITH_HELD.encode()) == WITH_HELD
+    answer = next(m for m in MESSAGES if isinstance(m, MatchAndRetrieveAnswer))
+    assert not answer.held
+    assert "held" not in msgpack.unpackb(answer.encode())
+    told = replace(answer, held=True)
+    assert MatchAndRetrieveAnswer.decode(told.encode()) == MatchAndRetrieveAnswer.from_header(told.to_header()) == told
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "named"),
+    [
+        ((), None, "held"),
+        ((), [7], "held[0]"),
+        ((), [HELD.to_map()] * 2, "twice"),
+        ((), [{}] * (MAX_PARTS + 1), "held"),
+        ((0, "group"), 64, "group"),
+        ((0, "shard"), -1, "shard"),
+        ((0, "first"), (1 << 24) + 1, "first"),
+        ((0, "held_layers"), [6], "held_layers"),
+        ((0, "held_layers"), [5, 6], "held_layers"),
+        ((0, "held_layers"), [1] * 65, "held_layers"),
+        ((0, "held_chunks"), [3, 3], "held_chunks"),
+        ((0, "held_chunks"), [0, 3], "held_chunks"),
+        ((0, "version_chunks"), [1, 3], "version_chunks"),
+        ((0, "version_chunks"), [3], "version_tags"),
+        ((0, "version_tags"), b"", "version_tags"),
+    ],
+)
+def test_what_is_held_must_make_sense(path: Path, wrong: object, named: str) -> None:
+    fields = msgpack.unpackb(WITH_HELD.encode())
+    assert named in refusal("MatchAndRetrieveRequest", replaced(fields, ("held", *path), wrong))
+
+
+def test_nothing_held_is_not_said() -> None:
+    nothing = {"held_layers": [], "held_chunks": [], "version_chunks": [], "version_tags": b""}
+    fields = msgpack.unpackb(WITH_HELD.encode())
+    fields["held"][0] |= nothing
+    assert "held_layers" in refusal("MatchAndRetrieveRequest", fields)
+
+
+@given(st.data())
+def test_nearly_right_with_what_is_held(data: st.DataObject) -> None:
+    encoded = data.draw(mutated(WITH_HELD.encode()))
+    answers_properly(MatchAndRetrieveRequest.decode, encoded)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4), st.integers(1, 30), st.data())
+def test_what_is_held_of_less(steps: list[tuple[int, int]], chunks: int, data: st.DataObject) -> None:
+    """Layer by layer it is the lesser of both, and it stays what a request may say."""
+    layers = [sum(step[0] for step in steps[i:]) for i in range(len(steps))]
+    counts = [sum(step[1] for step in steps[: i + 1]) for i in range(len(steps))]
+    versions = tuple((1, bytes([i % 3]) * 8) for i in range(counts[-1]))
+    held = HeldChunks(0, 0, 0, tuple(zip(layers, counts, strict=True)), versions)
+    whole = PartShape(tuple(range(layers[0] + 1)), (1,) * (layers[0] + 1), counts[-1], held.held)
+    less = held.shortened(chunks)
+    shape = PartShape(whole.layers, whole.slice_bytes, min(chunks, counts[-1]), less.held)
+    for layer in whole.layers:
+        assert shape.held_chunks(layer) == min(chunks, whole.held_chunks(layer))
+    assert less.versions == versions[:chunks]
+    request = replace(WITH_HELD, held=(less,))
+    assert MatchAndRetrieveRequest.decode(request.encode()) == request

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from math import isfinite
@@ -63,6 +64,57 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldChunks:
+    """What a client has of one shard, from chunk `first` on, before it is known how much of it matches: `held` and
+    `versions` as a DescriptorPart has them."""
+
+    group: int
+    shard: int
+    first: int
+    held: tuple[tuple[int, int], ...]
+    versions: Versions
+
+    def shortened(self, chunks: int) -> HeldChunks:
+        """Of the first `chunks` of it only."""
+        held: list[tuple[int, int]] = []
+        for below, count in self.held:
+            if not held or held[-1][1] < chunks:
+                held.append((below, min(count, chunks)))
+        return replace(self, held=tuple(held), versions=first_versions(self.versions, held[-1][1] if held else 0))
+
+    def to_map(self) -> dict[str, Any]:
+        return {"group": self.group, "shard": self.shard, "first": self.first, **_held_map(self.held, self.versions)}
+
+    @classmethod
+    def of(cls, fields: FieldReader) -> HeldChunks:
+        """The inverse of `to_map`. Raises DescriptorError, and what `fields` raises."""
+        part = cls(
+            fields.integer("group", 0, MAX_GROUPS - 1),
+            fields.integer("shard", 0, MAX_SHARDS - 1),
+            fields.integer("first", 0, MAX_CHUNK_INDEX),
+            _decode_held(fields),
+            _decode_versions(fields),
+        )
+        if not part.held:
+            raise DescriptorError("held_layers and held_chunks must say that something is held")
+        with _steps_named():
+            PartShape((0,), (1,), part.held[-1][1], part.held)
+        _check_versions(part.held, part.versions)
+        return part
+
+
+def first_versions(versions: Versions, chunks: int) -> Versions:
+    """Those of the first `chunks`."""
+    cut: list[tuple[int, bytes]] = []
+    for count, tag in versions:
+        if chunks <= 0:
+            break
+        cut.append((min(count, chunks), tag))
+        chunks -= count
+    return tuple(cut)
+
+
+@dataclass(frozen=True, slots=True)
 class DescriptorPart:
     """Chunks [first, stop) of one shard: `leaf` is the key of chunk stop-1; the layout as the client has it.
 
@@ -92,6 +144,18 @@ class DescriptorPart:
     @property
     def shape(self) -> PartShape:
         return PartShape(self.layers, self.slice_bytes, self.stop - self.first, self.held)
+
+    @property
+    def all_held(self) -> bool:
+        """Nothing of it is to be sent."""
+        return self.shape.held_chunks(self.layers[-1]) == self.stop - self.first
+
+    def holding(self, part: HeldChunks | None) -> DescriptorPart:
+        """As the client has it that holds `part`: of no use where that begins elsewhere."""
+        if part is None or part.first != self.first:
+            return self
+        mine = part.shortened(self.stop - self.first)
+        return replace(self, held=mine.held, versions=mine.versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +198,7 @@ class Descriptor:
                         "chunk_tokens": part.chunk_tokens,
                         "layers": list(part.layers),
                         "slice_bytes": list(part.slice_bytes),
-                        "held_layers": [below for below, _ in part.held],
-                        "held_chunks": [chunks for _, chunks in part.held],
-                        "version_chunks": [chunks for chunks, _ in part.versions],
-                        "version_tags": b"".join(tag for _, tag in part.versions),
+                        **_held_map(part.held, part.versions),
                     }
                     for part in self.parts
                 ],
@@ -187,6 +248,10 @@ class FieldReader:
         if not isinstance(data, dict):
             raise error(f"{where} must be a map")
         self._data: Mapping[Any, Any] = data
+
+    def has(self, name: str) -> bool:
+        """For what was added later: whether the other side knows of it."""
+        return name in self._data
 
     def _get(self, name: str) -> Any:
         if name not in self._data:
@@ -332,13 +397,32 @@ def _decode_part(fields: FieldReader) -> DescriptorPart:
         raise DescriptorError(f"chunk range [{part.first}, {part.stop}) is empty or negative (first, stop)")
     if not part.layers or len(part.layers) != len(part.slice_bytes):
         raise DescriptorError("layers and slice_bytes must have the same length, at least 1")
+    with _steps_named():
+        _check_versions(part.shape.held, part.versions)
+    return part
+
+
+def _held_map(held: tuple[tuple[int, int], ...], versions: Versions) -> dict[str, Any]:
+    return {
+        "held_layers": [below for below, _ in held],
+        "held_chunks": [chunks for _, chunks in held],
+        "version_chunks": [chunks for chunks, _ in versions],
+        "version_tags": b"".join(tag for _, tag in versions),
+    }
+
+
+@contextmanager
+def _steps_named() -> Iterator[None]:
+    """What a PartShape says against its `held`, as a DescriptorError with the fields that it came in."""
     try:
-        shape = part.shape
+        yield
     except LayoutError as error:
         raise DescriptorError(f"{error} (held_layers, held_chunks)") from error
-    if sum(chunks for chunks, _ in part.versions) != (shape.held[-1][1] if shape.held else 0):
+
+
+def _check_versions(held: tuple[tuple[int, int], ...], versions: Versions) -> None:
+    if sum(chunks for chunks, _ in versions) != (held[-1][1] if held else 0):
         raise DescriptorError("version_chunks must add up to the most chunks held of any layer")
-    return part
 
 
 def _decode_held(fields: FieldReader) -> tuple[tuple[int, int], ...]:

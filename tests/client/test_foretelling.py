@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectcache.cache import RetrieveOptions
+from objectcache.cache.base import whole_match
 from objectcache.client import GatewayCache, one_trip, process_receivers
 from objectcache.client.http import GatewayHttp
 from objectcache.client.orders import SLOTS, Order
@@ -139,8 +140,8 @@ def test_too_much_is_told_already(world: World) -> None:
 
 
 def test_another_chain_than_was_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    likely = one_trip.likely_parts(world.namespace, prompt(world.namespace, LONGER, seed=9), None)
-    monkeypatch.setattr("objectcache.client.cache.likely_parts", lambda *asked: likely)
+    likely = whole_match(world.namespace, prompt(world.namespace, LONGER, seed=9), None)
+    monkeypatch.setattr("objectcache.client.cache.whole_match", lambda *asked: likely)
     world.load()
     assert world.ops == ["foretell", "expect"]
     world.nothing_is_kept()

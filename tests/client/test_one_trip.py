@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from objectcache.cache import KVCache, RetrieveOptions
-from objectcache.cache.tiering import Tiering, TierOptions
 from objectcache.client import GatewayCache
-from objectcache.client.http import GatewayHttp
 from objectcache.errors import (
     DeliveryError,
     DeliveryTimeoutError,
@@ -23,38 +19,12 @@ from objectcache.errors import (
 from objectcache.keys import KeyChain, Namespace
 from objectcache.messages import MatchAndRetrieveAnswer
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
-from objectcache.tier import LocalTier
+from tests.client.asking import IN_ONE, TARGETS, Requests, all_is_free, load, open_cache
 from tests.gateway.process import GatewayProcess, eventually, stopped
 
 LAYOUT = flat_layout(8, 64 << 10)
 CHUNKS = 16
-IN_ONE = "kv-match-and-retrieve"
-TARGETS = [
-    {"target": "tcp"},
-    {"target": "tcp", "receiver": "process"},
-    {"target": "http"},
-    {"target": "shm"},
-]
 each_target = pytest.mark.parametrize("options", TARGETS, ids=["tcp", "process", "http", "shm"])
-
-
-class Requests:
-    """What a client asks, by sub-resource; and what is done to its requests."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[str] = []
-        self.behind: Callable[[str], None] = lambda resource: None
-        """Called with an answer at hand, which it keeps from the client meanwhile."""
-        start = GatewayHttp.start
-
-        def spying(http: GatewayHttp, method: str, path: str, *args: Any, **how: Any) -> Any:
-            resource = path.partition("?")[2]
-            self.seen.append(resource)
-            answer = start(http, method, path, *args, **how)
-            self.behind(resource)
-            return answer
-
-        monkeypatch.setattr(GatewayHttp, "start", spying)
 
 
 @pytest.fixture
@@ -67,24 +37,6 @@ def stored(cache: KVCache) -> tuple[Namespace, KeyChain]:
     chain = prompt(namespace, CHUNKS)
     store_parts(cache, namespace, chain)
     return namespace, chain
-
-
-def load(cache: KVCache, namespace: Namespace, chain: KeyChain, **options: Any) -> int:
-    match, retrieval = cache.match_and_retrieve(namespace, chain, options=RetrieveOptions(**options))
-    assert retrieval is not None
-    with retrieval:
-        check_delivery(retrieval, match)
-    return match.tokens
-
-
-def all_is_free(cache: GatewayCache) -> None:
-    eventually(lambda: not cache.pool.usage().in_use_bytes + cache.pool.usage().quarantined_bytes, "memory is free")
-
-
-def open_cache(gateway: GatewayProcess, options: dict[str, Any], **more: Any) -> GatewayCache:
-    cache = gateway.open(**{"streams": 3, **options, **more})
-    assert isinstance(cache, GatewayCache)
-    return cache
 
 
 @each_target
@@ -193,30 +145,3 @@ def _loads(cache: KVCache, namespace: Namespace, chain: KeyChain) -> bool:
         return load(cache, namespace, chain) == CHUNKS * 16
     except ObjectCacheError:
         return False
-
-
-@pytest.mark.parametrize("options", TARGETS[:3], ids=["tcp", "process", "http"])
-def test_what_is_held_here_is_not_asked_for(
-    gateway: GatewayProcess,
-    requests: Requests,
-    options: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def open_(self: TierOptions) -> Tiering:
-        return Tiering(LocalTier(str(tmp_path / "tier"), self.limit_bytes, on_disk=True))
-
-    monkeypatch.setattr(TierOptions, "open", open_)
-    with open_cache(gateway, options, tier=TierOptions(limit_bytes=1 << 30)) as cache:
-        namespace, chain = stored(cache)
-        assert cache.tiering is not None
-        trips = []
-        for asked in (chain[: CHUNKS // 2], chain, chain, chain):
-            requests.seen.clear()
-            assert load(cache, namespace, asked) == len(asked) * 16
-            trips.append([name for name in requests.seen if name in (IN_ONE, "kv-match", "kv-retrieve")])
-            cache.tiering.settle()
-        # New; then first layers of its half are held; in the end all of it.
-        assert trips[:2] + trips[3:] == [[IN_ONE], ["kv-match", "kv-retrieve"], ["kv-match"]]
-        assert cache.tiering.stats.misses == 1
-        all_is_free(cache)

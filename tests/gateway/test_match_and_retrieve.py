@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from objectcache.descriptor import Target, TargetKind
+from objectcache.descriptor import HeldChunks, Target, TargetKind, Versions, first_versions
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, decode_frame
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import PartShape, delivery_geometry
@@ -43,10 +43,10 @@ def nothing_is_left(gateway: GatewayProcess) -> Iterator[None]:
     eventually(lambda: gateway.metric("objectcache_deliveries_running") == 0, "no delivery runs")
 
 
-def request(stored: Stored, target: Target, room_bytes: int = ROOM) -> bytes:
+def request(stored: Stored, target: Target, room_bytes: int = ROOM, held: Sequence[HeldChunks] = ()) -> bytes:
     namespace, chain = stored
     asked = MatchRequest(namespace.digest, chain, ((0, 0),))
-    return MatchAndRetrieveRequest(asked, target, room_bytes, 7, 0, 1).encode()
+    return MatchAndRetrieveRequest(asked, target, room_bytes, 7, 0, 1, held=tuple(held)).encode()
 
 
 def delivered(gateway: GatewayProcess) -> float:
@@ -117,3 +117,57 @@ def test_memory_that_is_not_the_sessions_is_not_written(gateway: GatewayProcess,
         answer = ask(gateway, IN_ONE, request(stored, Target(TargetKind.SHM, session.session, 4096)))
     assert (answer.status, answer.error["Code"]) == (400, "InvalidDescriptor")
     assert delivered(gateway) == before
+
+
+def versions(gateway: GatewayProcess, stored: Stored) -> Versions:
+    told = MatchAndRetrieveAnswer.from_header(ask(gateway, IN_ONE, request(stored, HTTP)).headers[ANSWER_HEADER])
+    assert told.accepted is not None
+    assert not told.held, "nobody has said anything of it"
+    return told.accepted.versions[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "of_part", "sent"),
+    [
+        (((2, 6),), (0, 0, 0), LAYERS * CHUNKS - 2 * 6),
+        (((LAYERS, 2), (1, CHUNKS)), (0, 0, 0), LAYERS * CHUNKS - 2 * LAYERS - (CHUNKS - 2)),
+        (((LAYERS, 2), (1, CHUNKS + 3)), (0, 0, 0), LAYERS * CHUNKS - 2 * LAYERS - (CHUNKS - 2)),
+        (((2, 5),), (0, 0, 1), LAYERS * CHUNKS),
+        (((2, 5),), (0, 1, 0), LAYERS * CHUNKS),
+    ],
+    ids=["some", "two steps", "more than matches", "beginning elsewhere", "of another part"],
+)
+def test_what_is_held_is_not_sent(
+    gateway: GatewayProcess,
+    stored: Stored,
+    steps: tuple[tuple[int, int], ...],
+    of_part: tuple[int, int, int],
+    sent: int,
+) -> None:
+    whole = versions(gateway, stored)
+    mine = first_versions((*whole, (99, b"whatever")), steps[-1][1])
+    answer = ask(gateway, IN_ONE, request(stored, HTTP, held=[HeldChunks(*of_part, steps, mine)]))
+    told = MatchAndRetrieveAnswer.from_header(answer.headers[ANSWER_HEADER])
+    assert told.held
+    assert told.accepted is not None
+    assert told.accepted.payload_bytes == sent * SLICE_BYTES
+
+
+@pytest.mark.parametrize("chunks", [CHUNKS, CHUNKS + 4])
+def test_what_is_held_altogether_is_only_matched(gateway: GatewayProcess, stored: Stored, chunks: int) -> None:
+    before = delivered(gateway)
+    held = HeldChunks(0, 0, 0, ((LAYERS, chunks),), ((chunks, b"whatever"),))
+    told = MatchAndRetrieveAnswer.decode(ask(gateway, IN_ONE, request(stored, HTTP, held=[held])).body)
+    assert (told.match.tokens, told.accepted) == (CHUNKS * 16, None)
+    assert told.match.lease
+    assert delivered(gateway) == before
+
+
+def test_other_versions_than_are_held(gateway: GatewayProcess, stored: Stored) -> None:
+    """Refused, as a descriptor is; of chunks that do not match they are no matter."""
+    whole = versions(gateway, stored)
+    other = HeldChunks(0, 0, 0, ((1, CHUNKS),), (*first_versions(whole, CHUNKS - 1), (1, b"whatever")))
+    answer = ask(gateway, IN_ONE, request(stored, HTTP, held=[other]))
+    assert (answer.status, answer.error["Code"]) == (409, "HeldVersionChanged")
+    beyond = HeldChunks(0, 0, 0, ((1, CHUNKS + 1),), (*whole, (1, b"whatever")))
+    assert ask(gateway, IN_ONE, request(stored, HTTP, held=[beyond])).status == 200

@@ -81,6 +81,7 @@ MESSAGES = (
         RetrieveAnswer(2, 1 << 20, (((10, ID[:8]),),), 1.25e9, "size"),
     ),
 )
+"""Without what was added since: those who know nothing of it are sent, and send, these."""
 
 FRAMES = (
     hello_frame(ID, 3),

@@ -209,6 +209,20 @@ def matched_part(namespace: Namespace, chain: KeyChain, part: PartId, first: int
     return MatchedPart(part, first, stop, keys, PartShape(shard.layers, shard.slice_bytes, stop - first))
 
 
+def whole_match(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> list[MatchedPart]:
+    """The parts (None: all) of a match of all of `chain`, as if it were stored; none where it is too short for one."""
+    layout = namespace.layout
+    tokens = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens
+    if not tokens:
+        return []
+    matched = []
+    for part in all_parts(namespace) if parts is None else parts:
+        group = layout.group(part.group)
+        stop = tokens // group.chunk_tokens
+        matched.append(matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop))
+    return matched
+
+
 def select_parts(match: Match, parts: Sequence[PartId] | None) -> list[MatchedPart]:
     """The matched parts that are asked for (None: all), in the match's order. Raises RequestError for others."""
     if not match.parts:

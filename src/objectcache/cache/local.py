@@ -149,11 +149,7 @@ class LocalCache(KVCache):
         else:
             reading = NearReading(plan, keys, readers, landing, **told)
 
-        def cancel() -> None:
-            reading.cancel()
-            delivery.cancel()
-
-        destination.begin(cancel=cancel)
+        destination.begin(cancel=reading.cancel)
         reading.start(self._executor, self._width, FIRST_REQUESTS if self.core.store.far else self._width)
         delivery.read(geometry, landing)
         return retrieval

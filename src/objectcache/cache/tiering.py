@@ -13,7 +13,7 @@ from objectcache.cache.base import MatchedPart
 from objectcache.cache.destination import Destination
 from objectcache.cache.in_place import InPlace
 from objectcache.cache.landing import Landing
-from objectcache.descriptor import DescriptorPart, Versions
+from objectcache.descriptor import DescriptorPart, HeldChunks, Versions
 from objectcache.errors import ConfigError
 from objectcache.keys import Namespace
 from objectcache.layout import DeliveryGeometry
@@ -68,10 +68,6 @@ class Tiering:
         """What is held of `parts`, or None."""
         holding = self.tier.look_up(namespace.digest, _tier_parts(namespace, parts))
         return holding or None
-
-    def holds(self, namespace: Namespace, parts: Sequence[MatchedPart]) -> bool:
-        """Whether `look_up` would find anything of `parts`, which begin where their chain does."""
-        return self.tier.holds(namespace.digest, _tier_parts(namespace, parts))
 
     def register(self, registrar: Registrar) -> None:
         """From here on what is held is mapped, in the background, and registered: hits are then read in place."""
@@ -167,17 +163,23 @@ class Tiering:
 class TieredDelivery:
     """One retrieval's dealings with the tier, if there is one: what is asked for, and what comes of it."""
 
-    def __init__(
-        self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart], *, look_up: bool = True
-    ) -> None:
-        """`look_up` False: all is asked for already, whatever the tier holds."""
+    def __init__(self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart]) -> None:
+        """What is held of `parts` is looked up. They may be more than will match: `narrow` says so then."""
         self._tiering = tiering
         self._namespace = namespace
         self._asked = list(parts)
-        self._holding = tiering.look_up(namespace, parts) if tiering and look_up else None
+        self._holding = tiering.look_up(namespace, parts) if tiering is not None and parts else None
         self._in_place: InPlace | None = None
         self.versions: Sequence[Versions] = ()
         """Of what the storage side sends, once it is known; without them nothing is kept."""
+
+    def narrow(self, parts: Sequence[MatchedPart]) -> None:
+        """It is `parts` that come. Before anything is read."""
+        self._asked = list(parts)
+        if self._holding is not None:
+            self._holding.narrow([(*part.part, part.first, len(part.keys)) for part in parts])
+            if not self._holding:
+                self.ask_for_all()
 
     @property
     def parts(self) -> list[MatchedPart]:
@@ -190,20 +192,19 @@ class TieredDelivery:
         ]
 
     @property
+    def held(self) -> tuple[HeldChunks, ...]:
+        """What is held of which parts."""
+        return tuple(part.of for part in self._holding.parts if part.held) if self._holding is not None else ()
+
+    @property
     def all_held(self) -> bool:
         """Nothing is to be sent."""
-        return self._holding is not None and all(
-            part.shape.held[:1] == ((part.shape.layers[-1] + 1, part.shape.num_chunks),) for part in self.parts
-        )
+        return self._holding is not None and all(self.describe(part).all_held for part in self._asked)
 
     def describe(self, part: MatchedPart) -> DescriptorPart:
         """A part of `parts` as the storage side is asked for it."""
-        layout = self._namespace.layout
-        described = DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout)
-        if self._holding is None:
-            return described
-        mine = next(held for held in self._holding.parts if (held.group, held.shard) == part.part)
-        return replace(described, held=mine.held, versions=mine.versions if mine.held else ())
+        described = DescriptorPart.of(part.part, part.first, part.stop, part.leaf, self._namespace.layout)
+        return described.holding(next((held for held in self.held if (held.group, held.shard) == part.part), None))
 
     def give_up(self) -> bool:
         """What is held is of other versions than the store's: it goes, and everything is asked for.
@@ -213,9 +214,13 @@ class TieredDelivery:
         if self._holding is None:
             return False
         self._holding.discard()
-        self._holding.close()
-        self._holding = None
+        self.ask_for_all()
         return True
+
+    def ask_for_all(self) -> None:
+        """What is held is not read."""
+        self.drop()
+        self._holding = None
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
         """Read what is held, beside the delivery of the rest; what is mapped is read where it is."""
@@ -248,9 +253,9 @@ class TieredDelivery:
                     self._namespace, self._asked, self.versions, geometry, self._holding, in_place, pool, destination
                 )
                 return
+            self.cancel()
             destination.close(complete)
-            if self._holding is not None:
-                self._holding.close()
+            self.drop()
 
         return close
 

@@ -16,14 +16,14 @@ from objectcache.cache.base import (
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
-    all_parts,
     matched_part,
+    whole_match,
 )
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
 from objectcache.client.deliveries import Deliveries
-from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, likely_parts, room_bytes
+from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, room_bytes
 from objectcache.client.options import ClientOptions
 from objectcache.client.storing import GatewayStoring
 from objectcache.descriptor import Target, TargetKind
@@ -31,6 +31,7 @@ from objectcache.errors import (
     BufferPoolExhaustedError,
     DeliveryError,
     GatewayUnavailableError,
+    HeldVersionError,
     MethodNotAllowedError,
     ObjectCacheError,
     SessionNotFoundError,
@@ -56,7 +57,8 @@ class GatewayCache(Deliveries):
         super().__init__(host, port, bucket, options, tls=tls)
         where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._storing = GatewayStoring(self._http, bucket, where)
-        self._in_one_trip = True  # until a gateway does not know how
+        self._in_one_trip = True  # until a gateway does not know how,
+        self._takes_held = True  # or knows nothing of what is held here
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -81,13 +83,17 @@ class GatewayCache(Deliveries):
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
     ) -> tuple[Match, Retrieval | None]:
-        wanted = options or RetrieveOptions()
         room = room_bytes(namespace.layout, len(chain), parts)
-        if room and self._in_one_trip and not self._holds(namespace, chain, parts):
-            destination = self._set_aside(room)
+        if room and self._in_one_trip:
+            whole = whole_match(namespace, chain, parts) if self.tiering is not None else ()
+            delivery = TieredDelivery(self.tiering, namespace, whole)
+            destination = self._set_aside(room) if self._takes_held or not delivery.held else None
             if destination is not None:
                 with suppress(MethodNotAllowedError):
-                    return self._match_and_retrieve(namespace, chain, parts, wanted, destination)
+                    return self._match_and_retrieve(
+                        namespace, chain, parts, options or RetrieveOptions(), delivery, destination
+                    )
+            delivery.drop()
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
 
     def _set_aside(self, size_bytes: int) -> Destination | None:
@@ -99,38 +105,39 @@ class GatewayCache(Deliveries):
             return Destination(self.pool, self.pool.allocate(size_bytes))
         return None
 
-    def _holds(self, namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> bool:
-        """Whether not all is to be asked for; what of it, is known only with the match."""
-        if self.tiering is None:
-            return False
-        begins = [
-            matched_part(namespace, chain, part, 0, 1) for part in (all_parts(namespace) if parts is None else parts)
-        ]
-        return self.tiering.holds(namespace, begins)
-
     def _match_and_retrieve(
         self,
         namespace: Namespace,
         chain: KeyChain,
         parts: Sequence[PartId] | None,
         options: RetrieveOptions,
+        delivery: TieredDelivery,
         destination: Destination,
     ) -> tuple[Match, Retrieval | None]:
-        """`destination` has room for all of `chain`. Raises MethodNotAllowedError from an old gateway."""
+        """`delivery` and `destination` are of all of `chain`. Raises MethodNotAllowedError from an old gateway."""
         asked_s = time.perf_counter()
         asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
         match = Match(namespace, 0)
         try:
-            likely = partial(likely_parts, namespace, chain, parts)
-            trip, answer = self._ask(asked, options, destination, asked_s + options.deadline_s, likely)
+
+            def likely() -> Sequence[MatchedPart]:
+                return delivery.parts or whole_match(namespace, chain, parts)
+
+            trip, answer = self._ask(asked, options, delivery, destination, asked_s + options.deadline_s, likely)
             match = _match(namespace, chain, answer.match)
+            delivery.narrow(match.parts)
             if answer.accepted is not None:
-                return match, self._arriving(trip, match, answer.accepted, options, asked_s)
+                if delivery.held and not answer.held:  # all of it comes
+                    self._takes_held = False
+                    delivery.ask_for_all()
+                return match, self._arriving(trip, match, delivery, answer.accepted, options, asked_s)
             trip.withdraw()
             destination.close(complete=False)
-            return match, self.retrieve(match, options=options) if match.tokens else None
+            return match, self._retrieve(match, delivery, options) if match.tokens else None
         except BaseException as error:
             self._in_one_trip = self._in_one_trip and not isinstance(error, MethodNotAllowedError)
+            delivery.cancel()
+            delivery.drop()
             destination.close(complete=False)
             with suppress(ObjectCacheError):  # it expires by itself
                 self.release(match)
@@ -140,6 +147,7 @@ class GatewayCache(Deliveries):
         self,
         asked: MatchRequest,
         options: RetrieveOptions,
+        delivery: TieredDelivery,
         destination: Destination,
         deadline_s: float,
         likely: Callable[[], Sequence[MatchedPart]],
@@ -163,6 +171,7 @@ class GatewayCache(Deliveries):
                 gang=options.gang,
                 deadline_s=options.deadline_s,
                 trace=options.trace,
+                held=delivery.held,
             )
             trip = (
                 SessionTrip(session, request, destination, self._fencer, likely)
@@ -171,24 +180,32 @@ class GatewayCache(Deliveries):
             )
             try:
                 return trip, trip.ask(self._path("kv-match-and-retrieve"))
-            except (SessionNotFoundError, GatewayUnavailableError):
-                if session is not None:
+            except (SessionNotFoundError, GatewayUnavailableError, HeldVersionError) as error:
+                stale = isinstance(error, HeldVersionError)
+                if session is not None and not stale:
                     self._drop_session(session)
                 late = time.perf_counter() >= deadline_s
-                if asked_again or late or not destination.wait_fenced(self.options.fence_s):
+                again = delivery.give_up() if stale else not asked_again
+                asked_again = asked_again or not stale
+                if not again or late or not destination.wait_fenced(self.options.fence_s):
                     raise
-                asked_again = True
 
     def _arriving(
-        self, trip: OneTrip, match: Match, accepted: RetrieveAnswer, options: RetrieveOptions, asked_s: float
+        self,
+        trip: OneTrip,
+        match: Match,
+        delivery: TieredDelivery,
+        accepted: RetrieveAnswer,
+        options: RetrieveOptions,
+        asked_s: float,
     ) -> Retrieval:
-        trip.confirm(match.parts, accepted.layers_per_unit)  # frames may wait for it
+        parts = delivery.parts
+        trip.confirm(parts, accepted.layers_per_unit)  # frames may wait for it
         destination, request = trip.destination, trip.request
-        geometry = delivery_geometry(tuple(part.shape for part in match.parts), accepted.layers_per_unit)
+        geometry = delivery_geometry(tuple(part.shape for part in parts), accepted.layers_per_unit)
         if geometry.total_bytes > request.room_bytes:
             raise DeliveryError("the gateway delivers more than there is room for")
         destination.shrink(geometry.total_bytes)
-        delivery = TieredDelivery(self.tiering, match.namespace, match.parts, look_up=False)
         retrieval = Retrieval(
             geometry,
             destination.buffer.view,
@@ -198,10 +215,10 @@ class GatewayCache(Deliveries):
         retrieval.requested_s = asked_s
 
         def damaged() -> None:
-            parts = tuple(delivery.describe(part) for part in match.parts)
-            self._fencer.report_damage(self._http, request.descriptor(parts, b""))
+            described = tuple(delivery.describe(part) for part in match.parts)
+            self._fencer.report_damage(self._http, request.descriptor(described, b""))
 
-        trip.begin(retrieval, match.parts, damaged)
+        trip.begin(retrieval, parts, damaged, partial(delivery.read, geometry))
         self._count(retrieval, trip.expected)
         self._accepted(accepted, request, delivery, retrieval, trip.http)
         return retrieval

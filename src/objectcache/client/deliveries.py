@@ -69,8 +69,11 @@ class Deliveries(KVCache):
     def retrieve(
         self, match: Match, *, parts: Sequence[PartId] | None = None, options: RetrieveOptions | None = None
     ) -> Retrieval:
-        wanted = options or RetrieveOptions()
         delivery = TieredDelivery(self.tiering, match.namespace, select_parts(match, parts))
+        return self._retrieve(match, delivery, options or RetrieveOptions())
+
+    def _retrieve(self, match: Match, delivery: TieredDelivery, wanted: RetrieveOptions) -> Retrieval:
+        """What is looked up already: dropped where this raises."""
         per_unit = wanted.layers_per_unit or 1  # until the gateway has said what it chose
         deadline_s = time.perf_counter() + wanted.deadline_s
         destination: Destination | None = None
@@ -141,11 +144,7 @@ class Deliveries(KVCache):
         target = Target(session.kind, session.id, offset)
         descriptor = self._descriptor(match, delivery, options, target)
 
-        def cancel() -> None:
-            delivery.cancel()
-            self._fencer.fence(session, descriptor, destination)
-
-        destination.begin(cancel)
+        destination.begin(partial(self._fencer.fence, session, descriptor, destination))
         expected = self._expected(descriptor, delivery, session.streams, retrieval, landing)
         holds = session.receivers.holds
         expecting = False
@@ -189,12 +188,7 @@ class Deliveries(KVCache):
         descriptor = self._descriptor(match, delivery, options, Target(TargetKind.HTTP))
         expected = self._expected(descriptor, delivery, 1, retrieval, landing)
         reception = ResponseReception(self._http, expected, self.options.verification())
-
-        def cancel() -> None:
-            delivery.cancel()
-            reception.cancel()
-
-        destination.begin(cancel)
+        destination.begin(reception.cancel)
         answer = reception.start(self._path("kv-retrieve"), descriptor)
         if answer is not None:
             self._accepted(answer, descriptor, delivery, retrieval, self._http)

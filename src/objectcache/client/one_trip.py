@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from objectcache.cache.base import MatchedPart, PartId, all_parts, matched_part
+from objectcache.cache.base import MatchedPart, PartId
 from objectcache.cache.destination import Destination
 from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
@@ -15,7 +15,6 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
-from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import ALIGNMENT_BYTES, KVLayout, delivery_geometry
 from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
 from objectcache.transports.receiver import Expected, ExpectedPart
@@ -39,20 +38,6 @@ def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None) 
     return room
 
 
-def likely_parts(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> list[MatchedPart]:
-    """What a match of all of `chain` would say, where `room_bytes` has room for it: none of what has no boundary."""
-    layout = namespace.layout
-    tokens = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens
-    if not tokens:
-        return []
-    likely = []
-    for part in all_parts(namespace) if parts is None else parts:
-        group = layout.group(part.group)
-        stop = tokens // group.chunk_tokens
-        likely.append(matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop))
-    return likely
-
-
 class OneTrip(ABC):
     """One attempt: `ask`, and then either `confirm` and `begin`, or `withdraw`. Where any of them raises, `destination`
     is to be closed, which cancels what may come."""
@@ -66,6 +51,7 @@ class OneTrip(ABC):
         self._early: list[int] = []
         """Sections that were there before `begin`."""
         self._error: ObjectCacheError | None = None
+        self._fenced = False
         self._on_damage: Callable[[], None] = lambda: None
         self.expected = Expected(
             request.delivery,
@@ -76,7 +62,7 @@ class OneTrip(ABC):
             streams,
             on_section=self._land,
             on_failed=self._fail,
-            on_fenced=destination.fence,
+            on_fenced=self._fence,
             shared=request.target.kind.places,
         )
 
@@ -95,15 +81,29 @@ class OneTrip(ABC):
     def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
         """This is what comes, for who can do something with it before `begin`."""
 
-    def begin(self, retrieval: Retrieval, parts: Sequence[MatchedPart], on_damage: Callable[[], None]) -> None:
-        """This is what comes. Raises GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no
-        room to keep track of it)."""
+    @abstractmethod
+    def _cancel(self) -> None:
+        """Have nothing written any more, and `_fence` called then."""
+
+    def begin(
+        self,
+        retrieval: Retrieval,
+        parts: Sequence[MatchedPart],
+        on_damage: Callable[[], None],
+        read_held: Callable[[Landing], None],
+    ) -> None:
+        """This is what comes, beside what the shapes of `parts` say is held: that is read first. Raises
+        GatewayUnavailableError, BufferPoolExhaustedError (a receiving process has no room to keep track of it)."""
         with self._lock:
             self._retrieval, self._on_damage = retrieval, on_damage
             self._landing = landing = Landing(retrieval, self.destination)
             error, early = self._error, self._early
+            if self._fenced:  # too early: what is held will still be written
+                self.destination.begin(self._cancel)
+                landing.fence()
         if error is not None:
             self._fail(error)
+        read_held(landing)
         for section in early:
             landing.land_section(section)
         self._shape(retrieval, _expected_parts(parts))
@@ -120,6 +120,11 @@ class OneTrip(ABC):
                 self._early.append(section)
                 return
         landing.land_section(section)
+
+    def _fence(self) -> None:
+        with self._lock:
+            self._fenced = True
+            (self._landing or self.destination).fence()
 
     def _fail(self, error: ObjectCacheError) -> None:
         with self._lock:
@@ -154,7 +159,7 @@ class SessionTrip(OneTrip):
     def _cancel(self) -> None:
         self._fencer.fence(self._session, self.request, self.destination)
         if not self._expecting:
-            self.destination.fence()
+            self._fence()
 
     def ask(self, path: str) -> MatchAndRetrieveAnswer:
         receivers, request = self._session.receivers, self.request
@@ -198,7 +203,7 @@ class SessionTrip(OneTrip):
             self._session.receivers.fail(self.request.delivery, error)
         else:
             self._session.receivers.forget(self.expected)
-            self.destination.fence()
+            self._fence()
 
     def confirm(self, parts: Sequence[MatchedPart], layers_per_unit: int) -> None:
         receivers = self._session.receivers
@@ -226,7 +231,10 @@ class ResponseTrip(OneTrip):
         self.http = http
         self._reception = ResponseReception(http, self.expected, verify)
         self._read_on: Callable[[], None] = lambda: None
-        destination.begin(self._reception.cancel)
+        destination.begin(self._cancel)
+
+    def _cancel(self) -> None:
+        self._reception.cancel()
 
     def ask(self, path: str) -> MatchAndRetrieveAnswer:
         answer, self._read_on = self._reception.match(path, self.request)

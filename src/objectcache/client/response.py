@@ -117,6 +117,7 @@ class ResponseReception:
             self._receiver.lost(0, stream_error(error))
             with self._lock:
                 self._connection = None
+            response.close()
             connection.close()
         else:
             with self._lock:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 
 from aiohttp import web
@@ -13,7 +14,14 @@ from aiohttp import web
 from objectcache.cache.base import Match, PartId
 from objectcache.cache.core import CacheCore
 from objectcache.config import GatewayConfig
-from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind, decode_descriptor
+from objectcache.descriptor import (
+    Descriptor,
+    DescriptorPart,
+    HeldChunks,
+    Target,
+    TargetKind,
+    decode_descriptor,
+)
 from objectcache.errors import (
     DataConnectionsRefusedError,
     DeliveryCancelledError,
@@ -67,6 +75,8 @@ UPLOAD_TIMEOUT_S = 60.0
 GONE_POLL_S = 0.25
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
+
+_Tell = Callable[[RetrieveAnswer], RetrieveAnswer | MatchAndRetrieveAnswer]
 
 
 class KVRoutes:
@@ -179,19 +189,20 @@ class KVRoutes:
         if found is None:
             return _answer(MatchAndRetrieveAnswer(match).encode())
         try:
-            layout = found.namespace.layout
-            parts = (DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout) for part in found.parts)
-            descriptor = asked.descriptor(tuple(parts), match.lease)
+            descriptor = asked.descriptor(_described(found, asked.held), match.lease)
+            if all(part.all_held for part in descriptor.parts):
+                return _answer(MatchAndRetrieveAnswer(match).encode())
             plan = core.plan(descriptor, rate_bytes_s or None)
             if plan.geometry.total_bytes > asked.room_bytes:
                 return _answer(MatchAndRetrieveAnswer(match).encode())
             if session is None:
-                return await self._respond(call, core, descriptor, plan, match)
+                tell = partial(MatchAndRetrieveAnswer, match, held=bool(asked.held))
+                return await self._respond(call, core, descriptor, plan, tell)
             accepted = self._deliver(call, core, session, descriptor, plan)
         except BaseException:
             core.release(match.lease)  # nobody has been told of it
             raise
-        return _answer(MatchAndRetrieveAnswer(match, accepted).encode())
+        return _answer(MatchAndRetrieveAnswer(match, accepted, bool(asked.held)).encode())
 
     def _session_of(self, call: Call, target: Target) -> Session:
         return self._sessions.get(target.session, call.bucket, call.caller.access_key)
@@ -215,14 +226,14 @@ class KVRoutes:
         return len(carriers)
 
     async def _respond(
-        self, call: Call, core: CacheCore, descriptor: Descriptor, plan: Plan, match: MatchAnswer | None = None
+        self, call: Call, core: CacheCore, descriptor: Descriptor, plan: Plan, tell: _Tell = lambda accepted: accepted
     ) -> web.StreamResponse:
-        """A delivery as the body of the response; `match` is told in its head."""
+        """A delivery as the body of the response; what `tell` makes of its acceptance is told in the head."""
         request = call.request
         worker, session_id = await self._pool.living(), secrets.token_bytes(16)
         async with response_socket(request) as fd:
             running = self._bandwidth.admit(Carriers([worker], session_id), 1, call, descriptor, plan)
-            head = self._head(request, running, match)
+            head = self._head(request, running, tell)
             ended = worker.order("respond", fds=[fd], head=head, **self._order(core, running))
             self._watch(ended, core, running, call.bucket)
             while not (await asyncio.wait({ended}, timeout=GONE_POLL_S))[0]:
@@ -235,9 +246,8 @@ class KVRoutes:
                 return HandedOffResponse(request, whole=False)
         return HandedOffResponse(request, whole=True)
 
-    def _head(self, request: web.Request, running: Running, match: MatchAnswer | None) -> bytes:
-        plan, accepted = running.plan, self._accepted(running)
-        told = accepted if match is None else MatchAndRetrieveAnswer(match, accepted)
+    def _head(self, request: web.Request, running: Running, tell: _Tell) -> bytes:
+        plan, told = running.plan, tell(self._accepted(running))
         return response_head(
             request,
             wire_bytes(plan) + FRAME_HEADER_BYTES,
@@ -327,6 +337,16 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _described(found: Match, held: Sequence[HeldChunks]) -> tuple[DescriptorPart, ...]:
+    """What matched as it is asked for by a client that has `held`."""
+    layout = found.namespace.layout
+    by_part = {(part.group, part.shard): part for part in held}
+    return tuple(
+        DescriptorPart.of(part.part, part.first, part.stop, part.leaf, layout).holding(by_part.get(part.part))
+        for part in found.parts
+    )
 
 
 def _match_answer(found: Match | None, rate_bytes_s: float | None) -> MatchAnswer:

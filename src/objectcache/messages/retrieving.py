@@ -13,6 +13,7 @@ from objectcache.descriptor import (
     Descriptor,
     DescriptorPart,
     FieldReader,
+    HeldChunks,
     Target,
     Versions,
     decode_target,
@@ -20,7 +21,7 @@ from objectcache.descriptor import (
 from objectcache.errors import RequestError
 from objectcache.layout import MAX_LAYERS
 from objectcache.messages.matching import MatchAnswer, MatchRequest
-from objectcache.messages.packing import pack, unpack
+from objectcache.messages.packing import pack, parts_of, unpack
 from objectcache.names import SEGMENT_TAG_BYTES
 
 MAX_ANSWER_HEADER_BYTES = 4096
@@ -82,7 +83,9 @@ class RetrieveAnswer:
 class MatchAndRetrieveRequest:
     """A match, and how what it finds is to be delivered: as a Descriptor has it, but that nobody knows yet what.
 
-    The client has `room_bytes` for it. What takes more is matched only.
+    The client has `room_bytes` for it. What takes more is matched only. `held` is what it has of the parts already, as
+    far as it would match if all did: what does match is asked for without it. An old gateway knows nothing of that, and
+    sends all: its answer lacks `held`.
     """
 
     match: MatchRequest
@@ -95,6 +98,7 @@ class MatchAndRetrieveRequest:
     gang: str = ""
     deadline_s: float = 30.0
     trace: str = ""
+    held: tuple[HeldChunks, ...] = ()
 
     def encode(self) -> bytes:
         return pack(
@@ -108,12 +112,16 @@ class MatchAndRetrieveRequest:
             gang=self.gang,
             deadline_s=self.deadline_s,
             trace=self.trace,
+            **({"held": [part.to_map() for part in self.held]} if self.held else {}),
         )
 
     @classmethod
     def decode(cls, data: bytes) -> MatchAndRetrieveRequest:
         """Raises RequestError that names the field at fault."""
         fields = unpack(data, "match and retrieve")
+        held = tuple(map(HeldChunks.of, parts_of(fields, "held"))) if fields.has("held") else ()
+        if len({(part.group, part.shard) for part in held}) != len(held):
+            raise RequestError("match and retrieve.held names a part twice")
         return cls(
             MatchRequest.of(fields.sub("match")),
             decode_target(fields.sub("target")),
@@ -125,6 +133,7 @@ class MatchAndRetrieveRequest:
             fields.text("gang"),
             fields.number("deadline_s", 0.0, MAX_DEADLINE_S),
             fields.text("trace"),
+            held,
         )
 
     def descriptor(self, parts: tuple[DescriptorPart, ...], lease: bytes) -> Descriptor:
@@ -146,19 +155,29 @@ class MatchAndRetrieveRequest:
 
 @dataclass(frozen=True, slots=True)
 class MatchAndRetrieveAnswer:
-    """`accepted` None: nothing is delivered, because nothing matched, or what did takes more room than there is."""
+    """`accepted` None: nothing is delivered, because nothing matched, all that did is held, or it takes more room than
+    there is. `held`: what the request says is held is not sent, as far as it matched (`DescriptorPart.holding`)."""
 
     match: MatchAnswer
     accepted: RetrieveAnswer | None = None
+    held: bool = False
 
     def encode(self) -> bytes:
-        return pack(match=self.match.to_map(), accepted=[self.accepted.to_map()] if self.accepted else [])
+        return pack(
+            match=self.match.to_map(),
+            accepted=[self.accepted.to_map()] if self.accepted else [],
+            **({"held": 1} if self.held else {}),
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> MatchAndRetrieveAnswer:
         fields = unpack(data, "match and retrieve answer")
         accepted = [FieldReader(one, "accepted", RequestError) for one in fields.items("accepted", 1)]
-        return cls(MatchAnswer.of(fields.sub("match")), RetrieveAnswer.of(accepted[0]) if accepted else None)
+        return cls(
+            MatchAnswer.of(fields.sub("match")),
+            RetrieveAnswer.of(accepted[0]) if accepted else None,
+            fields.has("held") and bool(fields.integer("held", 1, 1)),
+        )
 
     def to_header(self) -> str:
         """As `RetrieveAnswer.to_header`, but it leaves out versions where they are too long: the rest always fits."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from objectcache.descriptor import Versions
+from objectcache.descriptor import HeldChunks, Versions
 from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
@@ -23,7 +23,7 @@ Slices = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class HeldExtent:
-    """The first `count` chunks of `file`, from chunk `at` of the part on, at `layers`."""
+    """The first `count` chunks of `file`, from chunk `at` of the part on, at `layers`; `keys` are theirs."""
 
     file: TierFile
     at: int
@@ -34,13 +34,33 @@ class HeldExtent:
 
 @dataclass(frozen=True, slots=True)
 class HeldPart:
-    """`held` is as in `layout.PartShape`; `versions` are those of as many chunks as are held of the first layer."""
+    """What is held `of` a part, and where: `extents`. What they hold beyond that is not used."""
 
-    group: int
-    shard: int
+    of: HeldChunks
     extents: tuple[HeldExtent, ...] = ()
-    held: tuple[tuple[int, int], ...] = ()
-    versions: Versions = ()
+
+    @property
+    def held(self) -> tuple[tuple[int, int], ...]:
+        return self.of.held
+
+    @property
+    def versions(self) -> Versions:
+        return self.of.versions
+
+    def narrowed(self, first: int, chunks: int) -> HeldPart:
+        """To chunks [first, first + chunks). Nothing where it begins elsewhere."""
+        if first != self.of.first:
+            return nothing_held(self.of.group, self.of.shard, first)
+        extents = (
+            replace(extent, count=count, keys=extent.keys[:count])
+            for extent in self.extents
+            if (count := min(extent.count, chunks - extent.at)) > 0
+        )
+        return HeldPart(self.of.shortened(chunks), tuple(extents))
+
+
+def nothing_held(group: int, shard: int, first: int) -> HeldPart:
+    return HeldPart(HeldChunks(group, shard, first, (), ()))
 
 
 class _Task(NamedTuple):
@@ -59,6 +79,7 @@ class Holding:
         """`discard(file)` takes a damaged file out of the tier."""
         self.namespace = namespace
         self.parts = parts
+        self._files = [extent.file for part in parts for extent in part.extents]
         self._discard = discard
         self._lock = threading.Lock()
         self._cancelled = False
@@ -72,9 +93,13 @@ class Holding:
     def __bool__(self) -> bool:
         return any(part.held for part in self.parts)
 
-    @property
-    def files(self) -> list[TierFile]:
-        return [extent.file for part in self.parts for extent in part.extents]
+    def narrow(self, wanted: Sequence[tuple[int, int, int, int]]) -> None:
+        """Only these (group, shard, first, chunks) are wanted in the end, in their order. Before it is read."""
+        found = {(part.of.group, part.of.shard): part for part in self.parts}
+        self.parts = tuple(
+            found.get((group, shard), nothing_held(group, shard, first)).narrowed(first, chunks)
+            for group, shard, first, chunks in wanted
+        )
 
     def read(
         self,
@@ -206,7 +231,7 @@ class Holding:
         shape = geometry.parts[task.part]
         sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
         try:
-            extent.file.check(self.namespace, (part.group, part.shard), extent.layers, sizes, extent.keys)
+            extent.file.check(self.namespace, (part.of.group, part.of.shard), extent.layers, sizes, extent.keys)
         except IntegrityError:
             self._discard(extent.file)
             raise
@@ -214,7 +239,7 @@ class Holding:
 
     def discard(self) -> None:
         """All of it is of no use any more: the store has other versions."""
-        for file in self.files:
+        for file in self._files:
             self._discard(file)
 
     def close(self) -> None:
@@ -229,5 +254,5 @@ class Holding:
             self._users -= 1
             if self._users:
                 return
-        for file in self.files:
+        for file in self._files:
             file.close()

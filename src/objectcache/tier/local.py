@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from threading import Lock
 
-from objectcache.descriptor import Versions
+from objectcache.descriptor import HeldChunks, Versions
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry
@@ -22,7 +22,7 @@ from objectcache.stores.read_cache_extents import Extent, Extents
 from objectcache.tier.covering import common_chunks, reach, versions_of
 from objectcache.tier.directory import prepare_directory
 from objectcache.tier.files import TierFile
-from objectcache.tier.holding import HeldExtent, HeldPart, Holding
+from objectcache.tier.holding import HeldExtent, HeldPart, Holding, nothing_held
 from objectcache.tier.keeping import extent_header, write_extent
 from objectcache.tier.mappings import Mappings
 from objectcache.tier.names import MAX_VERSIONS, MIXED, TierName, cut_versions, rank_of
@@ -74,21 +74,10 @@ class LocalTier:
             self.stats.misses += not holding
         return holding
 
-    def holds(self, namespace: bytes, parts: Sequence[TierPart]) -> bool:
-        """Whether a look-up would find anything of `parts`, which begin where their chain does. Where it would not,
-        this counts as one."""
-        for part in parts:
-            found = self._best(self._wanted(namespace, part)[0], part, rest=False, num_layers=None)
-            if found is not None:
-                found[0].close()
-                return True
-        with self._lock:
-            self.stats.misses += 1
-        return False
-
     def _held(self, namespace: bytes, part: TierPart) -> HeldPart:
         asked = self._wanted(namespace, part)
-        first, rest = self._covering(asked, part, rest=False), self._covering(asked, part, rest=True)
+        first = self._covering(asked, part, rest=False)
+        rest = self._covering(asked, part, rest=True) if first else []
         first_chunks, first_layers = reach(first)
         rest_chunks, rest_layers = reach(rest)
         versions = versions_of(first)
@@ -113,7 +102,7 @@ class LocalTier:
         for extent in (*first, *rest):
             if id(extent) not in kept:
                 extent.file.close()
-        return HeldPart(part.group, part.shard, tuple(used), tuple(steps), versions)
+        return HeldPart(HeldChunks(part.group, part.shard, part.first, tuple(steps), versions), tuple(used))
 
     def _covering(self, asked: Sequence[WantedExtent], part: TierPart, *, rest: bool) -> list[HeldExtent]:
         """The extents that cover the part from its first chunk on without a gap, alike in their layers."""
@@ -218,7 +207,7 @@ class LocalTier:
         kept = False
         for rest in (False, True):
             for index, part in enumerate(parts):
-                held = holding.parts[index] if holding else HeldPart(part.group, part.shard)
+                held = holding.parts[index] if holding else nothing_held(part.group, part.shard, part.first)
                 for wanted in self._wanted(namespace, part):
                     if wanted.parent and (not rest or any(extent.at == wanted.at for extent in held.extents)):
                         bound = partial(bring, index)
