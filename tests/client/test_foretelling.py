@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from objectcache.cache import RetrieveOptions
 from objectcache.cache.base import whole_match
-from objectcache.client import GatewayCache, one_trip, process_receivers
+from objectcache.client import GatewayCache, one_trip
 from objectcache.client.http import GatewayHttp
 from objectcache.client.orders import SLOTS, Order
 from objectcache.client.process_receivers import ProcessReceivers
@@ -25,6 +25,7 @@ from objectcache.messages import MatchAndRetrieveAnswer
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
 from objectcache.transports.joint import ArrivalBoard
 from objectcache.transports.receiver import ExpectedPart
+from objectcache.workers.channel import pack
 from tests.gateway.process import GatewayProcess, eventually
 
 LAYOUT = flat_layout(8, 64 << 10)
@@ -42,13 +43,12 @@ class World:
         store_parts(cache, self.namespace, self.chain[:CHUNKS])
         self.load()
         self.said: list[dict[str, Any]] = []
-        pack = process_receivers.pack
 
         def spying(message: dict[str, Any]) -> bytes:
             self.said.append(message)
             return pack(message)
 
-        monkeypatch.setattr(process_receivers, "pack", spying)
+        monkeypatch.setattr("objectcache.client.process_receivers.pack", spying)
 
     def load(self, keys: int = CHUNKS, units: int = 1) -> None:
         options = RetrieveOptions(layers_per_unit=units)
