@@ -12,6 +12,7 @@ import pytest
 from objectcache.errors import ConfigError, IntegrityError
 from objectcache.keys import KeyChain
 from objectcache.tier import LocalTier, names
+from objectcache.tier import files as tier_files
 from objectcache.tier.mappings import Mappings
 from tests.tier.test_local_tier import (
     EXTENT,
@@ -117,7 +118,7 @@ def test_what_is_partly_mapped_is_read_beside_it(tmp_path: Path, executor: Threa
     tier.close()
 
 
-def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path) -> None:
+def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tier = open_mapped(tmp_path, Registered())
     keys = keys_of(1, 40)
     come(tier, keys)
@@ -127,6 +128,9 @@ def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     for file in files(tmp_path):
         os.utime(file, (0, 0))
+    assert held(tier, keys) == ((2, 40),)
+    assert all(file.stat().st_mtime == 0 for file in files(tmp_path)), "it was noted when they were mapped"
+    monkeypatch.setattr(tier_files, "TOUCH_INTERVAL_S", 0)  # a minute has passed
     assert held(tier, keys) == ((2, 40),)
     assert all(file.stat().st_mtime > 0 for file in files(tmp_path))
     tier.close()

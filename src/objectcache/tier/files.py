@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from threading import Lock
 
@@ -14,7 +15,7 @@ from objectcache.errors import IntegrityError, RangeError, StoreUnavailableError
 from objectcache.keys import KeyChain
 from objectcache.pages import PAGE_BYTES, FileWindow
 from objectcache.segment import SegmentReader
-from objectcache.stores.read_cache_extents import Extents
+from objectcache.stores.read_cache_extents import TOUCH_INTERVAL_S, Extents
 from objectcache.tier.names import TierName, decode_versions
 
 
@@ -84,6 +85,7 @@ class TierFile:
         self._users = 1
         self._mapped: dict[int, MappedLayer] = {}
         self._identity: tuple[int, int] | None = None  # of one that is mapped
+        self._touched_s = -TOUCH_INTERVAL_S
 
     def share(self) -> TierFile:
         """Itself, to be closed once more."""
@@ -186,8 +188,11 @@ class TierFile:
         self._opened().read_chunks(position, 0, count, out)
 
     def touch(self, extents: Extents) -> None:
-        """It is used now."""
-        extents.touch(self.path if self._descriptor < 0 else self._descriptor)
+        """It is used now. Of one that stays open, not more often than its time is noted."""
+        now_s = time.monotonic()
+        if now_s - self._touched_s >= TOUCH_INTERVAL_S / 2:
+            self._touched_s = now_s
+            extents.touch(self.path if self._descriptor < 0 else self._descriptor)
 
     def close(self) -> None:
         """Once by whoever opened it, and by each who shares it."""

@@ -116,8 +116,9 @@ class LocalTier:
             num_layers = file.name.num_layers
             layers = part.shape.layers
             mine = layers[len(layers) - num_layers :] if rest else layers[:num_layers]
-            covering.append(HeldExtent(file, wanted.at, count, mine, wanted.keys[:count]))
-            if count < len(wanted.keys):
+            whole = count == len(wanted.keys)
+            covering.append(HeldExtent(file, wanted.at, count, mine, wanted.keys if whole else wanted.keys[:count]))
+            if not whole:
                 break
         return covering
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from objectcache.keys import KeyChain
+from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.layout import PartShape
 from objectcache.tier.names import extent_chunks
 
@@ -33,8 +34,7 @@ class TierStats:
     refused_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class WantedExtent:
+class WantedExtent(NamedTuple):
     """One extent of a part: chunks [at, at + len(keys)) of what is asked for. `parent` is the key before it."""
 
     directory: str
@@ -53,10 +53,12 @@ def extents_of(namespace: bytes, part: TierPart, directory: Callable[[str], str]
     if part.first % step:
         return []
     wanted = []
-    for at in range(0, len(part.keys), step):
-        keys = part.keys[at : at + step]
-        depth = part.first + at
-        parent = part.keys[at - 1] if at else namespace if not depth else b""
-        name = f"{keys[0].hex()}/{part.group}.{part.shard}"
-        wanted.append(WantedExtent(directory(name), at, depth, parent, keys))
+    data, size = part.keys.data, step * KEY_BYTES  # by its bytes: there are dozens, and a prompt waits
+    parent = b"" if part.first else namespace
+    suffix = f"/{part.group}.{part.shard}"
+    for number, at in enumerate(range(0, len(data), size)):
+        keys = data[at : at + size]
+        place = directory(keys[:KEY_BYTES].hex() + suffix)
+        wanted.append(WantedExtent(place, number * step, part.first + number * step, parent, KeyChain(keys)))
+        parent = keys[-KEY_BYTES:]
     return wanted
