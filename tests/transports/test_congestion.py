@@ -1,66 +1,94 @@
-"""Whose congestion control a data connection has: ours within a host, the system's between hosts."""
+"""Whose congestion control a data connection has: the plainest within a host, the system's between hosts."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from objectcache.client.endpoint import Endpoint
-from objectcache.transports.sockets import not_paced_on_this_host, tune
+from objectcache.transports import connecting
+from objectcache.transports.connecting import connect, listen, settle
 
 
 def control_of(sock: socket.socket) -> str:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
 
 
+def port_of(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def systems() -> str:
+    with socket.socket() as plain:
+        return control_of(plain)
+
+
 @pytest.fixture
-def another() -> str:
-    """One that is not ours."""
-    allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
-    others = [name for name in allowed if name != "reno"]
-    if not others:
-        pytest.skip("this kernel allows no congestion control but reno")
-    return others[0]
-
-
-@contextmanager
-def connected(source: str, another: str) -> Iterator[socket.socket]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname(), source_address=(source, 0)) as sock,
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
+def listener() -> Iterator[socket.socket]:
+    with listen("127.0.0.1", 0, 8) as sock:
         yield sock
 
 
-@pytest.mark.parametrize("prepare", [tune, not_paced_on_this_host])
-def test_within_a_host_nothing_is_paced(prepare: Callable[[socket.socket], None], another: str) -> None:
-    with connected("127.0.0.1", another) as sock:
-        prepare(sock)
-        assert control_of(sock) == "reno"
+@pytest.fixture
+def another(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is chosen within a host, and not by the system."""
+    for name in ("reno", "cubic", "bbr"):
+        with socket.socket() as plain:
+            try:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            except OSError:
+                continue
+        if name != systems():
+            monkeypatch.setattr(connecting, "_WITHIN_A_HOST", name.encode())
+            return name
+    pytest.skip("this kernel allows one congestion control only")
 
 
-def test_between_addresses_the_system_decides(another: str) -> None:
-    with connected("127.0.0.2", another) as sock:
-        tune(sock)
-        assert control_of(sock) == another
+def test_within_a_host_it_is_ours_from_the_beginning(another: str) -> None:
+    with listen("127.0.0.1", 0, 8) as listener, connect("127.0.0.1", port_of(listener), 5.0) as near:
+        far, _ = listener.accept()
+        with far:
+            assert control_of(far) == another, "before anything could be paced"
+            settle(far)
+            assert control_of(near) == control_of(far) == another
 
 
-def test_other_sockets_are_left_alone(another: str) -> None:
-    left, right = socket.socketpair()
-    with left, right:
-        not_paced_on_this_host(left)
-    with connected("127.0.0.1", another) as sock:
-        sock.close()
-        not_paced_on_this_host(sock)
+def test_between_hosts_it_is_the_systems(another: str) -> None:
+    with listen("127.0.0.1", 0, 8) as listener, socket.socket() as near:
+        near.bind(("127.0.0.2", 0))
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, another.encode())
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+        with far:
+            assert control_of(far) == another
+            settle(far)
+            settle(near)
+            assert control_of(near) == control_of(far) == systems()
 
 
-def test_a_client_stores_without_being_paced() -> None:
+def test_a_connection_that_is_gone_is_no_news(listener: socket.socket) -> None:
+    with connect("127.0.0.1", port_of(listener), 5.0) as near:
+        listener.accept()[0].close()
+    settle(near)
+
+
+def test_a_kernel_without_it(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    monkeypatch.setattr(connecting, "_WITHIN_A_HOST", b"no such thing")
+    with connect("127.0.0.1", port_of(listener), 5.0) as near:
+        assert near.gettimeout() == 5.0
+
+
+def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        connection = Endpoint(*server.getsockname()).connect(5.0)
-        assert control_of(connection.sock) == "reno"
-        connection.close()
+        host, port = server.getsockname()
+    with pytest.raises(ConnectionRefusedError):
+        connect(host, port, 5.0)
+
+
+def test_a_client_stores_without_being_paced(another: str, listener: socket.socket) -> None:
+    connection = Endpoint(*listener.getsockname()).connect(5.0)
+    assert control_of(connection.sock) == another
+    connection.close()

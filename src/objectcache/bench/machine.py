@@ -52,7 +52,7 @@ def _cpu_model() -> str:
 
 
 def _tcp_congestion_control() -> str:
-    """The system's default: connections that stay on this host have another (`not_paced_on_this_host`)."""
+    """The system's default: ours within a host have another (`transports.connecting`)."""
     setting = _PROC / "sys/net/ipv4/tcp_congestion_control"
     return setting.read_text().strip() if setting.exists() else "unknown"
 

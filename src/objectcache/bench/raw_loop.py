@@ -7,7 +7,6 @@ order to keep, nobody to tell.
 from __future__ import annotations
 
 import mmap
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,10 @@ from objectcache.bench.children import JsonChild
 from objectcache.bench.machine import cpu_s
 from objectcache.bench.raw_sender import REQUEST, cut
 from objectcache.bench.transfer import Transfer
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.connecting import connect, tune
+from objectcache.transports.sockets import recv_exact
+
+CONNECT_S = 10.0
 
 
 class RawLoop(AbstractContextManager["RawLoop"]):
@@ -45,7 +47,7 @@ class RawLoop(AbstractContextManager["RawLoop"]):
         port = self._sender.ask({"connections": connections, "sets": [list(ranges) for ranges in sets]})["port"]
         self._sockets = []
         for _ in range(connections):
-            sock = self._stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            sock = self._stack.enter_context(connect("127.0.0.1", port, CONNECT_S))
             sock.settimeout(None)
             tune(sock)
             self._sockets.append(sock)

@@ -17,7 +17,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from objectcache.errors import GatewayUnavailableError
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.connecting import listen, tune
+from objectcache.transports.sockets import recv_exact
 
 PIECE_BYTES = 1 << 20
 REQUEST = Struct("<III")
@@ -62,7 +63,7 @@ def _serve(sock: socket.socket, sets: list[list[Piece]]) -> None:
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     sets = [cut(ranges) for ranges in job["sets"]]
-    with socket.create_server(("127.0.0.1", 0), backlog=job["connections"]) as listener:
+    with listen("127.0.0.1", 0, job["connections"]) as listener:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
         for _ in range(job["connections"]):
             sock, _ = listener.accept()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from objectcache.errors import ConfigError
 from objectcache.s3 import Credentials, sign_headers
-from objectcache.transports.sockets import not_paced_on_this_host
+from objectcache.transports.connecting import connect
 
 _DEFAULT_PORTS = {False: 80, True: 443}
 _TARGET = re.compile("/[!-~]*")
@@ -36,9 +36,8 @@ class Endpoint:
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
         """Connected. Raises OSError (with ssl.SSLError among its kinds)."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-        connection.connect()
+        connection.sock = connect(self.host, self.port, timeout_s)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        not_paced_on_this_host(connection.sock)
         if self.tls is not None:
             connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.server_name or self.host)
         return connection

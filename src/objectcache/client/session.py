@@ -20,7 +20,7 @@ from objectcache.errors import (
 )
 from objectcache.frames import hello_frame
 from objectcache.messages import MAX_NIXL_STREAMS, NixlAnswer, SessionAnswer, SessionRequest
-from objectcache.transports.sockets import tune
+from objectcache.transports.connecting import connect, tune
 from objectcache.transports.verification import Verification
 
 
@@ -118,7 +118,7 @@ def _connect(answer: SessionAnswer, streams: int, timeout_s: float) -> list[sock
     sockets: list[socket.socket] = []
     try:
         for stream in range(streams):
-            sock = socket.create_connection((answer.data_host, answer.data_port), timeout=timeout_s)
+            sock = connect(answer.data_host, answer.data_port, timeout_s)
             sockets.append(sock)
             sock.settimeout(None)
             tune(sock)

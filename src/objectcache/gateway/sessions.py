@@ -21,6 +21,7 @@ from objectcache.frames import FRAME_HEADER_BYTES, Frame, FrameType, decode_fram
 from objectcache.gateway.carriers import Carriers
 from objectcache.gateway.listener import BACKLOG, Listener
 from objectcache.layout import ALIGNMENT_BYTES
+from objectcache.transports.connecting import listen, settle
 from objectcache.workers.pool import WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ class DataListener(Listener):
         """`hello_s`: how long a connection may take to say whose it is."""
         self._hello_s = hello_s
         self._sessions = sessions
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__(socket.create_server((host, port), family=family, backlog=BACKLOG), "data connection")
+        super().__init__(listen(host, port, BACKLOG), "data connection")
 
     @property
     def port(self) -> int:
@@ -150,6 +150,7 @@ class DataListener(Listener):
         return port
 
     async def greet(self, sock: socket.socket) -> None:
+        settle(sock)
         try:
             hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
             frame = decode_frame(hello)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import select
 import socket
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from objectcache.errors import GatewayUnavailableError, IntegrityError
@@ -22,26 +22,6 @@ WAKE_BYTES = 512 << 10
 _send_holding = ctypes.PyDLL(None).send
 _send_holding.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send_holding.restype = ctypes.c_ssize_t
-
-
-def tune(sock: socket.socket) -> None:
-    """What both ends of a data connection want: no delay for small frames, no waiting for ever on a dead peer."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    # What is queued in the kernel cannot be overtaken by a layer that is needed sooner.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
-    not_paced_on_this_host(sock)
-
-
-def not_paced_on_this_host(sock: socket.socket) -> None:
-    """Where both ends are on one host there is no network whose rate is to be found out: BBR, which many systems have
-    by default, would pace what is sent, after each pause from a guess on. Elsewhere the system's choice stays."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with suppress(OSError):  # it is gone, which whoever uses it will notice
-        if sock.getsockname()[0] == sock.getpeername()[0]:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
 def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = False) -> None:

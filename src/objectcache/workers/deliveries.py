@@ -18,7 +18,7 @@ from objectcache.transports.sender import SenderSession
 from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery
 from objectcache.transports.shared_memory.placements import PLACED_BYTES, placements_of
-from objectcache.transports.sockets import not_paced_on_this_host, send_all
+from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
 from objectcache.workers.board import Board, go_first
@@ -102,7 +102,6 @@ class DeliveryOrders:
         control process's event loop and stays non-blocking."""
         sock = socket.socket(fileno=fds[0])
         sock.settimeout(message["deadline_s"] + 5.0)
-        not_paced_on_this_host(sock)
         session = SenderSession(1, once=True)
         self._sessions.put(message["session"], session)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from objectcache.announcing import WINDOW_BYTES
 from objectcache.errors import DeliveryError, ObjectCacheError, ObjectChangedError, StoreUnavailableError
-from objectcache.transports.sockets import not_paced_on_this_host, send_all, send_range
+from objectcache.transports.sockets import send_all, send_range
 from objectcache.verifying import is_damaged
 from objectcache.workers.answering import Answering, Order, WorkerStores
 from objectcache.workers.bodies import BodySpec
@@ -43,7 +43,6 @@ class ObjectOrders:
         """
         sock = socket.socket(fileno=fds[0])
         sock.settimeout(message["timeout_s"])
-        not_paced_on_this_host(sock)
 
         def send() -> None:
             begun = False

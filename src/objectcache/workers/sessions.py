@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 
 from objectcache.errors import DeliveryError, ObjectCacheError, SharedMemoryRefusedError
 from objectcache.frames import FRAME_HEADER_BYTES, FrameType, credit_bytes, decode_frame
+from objectcache.transports.connecting import tune
 from objectcache.transports.nixl import NixlSession, Region, Writer
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory import ClientMemory, MappedFiles, PlacingSession
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.sockets import recv_exact
 from objectcache.workers.answering import Answering, Order, in_thread
 from objectcache.workers.channel import Message
 

@@ -24,7 +24,8 @@ from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKin
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Frame, FrameType, decode_frame, hello_frame
 from objectcache.layout import DIGEST_BYTES
 from objectcache.messages import CancelAnswer, CancelRequest, SessionAnswer, SessionRequest
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.connecting import connect, tune
+from objectcache.transports.sockets import recv_exact
 
 _TIMEOUT_S = 10.0
 
@@ -54,9 +55,7 @@ class FirstByteClient(AbstractContextManager["FirstByteClient"]):
         answer = SessionAnswer.decode(body)
         self._session = answer.session
         for stream in range(streams):
-            sock = self._stack.enter_context(
-                socket.create_connection((answer.data_host, answer.data_port), timeout=_TIMEOUT_S)
-            )
+            sock = self._stack.enter_context(connect(answer.data_host, answer.data_port, _TIMEOUT_S))
             tune(sock)
             sock.sendall(hello_frame(answer.session, stream))
             self._sockets[sock.fileno()] = sock

@@ -5,7 +5,6 @@ No digests, no format, nobody to ask, and one connection: on the one core that i
 
 from __future__ import annotations
 
-import socket
 import time
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -16,7 +15,10 @@ import numpy as np
 from objectcache.bench.children import JsonChild
 from objectcache.bench.store.raw_receiver import PIECE_BYTES
 from objectcache.bench.store.warm import warm
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.connecting import connect, tune
+from objectcache.transports.sockets import recv_exact
+
+CONNECT_S = 10.0
 
 
 class RawStoring(AbstractContextManager["RawStoring"]):
@@ -31,7 +33,8 @@ class RawStoring(AbstractContextManager["RawStoring"]):
             self._busy.read()
             receiver = self._stack.enter_context(JsonChild(["objectcache.bench.store.raw_receiver"]))
             port = receiver.ask({"path": str(directory / "raw"), "bytes": size_bytes})["port"]
-            self._sock = self._stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            self._sock = self._stack.enter_context(connect("127.0.0.1", port, CONNECT_S))
+            self._sock.settimeout(None)
             tune(self._sock)
         except BaseException:
             self._stack.close()

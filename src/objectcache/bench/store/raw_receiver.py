@@ -12,7 +12,8 @@ import socket
 import sys
 
 from objectcache.errors import GatewayUnavailableError
-from objectcache.transports.sockets import recv_exact, tune
+from objectcache.transports.connecting import listen, tune
+from objectcache.transports.sockets import recv_exact
 
 PIECE_BYTES = 1 << 20
 
@@ -37,7 +38,7 @@ def _store(sock: socket.socket, path: str, size: int, piece: memoryview) -> None
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     piece = memoryview(bytearray(PIECE_BYTES))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0, 1) as listener:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
         sock, _ = listener.accept()
     tune(sock)

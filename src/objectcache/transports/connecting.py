@@ -1,0 +1,63 @@
+"""TCP connections that carry megabytes: what both ends want of them, and who chooses how fast they may send.
+
+Within a host there is no network whose rate is to be found out, and the plainest congestion control serves. BBR, which
+many systems have by default, paces what is sent, after each pause from a guess on: there it takes twice as long. It
+has to be chosen before there is a connection: what was paced once the kernel paces for ever, whatever is chosen then.
+Between hosts the system's choice counts.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+_WITHIN_A_HOST = b"reno"
+_NAME_BYTES = 16
+
+
+def connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """A blocking socket with that timeout. Raises OSError."""
+    problem = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout_s)
+            _choose(sock, _WITHIN_A_HOST)
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        else:
+            settle(sock)
+            return sock
+    raise problem
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """What comes is to be settled. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=backlog)
+    _choose(sock, _WITHIN_A_HOST)
+    return sock
+
+
+def settle(sock: socket.socket) -> None:
+    """A connection of `connect` or to `listen` is there: between hosts it gets what the system has chosen."""
+    with suppress(OSError):  # it is gone, which whoever uses it will notice
+        if sock.getsockname()[0] != sock.getpeername()[0]:
+            with socket.socket(sock.family, socket.SOCK_STREAM) as plain:
+                _choose(sock, plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).rstrip(b"\0"))
+
+
+def _choose(sock: socket.socket, congestion_control: bytes) -> None:
+    with suppress(OSError):  # this kernel does not have it
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control)
+
+
+def tune(sock: socket.socket) -> None:
+    """What both ends of a data connection want: no delay for small frames, no waiting for ever on a dead peer."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    # What is queued in the kernel cannot be overtaken by a layer that is needed sooner.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
