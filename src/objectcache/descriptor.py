@@ -76,6 +76,8 @@ class HeldChunks:
 
     def shortened(self, chunks: int) -> HeldChunks:
         """Of the first `chunks` of it only."""
+        if all(count <= chunks for _, count in self.held):
+            return self
         held: list[tuple[int, int]] = []
         for below, count in self.held:
             if not held or held[-1][1] < chunks:

@@ -45,8 +45,8 @@ class LateStream:
         with self.world.lock:
             self.queue.append(run)
 
-    def copy(self, copies: Sequence[StridedCopy], source: int) -> None:
-        self.submit(lambda: copy_rows(copies, source))
+    def copy(self, copies: Sequence[StridedCopy], source: torch.Tensor) -> None:
+        self.submit(lambda: copy_rows(copies, source.data_ptr()))
 
     def wait(self, event: LateEvent | None) -> None:
         if event is not None:

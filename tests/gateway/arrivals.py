@@ -72,7 +72,8 @@ class Arrivals:
         until_s, stable = time.monotonic() + 10.0, 0
         while stable < 3:
             assert time.monotonic() < until_s, "it does not stop arriving"
-            before, seen = self.samples[-1][1], len(self.samples)
+            seen = len(self.samples)
+            before = self.samples[-1][1] if seen else -1
             time.sleep(0.05)
             stable = stable + 1 if len(self.samples) > seen and self.samples[-1][1] == before else 0
 

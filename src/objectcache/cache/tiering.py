@@ -173,6 +173,11 @@ class TieredDelivery:
         self.versions: Sequence[Versions] = ()
         """Of what the storage side sends, once it is known; without them nothing is kept."""
 
+    def prepare(self) -> None:
+        """What `read` will need, while the storage side is asked."""
+        if self._holding is not None:
+            self._holding.check_mapped([part.shape for part in self._asked])
+
     def narrow(self, parts: Sequence[MatchedPart]) -> None:
         """It is `parts` that come. Before anything is read."""
         self._asked = list(parts)

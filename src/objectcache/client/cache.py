@@ -121,6 +121,7 @@ class GatewayCache(Deliveries):
         try:
 
             def likely() -> Sequence[MatchedPart]:
+                delivery.prepare()
                 return delivery.parts or whole_match(namespace, chain, parts)
 
             trip, answer = self._ask(asked, options, delivery, destination, asked_s + options.deadline_s, likely)

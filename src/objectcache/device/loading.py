@@ -153,11 +153,11 @@ class DeviceLoader:
             copies = place.copies(first, stop)
             if copies is None:
                 return False
-            found.append((copies, block.data_ptr()))
+            found.append((copies, block))
             first = stop
         with self._copies():
-            for copies, source in found:
-                self._copies.copy(copies, source)
+            for copies, block in found:
+                self._copies.copy(copies, block)
         return True
 
 

@@ -32,9 +32,9 @@ class Lane:
         """Work inside is queued here."""
         return nullcontext() if self._stream is None else _CUDA.stream(self._stream)
 
-    def copy(self, copies: Sequence[StridedCopy], source: int) -> None:
-        """Queue copies from host memory, `source` the address of the first slice. Inside. Raises DeliveryError."""
-        copy_to_device(copies, source, self._stream)
+    def copy(self, copies: Sequence[StridedCopy], source: torch.Tensor) -> None:
+        """Queue copies of `source`, slices in host memory. Inside. Raises DeliveryError."""
+        copy_to_device(copies, source.data_ptr(), self._stream, pinned=source.is_pinned())
 
     def wait(self, event: Event) -> None:
         """What is queued from here on begins after `event`. The host waits for nothing."""

@@ -72,16 +72,18 @@ def _alike(targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], lengt
     return int(np.argmin(even)) + 1 if not even.all() else len(targets)
 
 
-@lru_cache(maxsize=1)
 def copies_to_device() -> bool:
     """Whether `copy_to_device` can be called: CUDA's runtime, which torch has loaded, is found."""
-    return _runtime() is not None
+    return _runtime(holding=False) is not None
 
 
-def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any) -> None:
+def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any, *, pinned: bool) -> None:
     """Queue them in `stream`, a torch.cuda.Stream that is the current one; `source` is the address of the first slice.
-    Raises DeliveryError."""
-    memcpy = _runtime()
+
+    From `pinned` memory the interpreter lock is kept: to get it back from a busy engine takes longer than to queue a
+    copy. From other memory the call copies. Raises DeliveryError.
+    """
+    memcpy = _runtime(holding=pinned)
     for copy in copies:
         code = memcpy(
             copy.target,
@@ -97,15 +99,16 @@ def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any) -> N
             raise DeliveryError(f"CUDA does not copy to the device: error {code}")
 
 
-@lru_cache(maxsize=1)
-def _runtime() -> Any:
-    """cudaMemcpy2DAsync, or None."""
+@lru_cache(maxsize=2)
+def _runtime(*, holding: bool) -> Any:
+    """cudaMemcpy2DAsync, or None; `holding` the interpreter lock."""
     version = torch.version.cuda
     if version is None:
         return None
     try:
         # Loaded already, so that the name is enough, wherever it lies.
-        memcpy = ctypes.CDLL(f"libcudart.so.{version.split('.')[0]}").cudaMemcpy2DAsync
+        library = ctypes.PyDLL if holding else ctypes.CDLL
+        memcpy = library(f"libcudart.so.{version.split('.')[0]}").cudaMemcpy2DAsync
     except (OSError, AttributeError):
         return None
     size, pointer = ctypes.c_size_t, ctypes.c_void_p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from objectcache.descriptor import HeldChunks, Versions
 from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.tier.files import TierFile
 
 Slices = npt.NDArray[np.uint8]
@@ -52,7 +53,7 @@ class HeldPart:
         if first != self.of.first:
             return nothing_held(self.of.group, self.of.shard, first)
         extents = (
-            replace(extent, count=count, keys=extent.keys[:count])
+            extent if count == extent.count else replace(extent, count=count, keys=extent.keys[:count])
             for extent in self.extents
             if (count := min(extent.count, chunks - extent.at)) > 0
         )
@@ -223,13 +224,26 @@ class Holding:
             self._discard(extent.file)
             raise
 
+    def check_mapped(self, shapes: Sequence[PartShape]) -> None:
+        """What `read` checks of what is mapped, ahead of it. `shapes` are those of `parts`; what is wrong `read` will
+        find again."""
+        for part, shape in zip(self.parts, shapes, strict=True):
+            sizes = dict(zip(shape.layers, shape.slice_bytes, strict=True))
+            for extent in part.extents:
+                if extent.file.mapped_layers:
+                    with suppress(IntegrityError):
+                        self._check_file(extent, part, [sizes[layer] for layer in extent.layers])
+
     def _check(self, task: _Task, geometry: DeliveryGeometry) -> None:
         """Raises IntegrityError for a file that is not what it was taken for."""
-        extent, part = task.extent, self.parts[task.part]
+        shape = geometry.parts[task.part]
+        sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in task.extent.layers]
+        self._check_file(task.extent, self.parts[task.part], sizes)
+
+    def _check_file(self, extent: HeldExtent, part: HeldPart, sizes: Sequence[int]) -> None:
+        """`sizes` are the slice_bytes of its layers. Raises IntegrityError."""
         if id(extent) in self._checked:
             return
-        shape = geometry.parts[task.part]
-        sizes = [shape.slice_bytes[geometry.position(task.part, layer)] for layer in extent.layers]
         try:
             extent.file.check(self.namespace, (part.of.group, part.of.shard), extent.layers, sizes, extent.keys)
         except IntegrityError:

@@ -143,10 +143,7 @@ class SenderSession:
                 held = self._hold(0, active, step.turn)
             if held is not None:
                 held.announce(sock)
-            if held is None or (active.pace is not None and active.pace.bound):
-                supplying.leave(active, self._changed)  # at a rate, few streams have something to do so soon
-            else:
-                supplying.second(active, self._changed, self.streams)
+            supplying.second(active, self._changed, self.streams)
             if held is not None:
                 self._send_held(0, sock, active, held)
                 self._done(0, active, last=False)

@@ -44,24 +44,21 @@ def first(active: ActiveDelivery, changed: threading.Condition) -> None:
 
 
 def second(active: ActiveDelivery, changed: threading.Condition, streams: int) -> None:
-    """A span for each of the other streams, which are woken for it, and from then on make more themselves."""
+    """A span for each of the other streams, which are woken for them, and from then on make more themselves."""
     try:
-        for _ in range(0 if active.ended else streams - 1):
-            spans, last = _read(active, 1)
-            _offer(active, changed, spans, last=last)
+        spans: list[ReadySpan] = []
+        last = False
+        while not (last or active.ended) and len(spans) < streams - 1:
+            more, last = _read(active, 1)
+            spans += more
+        with changed:
+            active.offer(spans, last=last)
     except ObjectCacheError as error:
         fail(active, changed, error)
     finally:
         with changed:
             active.preparing = False
             changed.notify_all()
-
-
-def leave(active: ActiveDelivery, changed: threading.Condition) -> None:
-    """Instead of `second`: one stream is woken, and makes more, also for the others."""
-    with changed:
-        active.preparing = False
-        changed.notify()
 
 
 def _read(active: ActiveDelivery, wanted_bytes: int) -> tuple[list[ReadySpan], bool]:
