@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from objectcache.device import BlockLayer, DeviceLoader, DeviceSaver, block_table
+from objectcache.device import BlockLayer, BlockTable, DeviceLoader, DeviceSaver, block_table, paged_kv
+from objectcache.errors import DeliveryError
 from tests.device.caches import Shape, make, random_slices
-from tests.device.late import LateWorld
+from tests.device.late import LateStream, LateWorld
 from tests.device.test_loading import World
 
 LEAST_ROW_BYTES = (1, 150, 4096)
@@ -126,3 +127,65 @@ def test_whole_blocks_are_saved_as_they_were_at_a_moment(seed: int, monkeypatch:
     source.copy_into(memoryview(memory))
     assert bytes(memory) == torch.full((3, 2, 4, 2, 8), 5.0).numpy().tobytes()
     late.finish()
+
+
+@pytest.mark.parametrize("straight_first", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_whoever_comes_later_has_the_last_word(
+    seed: int, straight_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way each goes: a load that was given up may still be on its way to blocks that have another owner."""
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    loader = DeviceLoader("cpu", staged=True, strided=True)
+    cache = make(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6))
+    earlier, later = (random_slices(cache.shape, seed=number) for number in (1, 2))
+    for slices, straight in ((earlier, straight_first), (later, not straight_first)):
+        monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1 if straight else 4096)
+        layer = paged_kv(cache.tensors[0], chunk_tokens=4)
+        place = layer.at(BlockTable(range(6), block_tokens=4, chunk_tokens=4, num_chunks=6))
+        _, placed = loader.move([slices], place, 0, None, None)
+    late.host_wait(placed)
+    found = torch.zeros(later.shape, dtype=torch.uint8)
+    place.gather(found, 0)
+    assert torch.equal(found, torch.from_numpy(later))
+    late.finish()
+    place.gather(found, 0)
+    assert torch.equal(found, torch.from_numpy(later))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_queued_before_a_copy_is_refused_is_waited_for(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = LateWorld(seed)
+    late.install(monkeypatch)
+    monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1)
+    loader = DeviceLoader("cpu", staged=True, strided=True)
+    copy, calls = LateStream.copy, []
+
+    def refusing(stream: LateStream, *how: Any) -> None:
+        calls.append(how)
+        if len(calls) == 2:
+            raise DeliveryError("refused")
+        copy(stream, *how)
+
+    monkeypatch.setattr(LateStream, "copy", refusing)
+    slices = random_slices(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6))
+    with pytest.raises(DeliveryError, match="refused"):
+        loader.move([slices[:3], slices[3:]], make(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6)).place, 0, None, None)
+    assert len(calls) == 2
+    assert not any(stream.queue for stream in late.streams), "nobody else knows of it"
+
+
+def test_copies_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA would keep whoever queues more, with the interpreter's lock."""
+    late = LateWorld(0)
+    late.install(monkeypatch)
+    monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1)
+    monkeypatch.setattr("objectcache.device.loading._MOST_QUEUED", 20)
+    loader = DeviceLoader("cpu", staged=True, strided=True)
+    shape = Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6)
+    place, slices, most = make(shape).place, random_slices(shape), 0
+    for _ in range(40):
+        loader.move([slices], place, 0, None, None)
+        most = max(most, *(len(stream.queue) for stream in late.streams))
+    assert 20 < most < 60

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectcache.device import BlockLayer, BlockTable, SliceOrder, block_table, paged_kv, paged_latent
-from objectcache.device.strided import StridedCopy, strided_copies
+from objectcache.device.strided import Rows, StridedCopy
 from tests.device.caches import CONTIGUOUS, DTYPES, PAGED, Shape, copy_rows, make, random_slices
 
 MANY = 1 << 20
@@ -26,25 +26,37 @@ def rows_of(copies: Any) -> list[tuple[int, int, int]]:
     ]
 
 
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=30), st.integers(1, 4), st.sampled_from([0, 3, 8]))
+@given(st.data(), st.integers(1, 4), st.sampled_from([0, 3, 8]))
 @settings(max_examples=300, deadline=None)
-def test_all_rows_are_copied_once(blocks: list[int], row: int, between: int) -> None:
-    targets = np.array(blocks, dtype=np.int64) * 10
+def test_all_rows_are_copied_once(data: st.DataObject, row: int, between: int) -> None:
+    blocks = data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=30) | st.integers(1, 30).map(range))
+    targets = np.array(blocks, dtype=np.int64) * data.draw(st.sampled_from([row, 10]))
     sources = np.arange(len(blocks), dtype=np.int64) * (row + between)
-    copies = strided_copies(targets, sources, row, MANY)
+    rows = Rows(targets, sources, row)
+    first = data.draw(st.integers(0, len(blocks) - 1))
+    stop = data.draw(st.integers(first + 1, len(blocks)))
+    copies = rows.copies(first, stop, MANY)
     assert copies is not None
     moved = [(to + at, of + at) for to, of, count in rows_of(copies) for at in range(count)]
-    assert moved == [(int(t) + at, int(s) + at) for t, s in zip(targets, sources, strict=True) for at in range(row)]
+    pairs = zip(targets[first:stop], sources[first:stop] - sources[first], strict=True)
+    assert moved == [(int(target) + at, int(source) + at) for target, source in pairs for at in range(row)]
     assert all(copy.rows == 1 or min(copy[1], copy[3]) >= copy.row_bytes for copy in copies), "CUDA refuses others"
-    assert strided_copies(targets, sources, row, len(copies)) == copies
-    assert strided_copies(targets, sources, row, len(copies) - 1) is None
+    assert rows.copies(first, stop, len(copies)) == copies
+    assert rows.copies(first, stop, len(copies) - 1) is None
 
 
 def test_what_is_evenly_apart_is_one_copy() -> None:
     at = np.arange(1000, dtype=np.int64)
-    assert strided_copies(at * 64, at * 128, 64, 1) == (StridedCopy(0, 64, 0, 128, 64, 1000),)
-    assert strided_copies(at * 64, at * 64, 64, 1) == (StridedCopy(0, 64000, 0, 64000, 64000, 1),)
-    assert strided_copies(at * 256 + 7, at * 128, 64, 1) == (StridedCopy(7, 256, 0, 128, 64, 1000),)
+    assert Rows(at * 64, at * 128, 64).copies(0, 1000, 1) == (StridedCopy(0, 64, 0, 128, 64, 1000),)
+    assert Rows(at * 64, at * 128, 64).copies(3, 5, 1) == (StridedCopy(192, 64, 0, 128, 64, 2),)
+    assert Rows(at * 64, at * 64, 64).copies(0, 1000, 1) == (StridedCopy(0, 64000, 0, 64000, 64000, 1),)
+    assert Rows(at * 256 + 7, at * 128, 64).copies(0, 1000, 1) == (StridedCopy(7, 256, 0, 128, 64, 1000),)
+
+
+def test_what_is_too_far_apart_for_cuda_is_copied_by_itself() -> None:
+    at = np.array([0, 1 << 31, 2 << 31], dtype=np.int64)
+    copies = Rows(at, np.arange(3, dtype=np.int64) * 64, 64).copies(0, 3, 3)
+    assert copies == tuple(StridedCopy(index << 31, 64, index * 64, 64, 64, 1) for index in range(3))
 
 
 @pytest.fixture

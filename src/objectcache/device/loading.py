@@ -33,7 +33,7 @@ from objectcache.device.streams import (
     host_wait,
     timed_event,
 )
-from objectcache.device.strided import copies_to_device
+from objectcache.device.strided import StridedCopy, copies_to_device
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryError,
@@ -45,6 +45,11 @@ from objectcache.layout import Chunks, DeliveryGeometry
 
 Places = Mapping[tuple[int, int], Place]
 """By (index of the part in the delivery, layer)."""
+
+_MOST_COPIES = 256
+"""With which a section goes straight to its place: it may lie in as many files of the local tier."""
+_MOST_QUEUED = 512
+"""Copies that CUDA surely has room for."""
 
 Spans = Mapping[int, tuple[int, int]]
 """By index of the part in the delivery: chunks [first, stop) of what is delivered of it."""
@@ -79,7 +84,9 @@ class DeviceLoader:
         self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
         self._lock = threading.Lock()
         self._scattered: Event = None
-        """The latest scatter, unless copies wait for it already: layers are in place in the order of `move`."""
+        """The latest scatter, unless copies wait for it already: places are written in the order of `move`."""
+        self._queued = 0
+        """Copies straight to a place, since the host last waited for all of them."""
         self.movers = Movers("objectcache-device")
 
     def load(
@@ -127,38 +134,64 @@ class DeviceLoader:
                 first += block.shape[0]
             return None, None
         with self._lock:
-            if self._strided and self._copy(slices, place, first):
-                self._copies.wait(self._scattered)
-                self._scattered = None
-                return self._copies.mark(copied), self._copies.mark(placed)
-            for slot, begin, stop in self._ring.pieces(sum(map(len, blocks)), place.slice_bytes):
-                staged = slot.slices(stop - begin, place.slice_bytes)
-                with self._copies():
-                    self._copies.wait(slot.freed)
-                    for target, source in _alongside(staged, slices, begin):
-                        target.copy_(source, non_blocking=True)
-                    slot.filled = self._copies.mark(slot.filled)
-                with self._scatters():
-                    self._scatters.wait(slot.filled)
-                    place.scatter(staged, first + begin)
-                    slot.freed = self._scatters.mark(slot.freed)
-            self._scattered = self._scatters.mark(placed)
-            return self._copies.mark(copied), self._scattered
+            try:
+                straight = self._straight(slices, place, first) if self._strided else None
+                if straight is not None:
+                    return self._copy(straight, copied, placed)
+                return self._stage(slices, place, first, copied, placed)
+            except BaseException:
+                # What is queued by now nobody would have a moment of: it reads the memory and writes the place.
+                host_wait(self._copies.mark())
+                host_wait(self._scatters.mark())
+                raise
 
-    def _copy(self, blocks: Sequence[torch.Tensor], place: Place, first: int) -> bool:
-        """Straight to their place, if that takes few copies."""
-        found = []
-        for block in blocks:
+    def _stage(
+        self, slices: Sequence[torch.Tensor], place: Place, first: int, copied: Event, placed: Event
+    ) -> tuple[Event, Event]:
+        """By staging memory, and a kernel."""
+        for slot, begin, stop in self._ring.pieces(sum(map(len, slices)), place.slice_bytes):
+            staged = slot.slices(stop - begin, place.slice_bytes)
+            with self._copies():
+                self._copies.wait(slot.freed)
+                for target, source in _alongside(staged, slices, begin):
+                    target.copy_(source, non_blocking=True)
+                slot.filled = self._copies.mark(slot.filled)
+            with self._scatters():
+                self._scatters.wait(slot.filled)
+                place.scatter(staged, first + begin)
+                slot.freed = self._scatters.mark(slot.freed)
+        self._scattered = self._scatters.mark(placed)
+        return self._copies.mark(copied), self._scattered
+
+    def _straight(
+        self, slices: Sequence[torch.Tensor], place: Place, first: int
+    ) -> list[tuple[Sequence[StridedCopy], torch.Tensor]] | None:
+        """The copies of each that take them straight to their place, if they are few."""
+        found: list[tuple[Sequence[StridedCopy], torch.Tensor]] = []
+        total = 0
+        for block in slices:
             stop = first + block.shape[0]
             copies = place.copies(first, stop)
-            if copies is None:
-                return False
+            if copies is None or (total := total + len(copies)) > _MOST_COPIES:
+                return None
             found.append((copies, block))
             first = stop
+        return found
+
+    def _copy(
+        self, straight: Sequence[tuple[Sequence[StridedCopy], torch.Tensor]], copied: Event, placed: Event
+    ) -> tuple[Event, Event]:
+        self._queued += sum(len(copies) for copies, _ in straight)
+        if self._queued > _MOST_QUEUED:
+            # Where CUDA has no room for more it keeps the caller, who may keep the interpreter's lock.
+            host_wait(self._copies.mark())
+            self._queued = 0
+        self._copies.wait(self._scattered)
+        self._scattered = None
         with self._copies():
-            for copies, block in found:
+            for copies, block in straight:
                 self._copies.copy(copies, block)
-        return True
+        return self._copies.mark(copied), self._copies.mark(placed)
 
 
 def _alongside(

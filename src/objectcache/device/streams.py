@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from objectcache.device.pinning import PINNED
 from objectcache.device.strided import StridedCopy, copy_to_device
 from objectcache.errors import NotSupportedError
 
@@ -34,7 +35,8 @@ class Lane:
 
     def copy(self, copies: Sequence[StridedCopy], source: torch.Tensor) -> None:
         """Queue copies of `source`, slices in host memory. Inside. Raises DeliveryError."""
-        copy_to_device(copies, source.data_ptr(), self._stream, pinned=source.is_pinned())
+        address = source.data_ptr()
+        copy_to_device(copies, address, self._stream, pinned=PINNED.holds(address, source.nbytes))
 
     def wait(self, event: Event) -> None:
         """What is queued from here on begins after `event`. The host waits for nothing."""

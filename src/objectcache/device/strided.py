@@ -17,7 +17,9 @@ import torch
 from objectcache.errors import DeliveryError
 
 LEAST_ROW_BYTES = 4 << 10
-"""Shorter rows are moved slower than a kernel puts them in place."""
+"""Shorter rows are left to a kernel."""
+_MOST_PITCH_BYTES = (1 << 31) - 1
+"""CUDA's limit."""
 _TO_DEVICE = 1  # cudaMemcpyHostToDevice
 
 
@@ -37,14 +39,48 @@ class StridedCopy(NamedTuple):
         return self._replace(target=self.target + target, source=self.source + source)
 
 
-def strided_copies(
-    targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], row_bytes: int, most: int
-) -> tuple[StridedCopy, ...] | None:
-    """Rows of `row_bytes`, row i from `sources[i]` to `targets[i]`, in as few copies as greedy gathering gives; None
-    where these are more than `most`.
+Offsets = npt.NDArray[np.int64]
 
-    Rows that follow one another in both become one, and equal ones that are evenly apart, forwards, one copy.
-    """
+
+class Rows:
+    """Rows of `row_bytes`, row i from `sources[i]` to `targets[i]`: runs of them as copies."""
+
+    def __init__(self, targets: Offsets, sources: Offsets, row_bytes: int) -> None:
+        self._targets, self._sources, self._row_bytes = targets, sources, row_bytes
+        pitches = np.diff(targets), np.diff(sources)
+        uneven = (np.diff(pitches[0]) != 0) | (np.diff(pitches[1]) != 0)
+        self._uneven = np.flatnonzero(uneven) + 1
+        """Rows that are apart from the next as they are not from the one before."""
+
+    def copies(self, first: int, stop: int, most: int) -> tuple[StridedCopy, ...] | None:
+        """Rows [first, stop), with `source` from the first of them on, in as few copies as greedy gathering gives; None
+        where these are more than `most`.
+
+        Rows that follow one another in both become one, and equal ones that are evenly apart, forwards, one copy.
+        """
+        targets, sources = self._targets[first:stop], self._sources[first:stop] - self._sources[first]
+        turn = int(np.searchsorted(self._uneven, first, side="right"))
+        if turn == len(self._uneven) or self._uneven[turn] >= stop - 1:
+            even = _even(targets, sources, self._row_bytes)
+            if even is not None:
+                return (even,) if most else None
+        return _gathered(targets, sources, self._row_bytes, most)
+
+
+def _even(targets: Offsets, sources: Offsets, row_bytes: int) -> StridedCopy | None:
+    """All of them, that are evenly apart, as one; None where there is no such copy."""
+    target, source, rows = int(targets[0]), int(sources[0]), len(targets)
+    if rows == 1:
+        return StridedCopy(target, row_bytes, source, row_bytes, row_bytes, 1)
+    pitches = int(targets[1]) - target, int(sources[1]) - source
+    if pitches == (row_bytes, row_bytes):
+        return StridedCopy(target, rows * row_bytes, source, rows * row_bytes, rows * row_bytes, 1)
+    if min(pitches) < row_bytes or max(pitches) > _MOST_PITCH_BYTES:
+        return None
+    return StridedCopy(target, pitches[0], source, pitches[1], row_bytes, rows)
+
+
+def _gathered(targets: Offsets, sources: Offsets, row_bytes: int, most: int) -> tuple[StridedCopy, ...] | None:
     joined = (np.diff(targets) == row_bytes) & (np.diff(sources) == row_bytes)
     begins = np.concatenate(([0], np.flatnonzero(~joined) + 1))
     lengths = np.diff(np.append(begins, len(targets))) * row_bytes
@@ -54,22 +90,31 @@ def strided_copies(
     while at < len(to):
         if len(copies) == most:
             return None
+        length = int(lengths[at])
         rows = _alike(to[at:], of[at:], lengths[at:])
-        pitches = (int(to[at + 1] - to[at]), int(of[at + 1] - of[at])) if rows > 1 else (int(lengths[at]),) * 2
-        copies.append(StridedCopy(int(to[at]), pitches[0], int(of[at]), pitches[1], int(lengths[at]), rows))
+        even = _even(to[at : at + rows], of[at : at + rows], length)
+        if even is None:
+            rows, even = 1, _even(to[at : at + 1], of[at : at + 1], length)
+            assert even is not None, "a row alone is a copy"
+        copies.append(even)
         at += rows
     return tuple(copies)
 
 
-def _alike(targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> int:
+def _alike(targets: Offsets, sources: Offsets, lengths: Offsets) -> int:
     """How many from the first on are of one length and evenly apart."""
     if len(targets) < 2 or lengths[1] != lengths[0]:
         return 1
     pitches = targets[1] - targets[0], sources[1] - sources[0]
-    if min(pitches) < lengths[0]:  # backwards: there is no such copy
-        return 1
     even = (np.diff(targets) == pitches[0]) & (np.diff(sources) == pitches[1]) & (lengths[1:] == lengths[0])
     return int(np.argmin(even)) + 1 if not even.all() else len(targets)
+
+
+class _Runtime(NamedTuple):
+    """Of CUDA."""
+
+    memcpy: Any
+    last_error: Any
 
 
 def copies_to_device() -> bool:
@@ -83,9 +128,11 @@ def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any, *, p
     From `pinned` memory the interpreter lock is kept: to get it back from a busy engine takes longer than to queue a
     copy. From other memory the call copies. Raises DeliveryError.
     """
-    memcpy = _runtime(holding=pinned)
+    runtime = _runtime(holding=pinned)
+    if runtime is None:
+        raise DeliveryError("CUDA's runtime is not there")
     for copy in copies:
-        code = memcpy(
+        code = runtime.memcpy(
             copy.target,
             copy.target_pitch_bytes,
             source + copy.source,
@@ -96,22 +143,24 @@ def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any, *, p
             stream.cuda_stream,
         )
         if code:
+            runtime.last_error()  # or torch would take it for one of its own
             raise DeliveryError(f"CUDA does not copy to the device: error {code}")
 
 
 @lru_cache(maxsize=2)
-def _runtime(*, holding: bool) -> Any:
-    """cudaMemcpy2DAsync, or None; `holding` the interpreter lock."""
+def _runtime(*, holding: bool) -> _Runtime | None:
+    """`holding` the interpreter lock."""
     version = torch.version.cuda
     if version is None:
         return None
     try:
-        # Loaded already, so that the name is enough, wherever it lies.
         library = ctypes.PyDLL if holding else ctypes.CDLL
-        memcpy = library(f"libcudart.so.{version.split('.')[0]}").cudaMemcpy2DAsync
+        # Loaded already, so that the name is enough, wherever it lies.
+        cudart = library(f"libcudart.so.{version.split('.')[0]}")
+        memcpy, last_error = cudart.cudaMemcpy2DAsync, cudart.cudaGetLastError
     except (OSError, AttributeError):
         return None
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     memcpy.argtypes = (pointer, size, pointer, size, size, size, ctypes.c_int, pointer)
-    memcpy.restype = ctypes.c_int
-    return memcpy
+    memcpy.restype = last_error.restype = ctypes.c_int
+    return _Runtime(memcpy, last_error)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from objectcache.device.strided import StridedCopy, strided_copies
+from objectcache.device.strided import Rows, StridedCopy
 from objectcache.errors import LayoutError
 
 _CUDA: Any = torch.cuda  # untyped
 _MOST_INDICES = 64
-"""Runs of chunks whose index, or copies, are kept: all layers of a group have the same."""
+"""Runs of chunks whose index is kept: all layers of a group have the same."""
 _MOST_COPIES = 8
 """Of one kind of a run of chunks: more take longer to queue than staging and a kernel do."""
 
@@ -62,7 +62,7 @@ class BlockTable:
         self._cells = torch.from_numpy(cells.reshape(2, num_chunks, -1))
         self._uploaded: dict[Any, torch.Tensor] = {}
         self._indices: dict[tuple[Any, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._copies: dict[tuple[Any, ...], tuple[StridedCopy, ...] | None] = {}
+        self._rows: dict[tuple[int, ...], Rows] = {}
 
     def index(self, device: torch.device, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Block, and cell within it, of each cell of chunks [first, stop): int64 [stop - first, cells a chunk] each.
@@ -83,16 +83,16 @@ class BlockTable:
     ) -> tuple[StridedCopy, ...] | None:
         """Of one kind of chunks [first, stop), in slices of `slice_bytes` where a cell's `row_bytes` follow another's:
         to where blocks, and cells of a block, are `pitches_bytes` apart. None where they are many."""
-        key = first, stop, pitches_bytes, row_bytes, slice_bytes
-        if key not in self._copies:
-            if len(self._copies) >= _MOST_INDICES:
-                self._copies.clear()
-            blocks, cells = self._cells[:, first:stop].numpy()
+        key = (*pitches_bytes, row_bytes, slice_bytes)
+        rows = self._rows.get(key)
+        if rows is None:  # layers are mostly alike
+            blocks, cells = self._cells.numpy()
             block_bytes, cell_bytes = pitches_bytes
             targets = blocks * block_bytes + cells * cell_bytes
-            sources = np.add.outer(np.arange(stop - first) * slice_bytes, np.arange(blocks.shape[1]) * row_bytes)
-            self._copies[key] = strided_copies(targets.ravel(), sources.ravel(), row_bytes, _MOST_COPIES)
-        return self._copies[key]
+            sources = np.add.outer(np.arange(len(blocks)) * slice_bytes, np.arange(blocks.shape[1]) * row_bytes)
+            rows = self._rows[key] = Rows(targets.ravel(), sources.ravel(), row_bytes)
+        cells_a_chunk = self._cells.shape[2]
+        return rows.copies(first * cells_a_chunk, stop * cells_a_chunk, _MOST_COPIES)
 
     def _on_stream(self, stream: Any, device: torch.device) -> torch.Tensor:
         cells = self._cells
