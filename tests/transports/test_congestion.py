@@ -42,6 +42,7 @@ def another(monkeypatch: pytest.MonkeyPatch) -> str:
             except OSError:
                 continue
         if name != systems():
+            monkeypatch.setattr(connecting, "_PACES", systems().encode())
             monkeypatch.setattr(connecting, "_WITHIN_A_HOST", name.encode())
             return name
     pytest.skip("this kernel allows one congestion control only")
@@ -65,17 +66,33 @@ def test_between_hosts_it_is_the_systems(another: str) -> None:
         with far:
             assert control_of(far) == another
             settle(far)
-            settle(near)
-            assert control_of(near) == control_of(far) == systems()
+            assert control_of(far) == systems()
+
+
+def test_what_does_not_pace_is_left_alone(another: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_PACES", b"another")
+    with listen("127.0.0.1", 0, 8) as listener, connect("127.0.0.1", port_of(listener), 5.0) as near:
+        assert control_of(near) == control_of(listener) == systems()
+
+
+def test_an_address_of_a_kind_that_is_not_there_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    there = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port_of(listener)))
+    absent = (socket.AF_PACKET, socket.SOCK_STREAM, 6, "", ("::1", port_of(listener)))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **how: [absent, there])
+    with connect("localhost", port_of(listener), 5.0) as near:
+        assert near.getpeername() == listener.getsockname()
 
 
 def test_a_connection_that_is_gone_is_no_news(listener: socket.socket) -> None:
-    with connect("127.0.0.1", port_of(listener), 5.0) as near:
-        listener.accept()[0].close()
-    settle(near)
+    with connect("127.0.0.1", port_of(listener), 5.0):
+        far, _ = listener.accept()
+    far.close()
+    settle(far)
 
 
-def test_a_kernel_without_it(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+def test_a_kernel_without_it(another: str, monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
     monkeypatch.setattr(connecting, "_WITHIN_A_HOST", b"no such thing")
     with connect("127.0.0.1", port_of(listener), 5.0) as near:
         assert near.gettimeout() == 5.0
@@ -88,7 +105,8 @@ def test_nobody_listens() -> None:
         connect(host, port, 5.0)
 
 
-def test_a_client_stores_without_being_paced(another: str, listener: socket.socket) -> None:
-    connection = Endpoint(*listener.getsockname()).connect(5.0)
-    assert control_of(connection.sock) == another
-    connection.close()
+def test_a_client_stores_without_being_paced(another: str) -> None:
+    with listen("127.0.0.1", 0, 8) as listener:
+        connection = Endpoint(*listener.getsockname()).connect(5.0)
+        assert control_of(connection.sock) == another
+        connection.close()

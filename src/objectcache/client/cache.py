@@ -84,15 +84,21 @@ class GatewayCache(Deliveries):
         options: RetrieveOptions | None = None,
     ) -> tuple[Match, Retrieval | None]:
         room = room_bytes(namespace.layout, len(chain), parts)
-        if room and self._in_one_trip:
-            whole = whole_match(namespace, chain, parts) if self.tiering is not None else ()
-            delivery = TieredDelivery(self.tiering, namespace, whole)
-            destination = self._set_aside(room) if self._takes_held or not delivery.held else None
-            if destination is not None:
+        destination = self._set_aside(room) if room and self._in_one_trip else None
+        if destination is not None:
+            try:
+                whole = whole_match(namespace, chain, parts) if self.tiering is not None else ()
+                delivery = TieredDelivery(self.tiering, namespace, whole)
+            except BaseException:
+                destination.close(complete=False)
+                raise
+            if self._takes_held or not delivery.held:
                 with suppress(MethodNotAllowedError):
                     return self._match_and_retrieve(
                         namespace, chain, parts, options or RetrieveOptions(), delivery, destination
                     )
+            else:
+                destination.close(complete=False)
             delivery.drop()
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
 

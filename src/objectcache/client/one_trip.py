@@ -209,6 +209,7 @@ class SessionTrip(OneTrip):
         receivers = self._session.receivers
         if receivers.holds:
             shapes = [part.shape for part in parts]
+            self._expecting = True  # while it is told: whoever is interrupted then must wait for their fence
             self._expecting = receivers.confirm(self.expected, _expected_parts(parts), shapes, layers_per_unit)
 
     def _shape(self, retrieval: Retrieval, parts: Sequence[ExpectedPart]) -> None:

@@ -50,7 +50,7 @@ class Order:
             return None
         for part, shape, told, told_shape in zip(parts, shapes, self.parts, mine, strict=True):
             rows = (shape.layers, shape.slice_bytes) == (told_shape.layers, told_shape.slice_bytes)
-            if not rows or not told.keys.data.startswith(part.keys.data):
+            if not rows or shape.num_chunks > told_shape.num_chunks or not told.keys.data.startswith(part.keys.data):
                 return None
         if mine == tuple(shapes) and self.geometry.layers_per_unit == layers_per_unit:
             return {}

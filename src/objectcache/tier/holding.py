@@ -231,7 +231,7 @@ class Holding:
             sizes = dict(zip(shape.layers, shape.slice_bytes, strict=True))
             for extent in part.extents:
                 if extent.file.mapped_layers:
-                    with suppress(IntegrityError):
+                    with suppress(ObjectCacheError):
                         self._check_file(extent, part, [sizes[layer] for layer in extent.layers])
 
     def _check(self, task: _Task, geometry: DeliveryGeometry) -> None:

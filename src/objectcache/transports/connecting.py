@@ -1,9 +1,9 @@
 """TCP connections that carry megabytes: what both ends want of them, and who chooses how fast they may send.
 
-Within a host there is no network whose rate is to be found out, and the plainest congestion control serves. BBR, which
-many systems have by default, paces what is sent, after each pause from a guess on: there it takes twice as long. It
-has to be chosen before there is a connection: what was paced once the kernel paces for ever, whatever is chosen then.
-Between hosts the system's choice counts.
+Within a host there is no network whose rate is to be found out. BBR, which many systems have by default, paces what is
+sent, after each pause from a guess on: there it takes twice as long as the plainest congestion control. That has to be
+chosen before there is a connection: what was paced once the kernel paces for ever, whatever is chosen then. Between
+hosts, and where it is another, the system's choice counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
+_PACES = b"bbr"
 _WITHIN_A_HOST = b"reno"
 _NAME_BYTES = 16
 
@@ -19,16 +20,18 @@ def connect(host: str, port: int, timeout_s: float) -> socket.socket:
     """A blocking socket with that timeout. Raises OSError."""
     problem = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(family, kind, protocol)
             sock.settimeout(timeout_s)
-            _choose(sock, _WITHIN_A_HOST)
+            if _is_of_this_host(family, address):
+                _leave_unpaced(sock)
             sock.connect(address)
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             problem = error
         else:
-            settle(sock)
             return sock
     raise problem
 
@@ -37,21 +40,35 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     """What comes is to be settled. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, port), family=family, backlog=backlog)
-    _choose(sock, _WITHIN_A_HOST)
+    _leave_unpaced(sock)
     return sock
 
 
 def settle(sock: socket.socket) -> None:
-    """A connection of `connect` or to `listen` is there: between hosts it gets what the system has chosen."""
+    """A connection to what `listen` gave is there: from another host it gets what the system has chosen."""
     with suppress(OSError):  # it is gone, which whoever uses it will notice
-        if sock.getsockname()[0] != sock.getpeername()[0]:
+        if sock.getsockname()[0] != sock.getpeername()[0] and _chosen(sock) == _WITHIN_A_HOST:
             with socket.socket(sock.family, socket.SOCK_STREAM) as plain:
-                _choose(sock, plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).rstrip(b"\0"))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _chosen(plain))
 
 
-def _choose(sock: socket.socket, congestion_control: bytes) -> None:
+def _is_of_this_host(family: int, address: object) -> bool:
+    """Whether packets there would come from there. Nothing is sent."""
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)  # type: ignore[arg-type]  # as getaddrinfo gives it
+        return bool(probe.getsockname()[0] == probe.getpeername()[0])
+    return False
+
+
+def _leave_unpaced(sock: socket.socket) -> None:
+    """Before it is connected, or listens."""
     with suppress(OSError):  # this kernel does not have it
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control)
+        if _chosen(sock).startswith(_PACES):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _WITHIN_A_HOST)
+
+
+def _chosen(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).rstrip(b"\0")
 
 
 def tune(sock: socket.socket) -> None:
