@@ -104,11 +104,12 @@ class LateWorld:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Have objectcache.device use these streams, and `compute` as everybody's current one."""
-        for module in ("loading", "saving"):
+        for module in ("queueing", "saving"):
             patch.setattr(f"objectcache.device.{module}.Lane", self.stream)
+        for module in ("loading", "saving"):
             patch.setattr(f"objectcache.device.{module}.current_mark", lambda *_: self.compute.mark())
         patch.setattr("objectcache.device.loading.current_wait", lambda _, event, __=None: self.compute.wait(event))
-        for module in ("loading", "saving", "staging"):
+        for module in ("loading", "queueing", "saving", "staging"):
             patch.setattr(f"objectcache.device.{module}.host_wait", self.host_wait)
 
 

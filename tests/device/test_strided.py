@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectcache.device import BlockLayer, BlockTable, SliceOrder, block_table, paged_kv, paged_latent
+from objectcache.device import (
+    BlockLayer,
+    BlockTable,
+    DeviceLoader,
+    SliceOrder,
+    block_table,
+    cuda_registrar,
+    paged_kv,
+    paged_latent,
+)
 from objectcache.device.strided import Rows, StridedCopy
 from tests.device.caches import CONTIGUOUS, DTYPES, PAGED, Shape, copy_rows, make, random_slices
 
@@ -148,3 +157,25 @@ def test_whole_blocks_are_one_copy_a_piece() -> None:
     assert torch.equal(found, slices)
     assert cache.view(torch.uint8)[:, 2:5].flatten().any()
     assert not cache.view(torch.uint8)[:, [0, 1, 5, 6, 7]].any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("pinned", [False, True])
+def test_on_a_gpu(pinned: bool) -> None:
+    """Both ways, and in turn: the last word is the last one's."""
+    slices = torch.randint(0, 256, (6, 64, 1 << 16), dtype=torch.uint8)
+    cache = torch.zeros(2, 80, 16, 8, 128, dtype=torch.bfloat16, device="cuda")
+    layer = paged_kv(cache, chunk_tokens=16)
+    tables = (range(5, 69), np.random.default_rng(1).permutation(80)[:64].tolist())
+    undo = cuda_registrar(slices.data_ptr(), slices.nbytes) if pinned else lambda: None
+    loader = DeviceLoader("cuda")
+    placed = None
+    for number, source in enumerate(slices):
+        place = layer.at(BlockTable(tables[number % 2], block_tokens=16, chunk_tokens=16, num_chunks=64))
+        assert (place.copies(0, 64) is None) == bool(number % 2)
+        _, placed = loader.queue.move([source.numpy()[:20], source.numpy()[20:]], place, 0, None, None)
+        placed.synchronize()
+        found = torch.zeros(64, 1 << 16, dtype=torch.uint8, device="cuda")
+        place.gather(found, 0)
+        assert torch.equal(found.cpu(), source)
+    undo()

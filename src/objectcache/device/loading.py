@@ -10,30 +10,19 @@ for layer in layers:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cores import leave_bound_core
 from objectcache.device.movers import Movers
 from objectcache.device.places import Place
-from objectcache.device.staging import StagingRing
-from objectcache.device.streams import (
-    Event,
-    Lane,
-    current_mark,
-    current_wait,
-    exact_device,
-    host_wait,
-    timed_event,
-)
-from objectcache.device.strided import StridedCopy, copies_to_device
+from objectcache.device.queueing import MoveQueue
+from objectcache.device.streams import Event, current_mark, current_wait, exact_device, host_wait, timed_event
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryError,
@@ -46,17 +35,12 @@ from objectcache.layout import Chunks, DeliveryGeometry
 Places = Mapping[tuple[int, int], Place]
 """By (index of the part in the delivery, layer)."""
 
-_MOST_COPIES = 256
-"""With which a section goes straight to its place: it may lie in as many files of the local tier."""
-_MOST_QUEUED = 512
-"""Copies that CUDA surely has room for."""
-
 Spans = Mapping[int, tuple[int, int]]
 """By index of the part in the delivery: chunks [first, stop) of what is delivered of it."""
 
 
 class DeviceLoader:
-    """Moves layers to one device: a stream of copies, a stream of scatters, staging memory between them. Thread-safe.
+    """Moves layers to one device. Thread-safe.
 
     It takes `num_staging` times `staging_bytes` of the device's memory, whatever is loaded (more only where one slice
     is larger). On the CPU slices go straight to their places.
@@ -76,17 +60,8 @@ class DeviceLoader:
         runs go straight to their places all the same (default: on CUDA devices). `timed`: events of placed layers have
         a time. Raises NotSupportedError for other devices than CPUs and CUDA's."""
         self.device = exact_device(device)
-        self._staged = self.device.type != "cpu" if staged is None else staged
-        self._strided = self.device.type == "cuda" and copies_to_device() if strided is None else strided
         self.timed = timed and self.device.type == "cuda"
-        self._copies = Lane(self.device)
-        self._scatters = Lane(self.device, high=True)
-        self._ring = StagingRing(self.device, staging_bytes, num_staging, self._copies)
-        self._lock = threading.Lock()
-        self._scattered: Event = None
-        """The latest scatter, unless copies wait for it already: places are written in the order of `move`."""
-        self._queued = 0
-        """Copies straight to a place, since the host last waited for all of them."""
+        self.queue = MoveQueue(self.device, staging_bytes, num_staging, staged=staged, strided=strided)
         self.movers = Movers("objectcache-device")
 
     def load(
@@ -117,97 +92,6 @@ class DeviceLoader:
     def close(self) -> None:
         """No thread of it waits for another load; those that move layers go on to the end."""
         self.movers.close()
-
-    def move(
-        self, blocks: Sequence[npt.NDArray[np.uint8]], place: Place, first: int, copied: Event, placed: Event
-    ) -> tuple[Event, Event]:
-        """Queue slices, uint8 [chunks, slice_bytes] each in host memory, one array behind the other, for the chunks of
-        `place` from `first` on.
-
-        Returns the moments when the host memory is free, and when the place has them: the given events, if any, set
-        anew.
-        """
-        slices = [torch.from_numpy(block) for block in blocks]
-        if not self._staged:
-            for block in slices:
-                place.scatter(block, first)
-                first += block.shape[0]
-            return None, None
-        with self._lock:
-            try:
-                straight = self._straight(slices, place, first) if self._strided else None
-                if straight is not None:
-                    return self._copy(straight, copied, placed)
-                return self._stage(slices, place, first, copied, placed)
-            except BaseException:
-                # What is queued by now nobody would have a moment of: it reads the memory and writes the place.
-                host_wait(self._copies.mark())
-                host_wait(self._scatters.mark())
-                raise
-
-    def _stage(
-        self, slices: Sequence[torch.Tensor], place: Place, first: int, copied: Event, placed: Event
-    ) -> tuple[Event, Event]:
-        """By staging memory, and a kernel."""
-        for slot, begin, stop in self._ring.pieces(sum(map(len, slices)), place.slice_bytes):
-            staged = slot.slices(stop - begin, place.slice_bytes)
-            with self._copies():
-                self._copies.wait(slot.freed)
-                for target, source in _alongside(staged, slices, begin):
-                    target.copy_(source, non_blocking=True)
-                slot.filled = self._copies.mark(slot.filled)
-            with self._scatters():
-                self._scatters.wait(slot.filled)
-                place.scatter(staged, first + begin)
-                slot.freed = self._scatters.mark(slot.freed)
-        self._scattered = self._scatters.mark(placed)
-        return self._copies.mark(copied), self._scattered
-
-    def _straight(
-        self, slices: Sequence[torch.Tensor], place: Place, first: int
-    ) -> list[tuple[Sequence[StridedCopy], torch.Tensor]] | None:
-        """The copies of each that take them straight to their place, if they are few."""
-        found: list[tuple[Sequence[StridedCopy], torch.Tensor]] = []
-        total = 0
-        for block in slices:
-            stop = first + block.shape[0]
-            copies = place.copies(first, stop)
-            if copies is None or (total := total + len(copies)) > _MOST_COPIES:
-                return None
-            found.append((copies, block))
-            first = stop
-        return found
-
-    def _copy(
-        self, straight: Sequence[tuple[Sequence[StridedCopy], torch.Tensor]], copied: Event, placed: Event
-    ) -> tuple[Event, Event]:
-        self._queued += sum(len(copies) for copies, _ in straight)
-        if self._queued > _MOST_QUEUED:
-            # Where CUDA has no room for more it keeps the caller, who may keep the interpreter's lock.
-            host_wait(self._copies.mark())
-            self._queued = 0
-        self._copies.wait(self._scattered)
-        self._scattered = None
-        with self._copies():
-            for copies, block in straight:
-                self._copies.copy(copies, block)
-        return self._copies.mark(copied), self._copies.mark(placed)
-
-
-def _alongside(
-    staged: torch.Tensor, blocks: Sequence[torch.Tensor], first: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`staged` cut beside the blocks that it is to take, from slice `first` of all of them on."""
-    at = -first  # of a block's first slice, in `staged`
-    wanted = staged.shape[0]
-    for block in blocks:
-        begin, end = max(0, at), min(wanted, at + block.shape[0])
-        if begin < end:
-            yield (
-                staged if end - begin == wanted else staged[begin:end],
-                block if end - begin == block.shape[0] else block[begin - at : end - at],
-            )
-        at += block.shape[0]
 
 
 class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
@@ -344,7 +228,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
                 place, placed = self._places[part, layer], self._events.get(layer)
                 if placed is None and self._loader.timed:
                     placed = timed_event()
-                self._last_copied, self._last_placed = self._loader.move(
+                self._last_copied, self._last_placed = self._loader.queue.move(
                     blocks, place, first - span[0], self._last_copied, placed
                 )
                 self._events[layer] = self._last_placed
