@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from objectcache.errors import ConfigError
 from objectcache.s3 import Grant
 from objectcache.scheduling import DEFAULT_POLICY, POLICIES
+from objectcache.transports.connecting import check_congestion_control
 from objectcache.transports.dealing import MOST_CARRIERS
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?B?|B)?", re.IGNORECASE)
@@ -74,6 +75,8 @@ class GatewayConfig:
     plain_data: bool | None = None
     """Whether KV travels over data connections, which have no TLS: yes where HTTP has none either; otherwise only when
     this says that the network is trusted. Without them, KV comes in HTTP responses."""
+    congestion_control: str = ""
+    """What connections from other hosts are sent by: "cubic", "dctcp", "bbr"; default: the system's choice."""
     merge_bytes_s: int | None = None
     """How many bytes a second merging of small segments rewrites at most; 0: it does not. Default: 64 MiB, but 0 where
     `store` is set: there it costs requests."""
@@ -137,6 +140,8 @@ class GatewayConfig:
             raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key go together: give both, or neither")
+        if self.congestion_control:
+            check_congestion_control(self.congestion_control)
         if not _REGION.fullmatch(self.region):
             raise ConfigError(f"region must be 1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-', got {self.region!r}")
 

@@ -31,6 +31,7 @@ from objectcache.gateway.guard import Guard, open_keys
 from objectcache.gateway.handoff import awaits_continue
 from objectcache.gateway.kv import KVRoutes
 from objectcache.gateway.kv_storing import StoringRoutes
+from objectcache.gateway.listener import BACKLOG
 from objectcache.gateway.merging import Merging
 from objectcache.gateway.metrics import GatewayMetrics
 from objectcache.gateway.object_reading import ReadingRoutes
@@ -44,6 +45,7 @@ from objectcache.gateway.uploads import UploadRoutes
 from objectcache.messages import MAX_MESSAGE_BYTES
 from objectcache.s3 import error_body
 from objectcache.s3.access import ALL_BUCKETS
+from objectcache.transports.connecting import leave_unpaced, settle
 from objectcache.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ class Gateway:
         self.keys_file, self.keys_made = found.path, found.made
         self._guard = Guard(found.keys, config.anonymous)
         self._runner: web.ServerRunner | None = None
+        self._http: asyncio.Server | None = None
         self._listener: DataListener | None = None
         self._shared: SharedMemoryListener | None = None
         self._ready = False
@@ -129,7 +132,11 @@ class Gateway:
         await self._bandwidth.start()
         self._sharing.start()
         self._listener = DataListener(
-            self._sessions, self.config.host, self.config.data_port, hello_s=self.config.attach_s
+            self._sessions,
+            self.config.host,
+            self.config.data_port,
+            hello_s=self.config.attach_s,
+            congestion_control=self.config.congestion_control,
         )
         self._listener.start()
         if self.config.shared_memory:
@@ -139,14 +146,18 @@ class Gateway:
             self._shared.start()
         # Without an aiohttp application: routing is ours, and so is when Expect is answered. Bodies are stored as they
         # are sent: a Content-Encoding is the client's affair.
-        server = web.Server(
+        server = _Server(
             self._serve, request_factory=_request, access_log=None, handler_cancellation=False, auto_decompress=False
         )
+        server.congestion_control = self.config.congestion_control
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.config.host, self.config.port, ssl_context=tls_context(self.config))
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._http = await asyncio.get_running_loop().create_server(
+            server, self.config.host, self.config.port, ssl=tls_context(self.config), backlog=BACKLOG
+        )
+        for sock in self._http.sockets:
+            leave_unpaced(sock)
+        self.port = self._http.sockets[0].getsockname()[1]
         self._merging.start()
         self._ready = True
 
@@ -170,6 +181,8 @@ class Gateway:
         await self._bandwidth.stop()
         await self._pool.stop()
         self._bandwidth.close()
+        if self._http is not None:
+            self._http.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._buckets.close)
@@ -242,6 +255,16 @@ class Gateway:
         for name, core in self._buckets.items():
             self.metrics.show(name, core)
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+class _Server(web.Server):
+    """aiohttp's, which chooses each connection's congestion control."""
+
+    congestion_control = ""
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        settle(transport.get_extra_info("socket"), self.congestion_control)
 
 
 def _request(

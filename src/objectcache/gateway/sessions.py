@@ -138,9 +138,12 @@ class SessionTable:
 class DataListener(Listener):
     """Accepts data connections, reads who they are, and hands them to the session's workers."""
 
-    def __init__(self, sessions: SessionTable, host: str, port: int, *, hello_s: float) -> None:
-        """`hello_s`: how long a connection may take to say whose it is."""
+    def __init__(
+        self, sessions: SessionTable, host: str, port: int, *, hello_s: float, congestion_control: str = ""
+    ) -> None:
+        """`hello_s`: how long a connection may take to say whose it is; `congestion_control` from other hosts."""
         self._hello_s = hello_s
+        self._congestion_control = congestion_control
         self._sessions = sessions
         super().__init__(listen(host, port, BACKLOG), "data connection")
 
@@ -150,7 +153,7 @@ class DataListener(Listener):
         return port
 
     async def greet(self, sock: socket.socket) -> None:
-        settle(sock)
+        settle(sock, self._congestion_control)
         try:
             hello = await asyncio.wait_for(_read_hello(sock), self._hello_s)
             frame = decode_frame(hello)

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from typing import Any
 
+from objectcache.errors import ConfigError
+
+Socket = Any
+"""A socket.socket, or asyncio's for one of a transport's."""
 _PACES = b"bbr"
 _WITHIN_A_HOST = b"reno"
 _NAME_BYTES = 16
@@ -25,7 +30,7 @@ def connect(host: str, port: int, timeout_s: float) -> socket.socket:
             sock = socket.socket(family, kind, protocol)
             sock.settimeout(timeout_s)
             if _is_of_this_host(family, address):
-                _leave_unpaced(sock)
+                leave_unpaced(sock)
             sock.connect(address)
         except OSError as error:
             if sock is not None:
@@ -40,16 +45,33 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     """What comes is to be settled. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, port), family=family, backlog=backlog)
-    _leave_unpaced(sock)
+    leave_unpaced(sock)
     return sock
 
 
-def settle(sock: socket.socket) -> None:
-    """A connection to what `listen` gave is there: from another host it gets what the system has chosen."""
+def settle(sock: Socket, between_hosts: str = "") -> None:
+    """A connection to a socket that was left unpaced is there: from another host it gets the congestion control that is
+    to be used `between_hosts` (default: the system's choice)."""
     with suppress(OSError):  # it is gone, which whoever uses it will notice
-        if sock.getsockname()[0] != sock.getpeername()[0] and _chosen(sock) == _WITHIN_A_HOST:
+        if sock.getsockname()[0] == sock.getpeername()[0]:
+            return
+        if between_hosts:
+            _choose(sock, between_hosts.encode())
+        elif _chosen(sock) == _WITHIN_A_HOST:
             with socket.socket(sock.family, socket.SOCK_STREAM) as plain:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _chosen(plain))
+                _choose(sock, _chosen(plain))
+
+
+def check_congestion_control(name: str) -> None:
+    """Raises ConfigError for one that this process cannot have."""
+    try:
+        with socket.socket() as sock:
+            _choose(sock, name.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"congestion_control {name!r} cannot be had ({error.strerror}): sysctl "
+            "net.ipv4.tcp_allowed_congestion_control names those that can"
+        ) from error
 
 
 def _is_of_this_host(family: int, address: object) -> bool:
@@ -60,15 +82,20 @@ def _is_of_this_host(family: int, address: object) -> bool:
     return False
 
 
-def _leave_unpaced(sock: socket.socket) -> None:
-    """Before it is connected, or listens."""
+def leave_unpaced(sock: Socket) -> None:
+    """Before it is connected, or before anybody connects to it."""
     with suppress(OSError):  # this kernel does not have it
         if _chosen(sock).startswith(_PACES):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _WITHIN_A_HOST)
+            _choose(sock, _WITHIN_A_HOST)
 
 
-def _chosen(sock: socket.socket) -> bytes:
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).rstrip(b"\0")
+def _chosen(sock: Socket) -> bytes:
+    name: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
+    return name.rstrip(b"\0")
+
+
+def _choose(sock: Socket, name: bytes) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
 
 
 def tune(sock: socket.socket) -> None:
