@@ -20,8 +20,6 @@ from objectcache.bench.transfer import Transfer
 from objectcache.transports.connecting import connect, tune
 from objectcache.transports.sockets import recv_exact
 
-CONNECT_S = 10.0
-
 
 class RawLoop(AbstractContextManager["RawLoop"]):
     """`sets` are lists of ranges (fd, offset, length); `run` transfers one of them.
@@ -47,8 +45,7 @@ class RawLoop(AbstractContextManager["RawLoop"]):
         port = self._sender.ask({"connections": connections, "sets": [list(ranges) for ranges in sets]})["port"]
         self._sockets = []
         for _ in range(connections):
-            sock = self._stack.enter_context(connect("127.0.0.1", port, CONNECT_S))
-            sock.settimeout(None)
+            sock = self._stack.enter_context(connect("127.0.0.1", port))
             tune(sock)
             self._sockets.append(sock)
         if self._given is not None:

@@ -40,6 +40,7 @@ class StridedCopy(NamedTuple):
 
 
 Offsets = npt.NDArray[np.int64]
+"""int64 [rows], in bytes."""
 
 
 class Rows:

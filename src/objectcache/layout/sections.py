@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CUT_BYTES = 16 << 20
 """Units of fewer bytes are told of once."""
 SECTION_BYTES = 4 << 20
-"""What a section has at least, of a unit that is cut: to move one more costs as much as to copy some MiB."""
+"""What a section has at least, unless its part has less: to move one more costs as much as to copy some MiB."""
 MAX_SECTIONS = 6
 """Of one part at one layer."""
 

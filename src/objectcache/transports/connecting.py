@@ -21,8 +21,8 @@ _WITHIN_A_HOST = b"reno"
 _NAME_BYTES = 16
 
 
-def connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """A blocking socket with that timeout. Raises OSError."""
+def connect(host: str, port: int, timeout_s: float | None = None) -> socket.socket:
+    """A blocking socket with that timeout (default: none). Raises OSError."""
     problem = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock: socket.socket | None = None

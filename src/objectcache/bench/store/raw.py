@@ -18,8 +18,6 @@ from objectcache.bench.store.warm import warm
 from objectcache.transports.connecting import connect, tune
 from objectcache.transports.sockets import recv_exact
 
-CONNECT_S = 10.0
-
 
 class RawStoring(AbstractContextManager["RawStoring"]):
     """`size_bytes` from memory of this process into a file in `directory`, while a process keeps `core` busy."""
@@ -33,8 +31,7 @@ class RawStoring(AbstractContextManager["RawStoring"]):
             self._busy.read()
             receiver = self._stack.enter_context(JsonChild(["objectcache.bench.store.raw_receiver"]))
             port = receiver.ask({"path": str(directory / "raw"), "bytes": size_bytes})["port"]
-            self._sock = self._stack.enter_context(connect("127.0.0.1", port, CONNECT_S))
-            self._sock.settimeout(None)
+            self._sock = self._stack.enter_context(connect("127.0.0.1", port))
             tune(self._sock)
         except BaseException:
             self._stack.close()
