@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from objectcache.transports.active import ActiveDelivery, ReadySpan
 from objectcache.transports.dealing import Portion
 from objectcache.transports.sockets import WAKE_BYTES, PieceReceiver
 from objectcache.transports.source import MAX_TURN_BYTES, spans_of, turn_bytes
+from objectcache.transports.tapering import Tapering
 from objectcache.workers.open_objects import OpenObjects
 from tests.stores.counting import CountingStore
 from tests.transports.sending import PATIENCE_S, open_session, store_prefix
@@ -29,12 +31,15 @@ MIB = 1 << 20
 
 
 @contextmanager
-def prepared(store: Store, **shape: int) -> Iterator[ActiveDelivery]:
+def prepared(
+    store: Store, *, credit_bytes: int = 0, tapering: Tapering | None = None, **shape: int
+) -> Iterator[ActiveDelivery]:
     """A delivery of which all spans are ready."""
     prefix = store_prefix(store, 1, **shape)
     held = OpenObjects().hold(store, prefix.plan.segment_bytes)
-    state = Delivery(streams=1, credit_bytes=0, deadline_s=time.monotonic() + PATIENCE_S)
-    active = ActiveDelivery(1, 0, state, spans_of(prefix.plan, held.readers, 1, 0), lambda error: None)
+    state = Delivery(streams=1, credit_bytes=credit_bytes, deadline_s=time.monotonic() + PATIENCE_S)
+    found = spans_of(prefix.plan, held.readers, 1, 0)
+    active = ActiveDelivery(1, 0, state, found, lambda error: None, turn_bytes=8 * MIB, tapering=tapering)
     spans = []
     while (frames := active.next_span()) is not None:
         spans.append(ReadySpan(frames))
@@ -48,14 +53,15 @@ def test_a_turn_is_what_comes_next_up_to_its_limit() -> None:
         turns = []
         while active.peek(0) is not None:
             turns.append(active.take_turn(0, 3 * MIB))
-        # 40 slices are 5 pieces, and there are 4 times 40: with their headers, two pieces are within the limit.
+        # 40 slices are 5 pieces, and there are 4 times 40: three pieces are within the limit.
         frames = [[outgoing for stretch in turn.stretches for outgoing in stretch.frames] for turn in turns]
-        assert [len(taken) for taken in frames] == [2] * 10
+        assert [len(taken) for taken in frames] == [3] * 6 + [2]
         layers = [outgoing.frame.layer for taken in frames for outgoing in taken]
         assert layers == sorted(layers)
-        assert [len(turn.stretches) for turn in turns] == [1, 1, 2, 1, 1] * 2
+        assert [len(turn.stretches) for turn in turns] == [1, 2, 1, 2, 1, 1, 1]
         for turn, taken in zip(turns, frames, strict=True):
-            assert turn.wire_bytes == sum(outgoing.wire_bytes for outgoing in taken) <= 3 * MIB
+            assert turn.wire_bytes == sum(outgoing.wire_bytes for outgoing in taken)
+            assert turn.data_bytes <= 3 * MIB
             for stretch in turn.stretches:
                 assert stretch.data_bytes == sum(outgoing.frame.data_bytes for outgoing in stretch.frames)
                 for before, after in zip(stretch.frames, stretch.frames[1:], strict=False):
@@ -67,6 +73,32 @@ def test_a_turn_has_one_frame_at_least() -> None:
     with prepared(MemoryStore(), segments=1, chunks=40, layers=1, slice_bytes=MIB // 8) as active:
         turns = [active.take_turn(0, limit) for limit in (0, 1, MIB)]
         assert [len(turn.stretches[0].frames) for turn in turns] == [1, 1, 1]
+
+
+def test_a_turn_is_within_credit_with_its_headers() -> None:
+    with prepared(MemoryStore(), segments=1, chunks=40, layers=1, slice_bytes=MIB // 8, credit_bytes=3 * MIB) as active:
+        assert active.take_turn(0, 4 * MIB).data_bytes == 2 * MIB
+
+
+def test_turns_are_shorter_towards_the_end_of_each_layer() -> None:
+    tapering = Tapering([20 * MIB, 20 * MIB], 2)
+    with prepared(MemoryStore(), segments=2, chunks=80, layers=2, slice_bytes=MIB // 8, tapering=tapering) as active:
+        sizes = [active.take_turn(0, active.most_bytes(8 * MIB)).data_bytes // MIB for _ in range(12)]
+        # Half of what is left: of 20, of the 10 after the first turn, and so on.
+        assert sizes == [8, 6, 3, 1, 1, 1] * 2
+
+
+@given(st.lists(st.integers(1, 1000), max_size=8), st.integers(1, 12))
+def test_no_turn_is_more_than_its_share_of_what_is_left(layers: list[int], streams: int) -> None:
+    tapering = Tapering(layers, streams)
+    for layer_bytes in layers:
+        left = layer_bytes
+        while left > 0:
+            assert tapering.most_bytes == left / streams
+            taken = min(max(1, int(tapering.most_bytes)), left)
+            tapering.take(taken)
+            left -= taken
+    assert tapering.most_bytes == inf, "nothing waits for the last turn"
 
 
 class TwoStreams:

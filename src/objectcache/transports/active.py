@@ -16,6 +16,7 @@ from objectcache.transports.pacing import Pace
 from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.sockets import Body, send_head
 from objectcache.transports.source import Outgoing
+from objectcache.transports.tapering import Tapering
 
 READY_BYTES = 8 << 20
 READY_SPANS = 32
@@ -141,12 +142,13 @@ class ActiveDelivery:
         *,
         far: bool = False,
         turn_bytes: int = MAX_FRAME_BYTES,
+        tapering: Tapering | None = None,
         pace: Pace | None = None,
     ) -> None:
         """`on_over(error)` is called once, when every stream has had its last word. `far`: the store is.
 
-        `turn_bytes` is what a stream may send of it in one go while no other delivery waits. `pace`: how fast it may be
-        sent; it may get one later.
+        `turn_bytes` is what a stream may send of it in one go while no other delivery waits, less where `tapering` says
+        so. `pace`: how fast it may be sent; it may get one later.
         """
         self.delivery = delivery
         self.epoch = epoch
@@ -154,6 +156,7 @@ class ActiveDelivery:
         self.on_over = on_over
         self.far = far
         self.turn_bytes = turn_bytes
+        self._tapering = tapering
         self.pace = pace
         self.times: SentTimes | None = None
         """Where it is noted when what was sent, if anybody wants to know."""
@@ -199,24 +202,31 @@ class ActiveDelivery:
         span = self._current.get(stream) or (self._ready[0] if self._ready else None)
         return span.frames[0] if span else None
 
-    def most_bytes(self, moment_bytes: int) -> int:
-        """Of a turn that may take a moment, in which a stream sends `moment_bytes`; bounded by credit too.
+    def most_bytes(self, moment_bytes: int) -> float:
+        """Of data in a turn that may take a moment, in which a stream sends `moment_bytes`.
 
         What comes from far is at hand frame by frame.
         """
-        return 0 if self.far else self.state.within_credit(min(self.turn_bytes, moment_bytes))
+        if self.far:
+            return 0
+        tapered = self.turn_bytes if self._tapering is None else min(self.turn_bytes, self._tapering.most_bytes)
+        return min(tapered, moment_bytes)
 
-    def take_turn(self, stream: int, most_bytes: int, cut_bytes: int = 0) -> Turn:
-        """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes`."""
+    def take_turn(self, stream: int, most_bytes: float, cut_bytes: int = 0) -> Turn:
+        """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes` of
+        data, within credit."""
         first, body = self._take(stream, cut_bytes)
-        stretches, wire_bytes = [Stretch(first)], first.wire_bytes
+        stretches, data_bytes, wire_bytes = [Stretch(first)], first.data_bytes, first.wire_bytes
         while body is None and (following := self.peek(stream)) is not None:
-            if wire_bytes + following.wire_bytes > most_bytes:
+            more_bytes = wire_bytes + following.wire_bytes
+            if data_bytes + following.data_bytes > most_bytes or self.state.within_credit(more_bytes) < more_bytes:
                 break
             self._take(stream, 0)
-            wire_bytes += following.wire_bytes
+            data_bytes, wire_bytes = data_bytes + following.data_bytes, more_bytes
             if not stretches[-1].add(following):
                 stretches.append(Stretch(following))
+        if self._tapering is not None:
+            self._tapering.take(data_bytes)
         return Turn(stretches, wire_bytes, body)
 
     def _take(self, stream: int, cut_bytes: int) -> tuple[Outgoing, AbstractContextManager[Body] | None]:

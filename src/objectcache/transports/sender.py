@@ -351,7 +351,7 @@ class SenderSession:
             at.take(turn.data_bytes, now_s)
         return turn
 
-    def _turn_bytes(self, stream: int, active: ActiveDelivery) -> int:
+    def _turn_bytes(self, stream: int, active: ActiveDelivery) -> float:
         """What may go out in one go: a frame, or, with no other delivery in sight, what takes a moment.
 
         In the beginning a frame too, so that streams share the first layer evenly.

@@ -18,6 +18,7 @@ from objectcache.segment import CommittedLayer
 from objectcache.stores import ObjectReader
 from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sockets import Body
+from objectcache.transports.tapering import Tapering
 
 MAX_TURN_BYTES = 4 << 20
 """More in one go would save nothing."""
@@ -142,6 +143,14 @@ def turn_bytes(plan: Plan, portion: Portion) -> int:
     """
     most_bytes = MAX_TURN_BYTES // portion.carriers
     return max(MAX_FRAME_BYTES, min(most_bytes, plan.geometry.least_layer_bytes // portion.streams))
+
+
+def tapering_of(plan: Plan, portion: Portion) -> Tapering:
+    """Of what is sent here of the plan."""
+    geometry, fraction = plan.geometry, portion.fraction
+    layers = (layer for layer in geometry.order if layer >= plan.from_layer)
+    wanted = (sum(geometry.wanted_bytes(part, layer) for part in geometry.parts_of(layer)) for layer in layers)
+    return Tapering((layer_bytes * fraction for layer_bytes in wanted), portion.own_streams)
 
 
 def wire_bytes(plan: Plan) -> int:

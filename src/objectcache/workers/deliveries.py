@@ -19,7 +19,7 @@ from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery
 from objectcache.transports.shared_memory.placements import PLACED_BYTES, placements_of
 from objectcache.transports.sockets import send_all
-from objectcache.transports.source import Outgoing, spans_of, turn_bytes
+from objectcache.transports.source import Outgoing, spans_of, tapering_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
 from objectcache.workers.board import Board, go_first
 from objectcache.workers.channel import Message, told_error
@@ -160,7 +160,10 @@ class DeliveryOrders:
             where = {"geometry": plan.geometry, "offset": message["offset"]}
             active = PlacingDelivery(delivery, epoch, state, spans, over, **where, far=far, pace=pace)
         else:
-            active = ActiveDelivery(delivery, epoch, state, spans, over, far=far, turn_bytes=turn, pace=pace)
+            taper = tapering_of(plan, portion)
+            active = ActiveDelivery(
+                delivery, epoch, state, spans, over, far=far, turn_bytes=turn, tapering=taper, pace=pace
+            )
         active.times = times
         return active
 
