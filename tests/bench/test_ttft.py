@@ -18,7 +18,7 @@ from objectcache.bench.ttft.floor import floor_ms
 from objectcache.bench.ttft.mixed import ADMISSIONS, fits
 from objectcache.bench.ttft.paths import CHUNKWISE_PATH, LAYERWISE, LOCAL, LOCAL_FIRST, RESIDENT, SPLIT, Run
 from objectcache.bench.ttft.paths import Path as Path_
-from objectcache.bench.ttft.rows import interval
+from objectcache.bench.ttft.rows import interval, summary_of
 from objectcache.bench.ttft.world import World
 from objectcache.cache.in_place import InPlace, Slices
 from objectcache.errors import ConfigError
@@ -168,6 +168,21 @@ def test_parts_of_one_machine_are_put_together(result: BenchmarkResult, tmp_path
     part.write_text("{}")
     with pytest.raises(ConfigError):
         BenchmarkResult.read(part)
+
+
+def test_bars_are_of_the_core_grid() -> None:
+    row = {
+        "path": "layerwise",
+        "context": 65536,
+        "cap_gbps": 100.0,
+        "target": "tcp",
+        "store": "memory",
+        "step_tokens": 0,
+    }
+    rows = [
+        {**row, "name": f"{hit}", "hit": hit, "added_pct": percent} for hit, percent in ((0.875, 1.5), (0.96875, 150))
+    ]
+    assert summary_of(rows)["added_pct_64k_max"] == 1.5
 
 
 def test_the_floor_is_what_the_latest_layer_adds() -> None:

@@ -22,7 +22,7 @@ from objectcache.bench.ttft.paths import (
     SPLIT,
     Run,
 )
-from objectcache.bench.ttft.settings import LINE_GBPS, LONGEST_CONTEXT, Cell
+from objectcache.bench.ttft.settings import CORE_HITS, LINE_GBPS, LONGEST_CONTEXT, Cell
 
 _RESAMPLES = 2000
 _FIXED_MODES = (LAYERWISE, CHUNKWISE_PATH)
@@ -129,7 +129,7 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _is_core(row: Row) -> bool:
     standard = (row.get("target"), row.get("store"), row.get("step_tokens"), row.get("cap_gbps"))
-    return standard == ("tcp", "memory", 0, LINE_GBPS)
+    return standard == ("tcp", "memory", 0, LINE_GBPS) and row["hit"] in CORE_HITS
 
 
 def _by_cell(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
