@@ -135,9 +135,12 @@ class KVRoutes:
             found = core.match(asked.namespace, asked.keys, parts)
         except NamespaceMismatchError:
             return None  # nothing was ever stored under it, which is an ordinary miss
+        _afterwards(self._count_match, asked, found)
+        return found if found.tokens else None
+
+    def _count_match(self, asked: MatchRequest, found: Match) -> None:
         self._metrics.asked_tokens.inc(len(asked.keys) * found.namespace.layout.key_tokens)
         self._metrics.matched_tokens.inc(found.tokens)
-        return found if found.tokens else None
 
     async def release(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
@@ -265,12 +268,7 @@ class KVRoutes:
 
     def _accepted(self, running: Running) -> RetrieveAnswer:
         """What is said of a delivery that begins."""
-        plan, descriptor = running.plan, running.descriptor
-        self._metrics.units.labels(plan.reason).inc()
-        log.debug(
-            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
-            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
-        )
+        plan = running.plan
         rate_bytes_s = _known(running.expected_bytes_s)
         return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, rate_bytes_s, plan.reason)
 
@@ -290,9 +288,9 @@ class KVRoutes:
         }
 
     def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running, bucket: str) -> None:
-        """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
+        """Count a delivery that is ordered, and how it ends; forget segments that turned out to be gone or damaged."""
         target = running.descriptor.target.kind
-        self._metrics.deliveries_running.inc()
+        _afterwards(self._count_begun, core, running)
 
         def over(future: asyncio.Future[Message]) -> None:
             self._metrics.deliveries_running.dec()
@@ -313,6 +311,16 @@ class KVRoutes:
             self._metrics.deliveries.labels(target, _outcome(problem)).inc()
 
         ended.add_done_callback(over)
+
+    def _count_begun(self, core: CacheCore, running: Running) -> None:
+        plan, descriptor = running.plan, running.descriptor
+        self._metrics.deliveries_running.inc()
+        self._metrics.units.labels(plan.reason).inc()
+        core.reads.planned(plan)
+        log.debug(
+            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
+            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
+        )
 
     async def cancel(self, call: Call) -> web.StreamResponse:
         asked = CancelRequest.decode(await call.body())
@@ -337,6 +345,11 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _afterwards(call: Callable[..., object], *arguments: object) -> None:
+    """Call it when the workers have their orders and the client its answer: counting is for nobody who waits."""
+    asyncio.get_running_loop().call_soon(call, *arguments)
 
 
 def _described(found: Match, held: Sequence[HeldChunks]) -> tuple[DescriptorPart, ...]:
