@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def connected(pieces: list[bytes]) -> Iterator[http.client.HTTPConnection]:
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     at = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[begin:end] for begin, end in zip(at, at[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(at)]
 
 
 def outcome(pieces: list[bytes], method: str, *, plain: bool) -> object:
@@ -86,8 +87,18 @@ fields = st.sampled_from(
     ]
 )
 first_lines = st.sampled_from(
-    [b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 204 No Content", b"HTTP/1.1 304 Not Modified"]
-    + [b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 2000 OK", b"HTTP/2 200 OK", b"SSH-2.0", b""]
+    [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 404 Not Found",
+        b"HTTP/1.1 204 No Content",
+        b"HTTP/1.1 304 Not Modified",
+        b"HTTP/1.0 200 OK",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 2000 OK",
+        b"HTTP/2 200 OK",
+        b"SSH-2.0",
+        b"",
+    ]
 )
 bodies = st.sampled_from([b"", b"five!", b"too long", b"5\r\nfive!\r\n0\r\n\r\n", b"x" * 70000, b"y" * 80000])
 

@@ -126,7 +126,7 @@ class KVRoutes:
         asked = MatchRequest.decode(await call.body())
         await self._freshness.wait(core.following)
         found = self._matched(core, asked)
-        return _answer(_match_answer(found, self._expected_bytes_s(call)).encode())
+        return _answer(_match_answer(found, _known(self._expected_bytes_s(call))).encode())
 
     def _matched(self, core: CacheCore, asked: MatchRequest) -> Match | None:
         """What matches, under a lease; None: nothing does."""
@@ -170,11 +170,12 @@ class KVRoutes:
         self._drain.check()
         core = await self._buckets.get(call.bucket)
         descriptor = decode_descriptor(await call.body())
-        if descriptor.target.kind is not TargetKind.HTTP:
-            session = self._session_of(call, descriptor.target)
-            plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
-            return _answer(self._deliver(call, core, session, descriptor, plan).encode())
-        plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
+        by_session = descriptor.target.kind is not TargetKind.HTTP
+        session = self._session_of(call, descriptor.target) if by_session else None
+        expected_bytes_s = self._expected_bytes_s(call)
+        plan = core.plan(descriptor, _known(expected_bytes_s) or None)
+        if session is not None:
+            return _answer(self._deliver(call, core, session, descriptor, plan, expected_bytes_s).encode())
         return await self._respond(call, core, descriptor, plan)
 
     async def match_and_retrieve(self, call: Call) -> web.StreamResponse:
@@ -187,21 +188,21 @@ class KVRoutes:
         if call.request.transport is None or call.request.transport.is_closing():
             raise RequestError("the client went away")  # and has cancelled what it knew of
         found = self._matched(core, asked.match)
-        rate_bytes_s = self._expected_bytes_s(call)
-        match = _match_answer(found, rate_bytes_s)
+        expected_bytes_s = self._expected_bytes_s(call)
+        match = _match_answer(found, _known(expected_bytes_s))
         if found is None:
             return _answer(MatchAndRetrieveAnswer(match).encode())
         try:
             descriptor = asked.descriptor(_described(found, asked.held), match.lease)
             if all(part.all_held for part in descriptor.parts):
                 return _answer(MatchAndRetrieveAnswer(match).encode())
-            plan = core.plan(descriptor, rate_bytes_s or None)
+            plan = core.plan(descriptor, _known(expected_bytes_s) or None)
             if plan.geometry.total_bytes > asked.room_bytes:
                 return _answer(MatchAndRetrieveAnswer(match).encode())
             if session is None:
                 tell = partial(MatchAndRetrieveAnswer, match, held=bool(asked.held))
                 return await self._respond(call, core, descriptor, plan, tell)
-            accepted = self._deliver(call, core, session, descriptor, plan)
+            accepted = self._deliver(call, core, session, descriptor, plan, expected_bytes_s)
         except BaseException:
             core.release(match.lease)  # nobody has been told of it
             raise
@@ -211,12 +212,18 @@ class KVRoutes:
         return self._sessions.get(target.session, call.bucket, call.caller.access_key)
 
     def _deliver(
-        self, call: Call, core: CacheCore, session: Session, descriptor: Descriptor, plan: Plan
+        self,
+        call: Call,
+        core: CacheCore,
+        session: Session,
+        descriptor: Descriptor,
+        plan: Plan,
+        expected_bytes_s: float,
     ) -> RetrieveAnswer:
-        """Have it sent, by the session's carriers."""
+        """Have it sent, by the session's carriers, at first at the rate that is expected."""
         session.check(descriptor.target, plan.geometry.total_bytes)
         spread = self._spread(session.carriers, descriptor, plan)
-        running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
+        running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan, expected_bytes_s)
         ended = session.carriers.deliver(self._order(core, running), spread)
         self._watch(ended, core, running, call.bucket)
         return self._accepted(running)
@@ -262,9 +269,9 @@ class KVRoutes:
             },
         )
 
-    def _expected_bytes_s(self, call: Call) -> float | None:
-        """None: no link on the way has a cap."""
-        return _known(self._bandwidth.expected_bytes_s(links_of(call)))
+    def _expected_bytes_s(self, call: Call) -> float:
+        """inf: no link on the way has a cap."""
+        return self._bandwidth.expected_bytes_s(links_of(call))
 
     def _accepted(self, running: Running) -> RetrieveAnswer:
         """What is said of a delivery that begins."""
