@@ -168,10 +168,13 @@ class BufferPool:
         self._free.insert(index, (offset, size))
 
     def _usage(self) -> PoolUsage:
-        sizes = dict.fromkeys(BufferState, 0)
+        in_use_bytes = quarantined_bytes = 0
         for buffer in self._held:
-            sizes[buffer.state] += buffer.size_bytes
-        return PoolUsage(self._size, sizes[BufferState.IN_USE], sizes[BufferState.QUARANTINED])
+            if buffer.state is BufferState.IN_USE:
+                in_use_bytes += buffer.size_bytes
+            elif buffer.state is BufferState.QUARANTINED:
+                quarantined_bytes += buffer.size_bytes
+        return PoolUsage(self._size, in_use_bytes, quarantined_bytes)
 
     def usage(self) -> PoolUsage:
         with self._lock:

@@ -49,6 +49,9 @@ class TargetKind(StrEnum):
         return self in (TargetKind.SHM, TargetKind.NIXL)
 
 
+_TARGET_KINDS = {kind.value: kind for kind in TargetKind}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """`session` names the connections, but for HTTP; `offset` is where the destination begins in memory that the
@@ -306,7 +309,11 @@ class FieldReader:
         return tuple(values)
 
     def numbers(self, name: str, low: float, high: float, limit: int) -> tuple[float, ...]:
-        return tuple(self._number(value, name, low, high) for value in self.items(name, limit))
+        values = self.items(name, limit)
+        plain = set(map(type, values)) <= {int, float} and all(map(isfinite, values))  # as a whole, as integers are
+        if plain and (not values or low <= min(values) <= max(values) <= high):
+            return tuple(map(float, values))
+        return tuple(self._number(value, name, low, high) for value in values)
 
     def sub(self, name: str) -> FieldReader:
         return FieldReader(self._get(name), f"{self._where}.{name}", self._error)
@@ -357,13 +364,14 @@ def decode_descriptor(data: bytes) -> Descriptor:
 
 def decode_target(fields: FieldReader) -> Target:
     """Raises DescriptorError, and what `fields` raises."""
-    kind = fields.text("kind")
-    if kind not in set(TargetKind):
-        raise DescriptorError(f"descriptor.target.kind {kind!r} is not one of {', '.join(TargetKind)}")
+    named = fields.text("kind")
+    kind = _TARGET_KINDS.get(named)
+    if kind is None:
+        raise DescriptorError(f"descriptor.target.kind {named!r} is not one of {', '.join(TargetKind)}")
     target = Target(
-        TargetKind(kind),
+        kind,
         fields.binary("session", 0, ID_BYTES),
-        fields.integer("offset", 0, 1 << 62) if TargetKind(kind).places else 0,
+        fields.integer("offset", 0, 1 << 62) if kind.places else 0,
     )
     if (target.kind is not TargetKind.HTTP) != bool(target.session):
         raise DescriptorError("descriptor.target.session must be given for tcp, shm and nixl, and only there")

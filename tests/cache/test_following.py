@@ -162,6 +162,29 @@ def test_the_first_use_after_a_pause_looks_before_it_answers(following: Followin
     assert following.use()
 
 
+def test_use_wakes_nobody_who_looks_anyway() -> None:
+    """Who asks would wait for the thread: it takes the interpreter's lock when that is let go of the next time."""
+    asked = []
+
+    def clock() -> float:
+        asked.append(threading.current_thread().name)
+        return time.monotonic()
+
+    rhythm = Rhythm(interval_s=HOUR_S, idle_after_s=math.inf, fresh_s=math.inf, slow_s=HOUR_S, slow_first_s=HOUR_S)
+    following = Following(lambda: None, lambda: None, rhythm, ignore, clock=clock)
+    following.start()
+    try:
+        until_s = time.monotonic() + 30.0
+        while asked.count("follow") < 2 and time.monotonic() < until_s:  # then it waits
+            time.sleep(0.01)
+        for _ in range(20):
+            assert following.use()
+        time.sleep(0.1)
+        assert asked.count("follow") == 2
+    finally:
+        following.stop()
+
+
 def test_catching_up_ends_at_its_deadline_and_the_next_does_not_wait_again(following: Following, looks: Looks) -> None:
     fall_idle(looks)
     looks.go_on.clear()

@@ -249,6 +249,13 @@ def test_a_match_and_an_answer_tell_the_rate_to_expect(uncapped: GatewayProcess,
         free = cache.match(match.namespace, match.parts[0].keys)
         assert free.lease is not None
         assert free.lease.rate_bytes_s is None
+        with cache.retrieve(free) as retrieval:
+            assert retrieval.rate_bytes_s is None
+        both, at_once = cache.match_and_retrieve(match.namespace, match.parts[0].keys)
+        assert both.lease is not None
+        assert at_once is not None
+        with at_once:
+            assert (both.lease.rate_bytes_s, at_once.rate_bytes_s) == (None, None)
         cap(uncapped, gateway=RATE_BYTES_S)
         alone = cache.match(match.namespace, match.parts[0].keys)
         assert alone.lease is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectcache.workers.channel import BlockingChannel
+from objectcache.workers.channel import AsyncChannel, BlockingChannel
 
 Sent = tuple[int, int, bool]
 """A message: its payload's bytes, its descriptors, and whether the other side reads before the next."""
@@ -103,3 +104,28 @@ def test_who_selects_sees_messages_that_were_read_together(ends: tuple[socket.so
         assert received is not None
         got.append(received[0]["number"])
     assert got == [0, 1, 2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.sampled_from([0, 1000, 300_000]), max_size=12), late=st.booleans())
+def test_what_does_not_fit_is_sent_when_there_is_room(sizes: list[int], late: bool) -> None:
+    """In order; and nobody waits for room any more when all of it is sent."""
+    mine, theirs = socket.socketpair()
+
+    def read() -> list[int]:
+        receiver = BlockingChannel(theirs)
+        found = [receiver.receive() for _ in sizes]
+        return [len(each[0]["data"]) for each in found if each is not None]
+
+    async def send() -> list[int]:
+        loop, channel = asyncio.get_running_loop(), AsyncChannel(mine)
+        reading = None if late else loop.run_in_executor(None, read)
+        for size in sizes:
+            channel.send({"data": bytes(size)})
+        received = await (reading or loop.run_in_executor(None, read))
+        assert not loop.remove_writer(mine)
+        channel.close()
+        return received
+
+    with mine, theirs:
+        assert asyncio.run(send()) == sizes

@@ -14,7 +14,8 @@ import threading
 import time
 from typing import Any
 
-from objectcache.client.endpoint import Endpoint, answer
+from objectcache.client.endpoint import Endpoint
+from objectcache.client.responses import answer
 from objectcache.s3 import Credentials
 
 _OBJECT_BYTES = 64

@@ -154,9 +154,7 @@ class CacheCore:
             with self._lock:
                 self._leases.check(descriptor.lease, time.monotonic())
         self.replacing.planned(descriptor.deadline_s)
-        plan = self._planner.plan(descriptor, rate_bytes_s)
-        self.reads.planned(plan)
-        return plan
+        return self._planner.plan(descriptor, rate_bytes_s)
 
     def covers(self, namespace_digest: bytes, part: PartId, leaf: bytes, first: int, stop: int) -> bool:
         """Whether chunks [first, stop) of the chain that ends in `leaf` are all stored."""

@@ -132,8 +132,11 @@ class Following:
         """The cache is in use. Whether what is known is new enough, so that `catch_up` would return at once."""
         with self._condition:
             now_s = self._clock()
+            if math.isinf(self._schedule.look_in_s(now_s)):
+                # The thread waits for this. Otherwise it wakes by itself, and to wake it is to wait for it: it would
+                # have the interpreter's lock the next time that who asks lets go of it.
+                self._condition.notify_all()
             self._schedule.use(now_s)
-            self._condition.notify_all()
             return self._thread is None or self._schedule.is_fresh(now_s)
 
     def catch_up(self, deadline_s: float = CATCH_UP_S) -> None:

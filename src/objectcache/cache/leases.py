@@ -37,7 +37,7 @@ class LeaseTable:
         ids = {self._moved.get(id, id) for id in segment_ids}
         held = _Held(tuple(ids), now_s + self.ttl_s)
         self._held[lease] = held
-        self._pins.update(held.segment_ids)
+        self._pin(held)
         return lease
 
     def check(self, lease: bytes, now_s: float) -> None:
@@ -68,11 +68,15 @@ class LeaseTable:
                 self._unpin(held)
                 ids = (*(id for id in held.segment_ids if id not in old and id != new_id), new_id)
                 self._held[lease] = _Held(ids, held.until_s)
-                self._pins.update(ids)
+                self._pin(self._held[lease])
         self._moved = {id: new_id if to in old else to for id, to in self._moved.items()}
         self._moved |= dict.fromkeys(old, new_id)
         while len(self._moved) > _MOVES_KEPT:
             del self._moved[next(iter(self._moved))]
+
+    def _pin(self, held: _Held) -> None:
+        for segment in held.segment_ids:
+            self._pins[segment] += 1
 
     def _unpin(self, held: _Held) -> None:
         for segment in held.segment_ids:

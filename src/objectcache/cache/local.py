@@ -159,10 +159,12 @@ class LocalCache(KVCache):
         if delivery.all_held:
             return None
         try:
-            return self.core.plan(_descriptor(match, delivery, options))
+            plan = self.core.plan(_descriptor(match, delivery, options))
         except HeldVersionError:
             delivery.give_up()
-            return self.core.plan(_descriptor(match, delivery, options))
+            plan = self.core.plan(_descriptor(match, delivery, options))
+        self.core.reads.planned(plan)
+        return plan
 
     def _open(self, plan: Plan) -> dict[str, ObjectReader]:
         """Every segment, open: a deletion from here on does not hurt, unless the store is far away."""

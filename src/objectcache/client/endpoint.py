@@ -45,7 +45,7 @@ class Endpoint:
     def send(self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes = b"") -> None:
         """A whole request, signed, in one go: http.client sends the body behind the head, and the gateway wakes twice.
 
-        `answer` has the response. Raises OSError, http.client.InvalidURL.
+        `responses.answer` has the response. Raises OSError, http.client.InvalidURL.
         """
         if not _TARGET.fullmatch(target):
             raise http.client.InvalidURL(f"{target!r} cannot stand in a request line")
@@ -69,19 +69,6 @@ class Endpoint:
     def _host_header(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.tls is not None] else f"{host}:{self.port}"
-
-
-def answer(connection: http.client.HTTPConnection, method: str) -> http.client.HTTPResponse:
-    """The head of the response to what `Endpoint.send` sent. Raises OSError, http.client.HTTPException."""
-    response = http.client.HTTPResponse(connection.sock, method=method)
-    try:
-        response.begin()
-    except BaseException:
-        response.close()
-        raise
-    if response.will_close:
-        connection.close()  # its socket stays open as long as the response reads from it
-    return response
 
 
 def find_credentials(access_key: str, secret_key: str) -> Credentials | None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import io
 import select
-import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from objectcache.client.breaker import Breaker
-from objectcache.client.endpoint import Endpoint, answer
+from objectcache.client.endpoint import Endpoint
+from objectcache.client.responses import Response, answer
 from objectcache.errors import DeliveryTimeoutError, GatewayUnavailableError, ObjectCacheError
 from objectcache.s3 import parse_error
 
 MAX_IDLE_CONNECTIONS = 8
 SHORTEST_TIMEOUT_S = 0.001
 """Less would be none at all: 0 makes a socket non-blocking."""
-_CONTINUE = b"HTTP/1.1 100"
-_MAX_LINE_BYTES = 8192
 
 
 class GatewayHttp:
@@ -67,7 +63,7 @@ class GatewayHttp:
         timeout_s: float | None = None,
         resend: bool = True,
         meanwhile: Callable[[], None] | None = None,
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> tuple[http.client.HTTPConnection, Response]:
         """A request, and the head of its 2xx response; the caller reads the rest and calls `finish` or closes.
 
         Raises DeliveryTimeoutError when there is no answer within `timeout_s`, where that is less than usual.
@@ -95,9 +91,7 @@ class GatewayHttp:
         self.check(connection, response)
         return connection, response
 
-    def check(
-        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, *, keeps: bool = True
-    ) -> None:
+    def check(self, connection: http.client.HTTPConnection, response: Response, *, keeps: bool = True) -> None:
         """Raises the error that a response is, if it is one; `keeps` the connection for the next request then."""
         if response.status < 300:
             return
@@ -110,7 +104,7 @@ class GatewayHttp:
             self.finish(connection, response)
         raise parse_error(response.status, body)
 
-    def finish(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+    def finish(self, connection: http.client.HTTPConnection, response: Response) -> None:
         """The response is read: keep the connection for the next request, if it can go on."""
         with self._lock:
             reusable = response.isclosed() and connection.sock is not None
@@ -150,7 +144,7 @@ class GatewayHttp:
         body: bytes,
         timeout_s: float,
         meanwhile: Callable[[], None] | None = None,
-    ) -> http.client.HTTPResponse:
+    ) -> Response:
         connection.sock.settimeout(timeout_s)
         self.endpoint.send(connection, method, path, body)
         if meanwhile is not None:
@@ -178,52 +172,6 @@ class GatewayHttp:
     @property
     def _where(self) -> str:
         return f"the gateway at {self.endpoint.host}:{self.endpoint.port}"
-
-
-def awaited(connection: http.client.HTTPConnection, method: str) -> http.client.HTTPResponse | None:
-    """After a request with `Expect: 100-continue`: the response, or None when the body may be sent.
-
-    Raises OSError, http.client.HTTPException.
-    """
-    line = _read_line(connection.sock)
-    if line.startswith(_CONTINUE):
-        while line != b"\r\n":
-            line = _read_line(connection.sock)
-        return None
-    response = http.client.HTTPResponse(_Begun(connection.sock, line), method=method)  # type: ignore[arg-type]
-    response.begin()
-    return response
-
-
-def _read_line(sock: socket.socket) -> bytes:
-    """Byte by byte: what follows is somebody else's to read."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = sock.recv(1)
-        if not byte or len(line) > _MAX_LINE_BYTES:
-            raise ConnectionError("no answer to Expect: 100-continue")
-        line += byte
-    return line
-
-
-class _Begun(io.RawIOBase):
-    """A socket whose first line has been read already."""
-
-    def __init__(self, sock: socket.socket, line: bytes) -> None:
-        self._sock, self._line = sock, line
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, out: Any) -> int:
-        if not self._line:
-            return self._sock.recv_into(out)
-        count = min(len(out), len(self._line))
-        out[:count], self._line = self._line[:count], self._line[count:]
-        return count
 
 
 def _was_closed(connection: http.client.HTTPConnection) -> bool:

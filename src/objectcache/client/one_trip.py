@@ -193,7 +193,8 @@ class SessionTrip(OneTrip):
         geometry = delivery_geometry(tuple(part.shape for part in parts), self.request.layers_per_unit or 1)
         offset = self.destination.buffer.offset
         self._session.receivers.foretell(self.expected, geometry, _expected_parts(parts), offset)
-        _ = geometry.unit_of, geometry.unit_bytes, geometry.unit_wanted_bytes  # it keeps them
+        # It keeps them.
+        _ = geometry.unit_of, geometry.unit_bytes, geometry.unit_wanted_bytes, geometry.sections.all_chunks
 
     def withdraw(self) -> None:
         self._refused(KeyNotFoundError("nothing matched"))

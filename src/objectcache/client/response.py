@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from objectcache.client.http import GatewayHttp
+from objectcache.client.responses import Response
 from objectcache.descriptor import Descriptor
 from objectcache.errors import GatewayUnavailableError, ObjectCacheError, RequestError
 from objectcache.layout import DeliveryGeometry
@@ -29,7 +30,7 @@ class ResponseReception:
         self._receiver = Receiver(verify)
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
-        self._unread: http.client.HTTPResponse | None = None
+        self._unread: Response | None = None
         """The response, until somebody reads on."""
 
     def start(self, path: str, descriptor: Descriptor) -> RetrieveAnswer | None:
@@ -71,9 +72,7 @@ class ResponseReception:
         """Nothing comes."""
         self._receiver.fail(self._expected.delivery, error)
 
-    def _ask(
-        self, path: str, body: bytes, deadline_s: float
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _ask(self, path: str, body: bytes, deadline_s: float) -> tuple[http.client.HTTPConnection, Response]:
         self._receiver.expect(self._expected)
         try:
             connection, response = self._http.start("POST", path, body, timeout_s=deadline_s)
@@ -84,7 +83,7 @@ class ResponseReception:
         connection.sock.settimeout(deadline_s + 1.0)
         return connection, response
 
-    def _read_on(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+    def _read_on(self, connection: http.client.HTTPConnection, response: Response) -> None:
         self._unread = None
         threading.Thread(target=self._read, args=(connection, response), name="receive-response", daemon=True).start()
 
@@ -102,7 +101,7 @@ class ResponseReception:
                     self._unread.close()
                     connection.close()
 
-    def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+    def _read(self, connection: http.client.HTTPConnection, response: Response) -> None:
         def recv_exact(out: memoryview) -> None:
             while out:
                 count = response.readinto(out)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objectcache.cache.base import ForeignUpload, SegmentUpload, UploadTicket
-from objectcache.client.http import GatewayHttp, awaited
+from objectcache.client.http import GatewayHttp
+from objectcache.client.responses import awaited
 from objectcache.errors import GatewayUnavailableError, NamespaceMismatchError, ObjectCacheError
 from objectcache.integrity import Buffer
 from objectcache.messages import StoreRequest

@@ -219,9 +219,13 @@ class Gateway:
         if not response.prepared:
             with suppress(RuntimeError):
                 response.headers["x-amz-request-id"] = request_id
-        self.metrics.requests.labels(operation, response.status).inc()
-        self.metrics.request_seconds.labels(operation).observe(time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        asyncio.get_running_loop().call_soon(self._count, operation, response.status, took_s)  # the answer goes first
         return response
+
+    def _count(self, operation: str, status: int, took_s: float) -> None:
+        self.metrics.requests.labels(operation, status).inc()
+        self.metrics.request_seconds.labels(operation).observe(took_s)
 
     async def _answer(self, request: web.Request, request_id: str) -> tuple[str, web.StreamResponse]:
         """The operation's name, and its response."""

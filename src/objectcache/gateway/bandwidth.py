@@ -143,19 +143,29 @@ class Bandwidth:
 
     # -- deliveries -------------------------------------------------------------------------------
 
-    def admit(self, carriers: Carriers, spread: int, call: Call, descriptor: Descriptor, plan: Plan) -> Running:
-        """A delivery begins; its `slot` is for those who send it. Raises DrainingError when there is no room for its
-        rate."""
+    def admit(
+        self,
+        carriers: Carriers,
+        spread: int,
+        call: Call,
+        descriptor: Descriptor,
+        plan: Plan,
+        expected_bytes_s: float | None = None,
+    ) -> Running:
+        """A delivery begins; its `slot` is for those who send it. `expected_bytes_s` as that says of its links, if it
+        has just been asked. Raises DrainingError when there is no room for its rate."""
         running = Running.of(next(self._numbers), carriers, spread, call, descriptor, plan)
         if self._by_tenant[running.tenant] >= MOST_OF_ONE:
             raise DrainingError(f"{MOST_OF_ONE} deliveries of this access key are under way; come back later")
         if self._process is not None:
-            running.expected_bytes_s = self.expected_bytes_s(running.links)
+            expected = self.expected_bytes_s(running.links) if expected_bytes_s is None else expected_bytes_s
+            running.expected_bytes_s = expected
             self._place(running, running.expected_bytes_s)
         self._running[running.number] = running
         self._by_tenant[running.tenant] += 1
         self._by_key[running.key] = running
-        self._crossing.update(running.links)
+        for link in running.links:
+            self._crossing[link] += 1
         if self._process is not None and running.slot is not None:
             self._untold.add(running.number)
             # Its workers and its client are told first: it has a rate to begin with.
@@ -224,7 +234,7 @@ class Bandwidth:
         """By its own name, or by the longest pattern that it fits."""
         if link in self.caps:
             return self.caps[link]
-        fitting = [pattern for pattern in self.caps if fnmatchcase(link, pattern)]
+        fitting = [pattern for pattern in self.caps if _is_pattern(pattern) and fnmatchcase(link, pattern)]
         return self.caps[max(fitting, key=len)] if fitting else None
 
     def expected_bytes_s(self, links: Iterable[str]) -> float:
@@ -252,7 +262,7 @@ class Bandwidth:
     @property
     def links(self) -> dict[str, float]:
         """Caps of the links that deliveries cross now, and of those that are named."""
-        named = {link for link in self.caps if not set(link) & set("*?[")}
+        named = {link for link in self.caps if not _is_pattern(link)}
         found = {link: self.cap_of(link) for link in (*named, *self._crossing)}
         return {link: cap for link, cap in found.items() if cap is not None}
 
@@ -301,3 +311,7 @@ class Bandwidth:
         for running in self._running.values():
             if running.slot is not None:
                 self.board.rates[running.slot] = min(shares[link] for link in running.links)
+
+
+def _is_pattern(link: str) -> bool:
+    return "*" in link or "?" in link or "[" in link

@@ -126,7 +126,7 @@ class KVRoutes:
         asked = MatchRequest.decode(await call.body())
         await self._freshness.wait(core.following)
         found = self._matched(core, asked)
-        return _answer(_match_answer(found, self._expected_bytes_s(call)).encode())
+        return _answer(_match_answer(found, _known(self._expected_bytes_s(call))).encode())
 
     def _matched(self, core: CacheCore, asked: MatchRequest) -> Match | None:
         """What matches, under a lease; None: nothing does."""
@@ -135,9 +135,12 @@ class KVRoutes:
             found = core.match(asked.namespace, asked.keys, parts)
         except NamespaceMismatchError:
             return None  # nothing was ever stored under it, which is an ordinary miss
+        _afterwards(self._count_match, asked, found)
+        return found if found.tokens else None
+
+    def _count_match(self, asked: MatchRequest, found: Match) -> None:
         self._metrics.asked_tokens.inc(len(asked.keys) * found.namespace.layout.key_tokens)
         self._metrics.matched_tokens.inc(found.tokens)
-        return found if found.tokens else None
 
     async def release(self, call: Call) -> web.StreamResponse:
         core = await self._buckets.get(call.bucket)
@@ -167,11 +170,12 @@ class KVRoutes:
         self._drain.check()
         core = await self._buckets.get(call.bucket)
         descriptor = decode_descriptor(await call.body())
-        if descriptor.target.kind is not TargetKind.HTTP:
-            session = self._session_of(call, descriptor.target)
-            plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
-            return _answer(self._deliver(call, core, session, descriptor, plan).encode())
-        plan = core.plan(descriptor, self._expected_bytes_s(call) or None)
+        by_session = descriptor.target.kind is not TargetKind.HTTP
+        session = self._session_of(call, descriptor.target) if by_session else None
+        expected_bytes_s = self._expected_bytes_s(call)
+        plan = core.plan(descriptor, _known(expected_bytes_s) or None)
+        if session is not None:
+            return _answer(self._deliver(call, core, session, descriptor, plan, expected_bytes_s).encode())
         return await self._respond(call, core, descriptor, plan)
 
     async def match_and_retrieve(self, call: Call) -> web.StreamResponse:
@@ -184,21 +188,21 @@ class KVRoutes:
         if call.request.transport is None or call.request.transport.is_closing():
             raise RequestError("the client went away")  # and has cancelled what it knew of
         found = self._matched(core, asked.match)
-        rate_bytes_s = self._expected_bytes_s(call)
-        match = _match_answer(found, rate_bytes_s)
+        expected_bytes_s = self._expected_bytes_s(call)
+        match = _match_answer(found, _known(expected_bytes_s))
         if found is None:
             return _answer(MatchAndRetrieveAnswer(match).encode())
         try:
             descriptor = asked.descriptor(_described(found, asked.held), match.lease)
             if all(part.all_held for part in descriptor.parts):
                 return _answer(MatchAndRetrieveAnswer(match).encode())
-            plan = core.plan(descriptor, rate_bytes_s or None)
+            plan = core.plan(descriptor, _known(expected_bytes_s) or None)
             if plan.geometry.total_bytes > asked.room_bytes:
                 return _answer(MatchAndRetrieveAnswer(match).encode())
             if session is None:
                 tell = partial(MatchAndRetrieveAnswer, match, held=bool(asked.held))
                 return await self._respond(call, core, descriptor, plan, tell)
-            accepted = self._deliver(call, core, session, descriptor, plan)
+            accepted = self._deliver(call, core, session, descriptor, plan, expected_bytes_s)
         except BaseException:
             core.release(match.lease)  # nobody has been told of it
             raise
@@ -208,12 +212,18 @@ class KVRoutes:
         return self._sessions.get(target.session, call.bucket, call.caller.access_key)
 
     def _deliver(
-        self, call: Call, core: CacheCore, session: Session, descriptor: Descriptor, plan: Plan
+        self,
+        call: Call,
+        core: CacheCore,
+        session: Session,
+        descriptor: Descriptor,
+        plan: Plan,
+        expected_bytes_s: float,
     ) -> RetrieveAnswer:
-        """Have it sent, by the session's carriers."""
+        """Have it sent, by the session's carriers, at first at the rate that is expected."""
         session.check(descriptor.target, plan.geometry.total_bytes)
         spread = self._spread(session.carriers, descriptor, plan)
-        running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan)
+        running = self._bandwidth.admit(session.carriers, spread, call, descriptor, plan, expected_bytes_s)
         ended = session.carriers.deliver(self._order(core, running), spread)
         self._watch(ended, core, running, call.bucket)
         return self._accepted(running)
@@ -259,18 +269,13 @@ class KVRoutes:
             },
         )
 
-    def _expected_bytes_s(self, call: Call) -> float | None:
-        """None: no link on the way has a cap."""
-        return _known(self._bandwidth.expected_bytes_s(links_of(call)))
+    def _expected_bytes_s(self, call: Call) -> float:
+        """inf: no link on the way has a cap."""
+        return self._bandwidth.expected_bytes_s(links_of(call))
 
     def _accepted(self, running: Running) -> RetrieveAnswer:
         """What is said of a delivery that begins."""
-        plan, descriptor = running.plan, running.descriptor
-        self._metrics.units.labels(plan.reason).inc()
-        log.debug(
-            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
-            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
-        )
+        plan = running.plan
         rate_bytes_s = _known(running.expected_bytes_s)
         return RetrieveAnswer(plan.layers_per_unit, plan.payload_bytes, plan.versions, rate_bytes_s, plan.reason)
 
@@ -290,9 +295,9 @@ class KVRoutes:
         }
 
     def _watch(self, ended: asyncio.Future[Message], core: CacheCore, running: Running, bucket: str) -> None:
-        """Count how a delivery ends, and forget segments that turned out to be gone or damaged."""
+        """Count a delivery that is ordered, and how it ends; forget segments that turned out to be gone or damaged."""
         target = running.descriptor.target.kind
-        self._metrics.deliveries_running.inc()
+        _afterwards(self._count_begun, core, running)
 
         def over(future: asyncio.Future[Message]) -> None:
             self._metrics.deliveries_running.dec()
@@ -313,6 +318,16 @@ class KVRoutes:
             self._metrics.deliveries.labels(target, _outcome(problem)).inc()
 
         ended.add_done_callback(over)
+
+    def _count_begun(self, core: CacheCore, running: Running) -> None:
+        plan, descriptor = running.plan, running.descriptor
+        self._metrics.deliveries_running.inc()
+        self._metrics.units.labels(plan.reason).inc()
+        core.reads.planned(plan)
+        log.debug(
+            "delivery %d (trace %r): %d bytes in units of %d layers: %s",
+            *(descriptor.delivery, descriptor.trace, plan.payload_bytes, plan.layers_per_unit, plan.reason),
+        )
 
     async def cancel(self, call: Call) -> web.StreamResponse:
         asked = CancelRequest.decode(await call.body())
@@ -337,6 +352,11 @@ def _outcome(problem: BaseException | None) -> str:
     if isinstance(error, KeyNotFoundError):
         return "absent"
     return "late" if isinstance(error, DeliveryTimeoutError) else "failed"
+
+
+def _afterwards(call: Callable[..., object], *arguments: object) -> None:
+    """Call it when the workers have their orders and the client its answer: counting is for nobody who waits."""
+    asyncio.get_running_loop().call_soon(call, *arguments)
 
 
 def _described(found: Match, held: Sequence[HeldChunks]) -> tuple[DescriptorPart, ...]:

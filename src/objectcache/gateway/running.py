@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 
 from objectcache.descriptor import Descriptor, TargetKind
 from objectcache.gateway.call import Call
@@ -34,7 +35,7 @@ class Running:
     plan: Plan
     admitted_s: float
     slot: int | None = None
-    expected_bytes_s: float = 0.0
+    expected_bytes_s: float = inf
     correction: WindowsChanged | None = None
     units: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Bytes and layers of what is sent at all; reckoned when they are first asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from operator import ge
 
 from objectcache.errors import LayoutError
 from objectcache.layout.sections import Sections
@@ -30,14 +31,18 @@ class PartShape:
                 f"a part needs at least one layer and one slice size per layer, got {len(self.layers)} layers and "
                 f"{len(self.slice_bytes)} sizes"
             )
-        if any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+        if any(
+            map(ge, self.layers, self.layers[1:])
+        ):  # one is made on the way to a first byte, of any number of layers
             raise LayoutError("the layers of a part must ascend")
         if self.num_chunks < 1 or min(self.slice_bytes) < 1:
             raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
+        if not self.held:
+            return
         steps = zip(self.held, self.held[1:], strict=False)
         if any(below <= next_below or chunks >= next_chunks for (below, chunks), (next_below, next_chunks) in steps):
             raise LayoutError("from step to step of what is held, layers fall and chunks grow")
-        if self.held and not (self.held[0][1] > 0 and self.held[-1][1] <= self.num_chunks and self.held[-1][0] > 0):
+        if not (self.held[0][1] > 0 and self.held[-1][1] <= self.num_chunks and self.held[-1][0] > 0):
             raise LayoutError(f"what is held must lie within {self.num_chunks} chunks, got {self.held}")
 
     def held_chunks(self, layer: int) -> int:

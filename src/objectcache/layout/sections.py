@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from objectcache.layout.stored import align_up, piece_chunks
@@ -94,6 +95,14 @@ class Sections:
 
     def wanted_chunks(self, from_layer: int = 0) -> list[int]:
         """By section, how many chunks are sent of layers from `from_layer` on."""
+        return list(self.all_chunks) if from_layer <= 0 else self._wanted_chunks(from_layer)
+
+    @cached_property
+    def all_chunks(self) -> tuple[int, ...]:
+        """By section, how many chunks are sent of it."""
+        return tuple(self._wanted_chunks(0))
+
+    def _wanted_chunks(self, from_layer: int) -> list[int]:
         return [sum(each.num for each in section.chunks if each.layer >= from_layer) for section in self.all]
 
 

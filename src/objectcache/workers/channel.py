@@ -97,6 +97,8 @@ class AsyncChannel:
         self._loop = asyncio.get_running_loop()
         self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._buffer = bytearray()
+        self._waiting = False
+        """Whether the loop calls `_flush` when there is room again."""
         self._closed = False
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
@@ -113,7 +115,9 @@ class AsyncChannel:
             try:
                 sent = self._sock.sendmsg([data], ancillary)
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._flush)
+                if not self._waiting:
+                    self._loop.add_writer(self._sock, self._flush)
+                    self._waiting = True
                 return
             except OSError:
                 self._drop()
@@ -123,7 +127,7 @@ class AsyncChannel:
                 self._outgoing[0] = (data[sent:], ())
             else:
                 self._outgoing.popleft()
-        self._loop.remove_writer(self._sock)
+        self._stop_waiting()
 
     async def receive(self) -> Message | None:
         """The next message; None when the worker is gone."""
@@ -149,10 +153,15 @@ class AsyncChannel:
 
     def _drop(self) -> None:
         self._closed = True
-        self._loop.remove_writer(self._sock)
+        self._stop_waiting()
         for _, fds in self._outgoing:
             _close_all(fds)
         self._outgoing.clear()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting:  # the loop looks its descriptors up for it, which takes longer than a message
+            self._loop.remove_writer(self._sock)
+            self._waiting = False
 
 
 def pack(message: Message) -> bytes:

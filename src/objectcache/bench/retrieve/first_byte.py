@@ -18,8 +18,8 @@ from types import TracebackType
 from objectcache.bench.errors import BenchmarkError
 from objectcache.bench.gateway import BUCKET, BenchGateway
 from objectcache.bench.retrieve.workload import PART, StoredPrefix
-from objectcache.client.endpoint import answer
 from objectcache.client.http import GatewayHttp
+from objectcache.client.responses import answer
 from objectcache.descriptor import Descriptor, DescriptorPart, Target, TargetKind
 from objectcache.frames import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Frame, FrameType, decode_frame, hello_frame
 from objectcache.layout import DIGEST_BYTES
