@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from objectcache.descriptor import Versions
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.tier import Holding, LocalTier, TierPart, names
+from objectcache.tier import Holding, LocalTier, TierPart, cutting
 from objectcache.tier.names import TierName, cut_versions, decode_versions, encode_versions
 
 NAMESPACE = bytes(range(32))
@@ -29,8 +30,8 @@ OLD, NEW = b"old-segm", b"new-segm"
 
 @pytest.fixture(autouse=True)
 def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
-    monkeypatch.setattr(names, "EXTENT_BYTES", EXTENT)
+    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
+    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
 
 
 @pytest.fixture
@@ -254,16 +255,8 @@ def test_first_layers_outlive_the_rest(tmp_path: Path) -> None:
     others = [keys_of(chain, 8) for chain in range(2, 5)]
     for keys in others:
         come(tier, keys)
-        os.utime(
-            next(
-                Path(
-                    tier._wanted(
-                        NAMESPACE,
-                        part_of(keys),
-                    )[0].directory
-                ).iterdir()
-            )
-        )
+        with closing(tier.look_up(NAMESPACE, [part_of(keys)])) as found:
+            os.utime(found.parts[0].extents[0].file.path)
     assert held(tier, old) == ((2, 8),), "its rest made room for first layers"
     for keys in others:
         come(tier, keys)  # for the second time: their rest would be kept now
@@ -286,8 +279,8 @@ def test_the_limit_holds_and_nothing_fails(tmp_path: Path) -> None:
 
 def test_processes_share_it(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import names;"
-        "names.MIN_EXTENT_CHUNKS, names.EXTENT_BYTES = t.STEP, t.EXTENT;"
+        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import cutting;"
+        "cutting.MIN_STEP_CHUNKS, cutting.STEP_BYTES = t.STEP, t.EXTENT;"
         f"tier = t.open_tier(Path({str(tmp_path)!r})); t.come(tier, t.keys_of(1, 8)); import os; os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9

@@ -11,7 +11,7 @@ import pytest
 
 from objectcache.errors import ConfigError, IntegrityError
 from objectcache.keys import KeyChain
-from objectcache.tier import LocalTier, names
+from objectcache.tier import LocalTier, cutting
 from objectcache.tier import files as tier_files
 from objectcache.tier.mappings import Mappings
 from tests.tier.test_local_tier import (
@@ -31,8 +31,8 @@ from tests.tier.test_local_tier import (
 
 @pytest.fixture(autouse=True)
 def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
-    monkeypatch.setattr(names, "EXTENT_BYTES", EXTENT)
+    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
+    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_the_limit_holds_for_what_is_mapped(tmp_path: Path) -> None:
         small.map(extent.file)
         extent.file.close()
     assert small.mapped_bytes == 2 * EXTENT, "the least recently used one went"
-    assert small.find(os.path.dirname(extents[0].file.path), extents[0].keys, rest=False, num_layers=None) is None
+    assert small.find(os.path.dirname(extents[0].file.path), extents[0].keys, STEP, rest=False, num_layers=None) is None
     small.close()
     assert registered.now == {}
 

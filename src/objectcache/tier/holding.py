@@ -48,6 +48,23 @@ class HeldPart:
     def versions(self) -> Versions:
         return self.of.versions
 
+    @property
+    def chunks(self) -> int:
+        """Of which anything is held."""
+        return self.of.held[-1][1] if self.of.held else 0
+
+    def covers(self, layers: tuple[int, ...], at: int, stop: int) -> bool:
+        """Whether one file with these layers has all of chunks [at, stop)."""
+        return any(e.layers == layers and e.at <= at and stop <= e.at + e.count for e in self.extents)
+
+    def within(self, layers: tuple[int, ...], at: int, stop: int) -> list[TierFile]:
+        """Files with these layers that have some of chunks [at, stop), and nothing else."""
+        return [
+            e.file
+            for e in self.extents
+            if e.layers == layers and at <= e.at and e.at + e.count <= stop and e.count == e.file.name.num_chunks
+        ]
+
     def narrowed(self, first: int, chunks: int) -> HeldPart:
         """To chunks [first, first + chunks). Nothing where it begins elsewhere."""
         if first != self.of.first:
