@@ -13,7 +13,7 @@ from objectcache.errors import ObjectCacheError
 from objectcache.keys import KEY_BYTES, KeyChain
 from objectcache.stores.read_cache_extents import Extent, Extents
 from objectcache.tier.covering import common_chunks, reach, versions_of
-from objectcache.tier.cutting import MOST_STEPS, step_chunks
+from objectcache.tier.cutting import step_chunks
 from objectcache.tier.files import TierFile
 from objectcache.tier.holding import HeldExtent, HeldPart
 from objectcache.tier.mappings import Mappings
@@ -71,50 +71,73 @@ class Finder:
         step = step_chunks(part.shape.slice_bytes)
         if part.first % step:
             return []
-        data, layers = part.keys.data, part.shape.layers  # by its bytes: a prompt waits
+        layers = part.shape.layers
         covering: list[HeldExtent] = []
         num_layers: int | None = None
-        at = reached = 0
+        reached = 0
         while reached < len(part.keys):
-            keys = KeyChain(data[at * KEY_BYTES : (at + MOST_STEPS * step) * KEY_BYTES])
-            found = self._best(part, keys, step, rest=rest, num_layers=num_layers)
+            found = self._next(part, covering, reached, step, rest=rest, num_layers=num_layers)
             if found is None:
                 break
-            file, count = found
-            if at + count <= reached:
-                file.close()
-                break
-            if at < reached:  # it goes on where the one before has chunks of another prefix
+            file, at, count = found
+            if at < reached:
                 last = covering.pop()
                 covering.append(replace(last, count=at - last.at, keys=last.keys[: at - last.at]))
             num_layers = file.name.num_layers
             mine = layers[len(layers) - num_layers :] if rest else layers[:num_layers]
-            covering.append(HeldExtent(file, at, count, mine, keys if count == len(keys) else keys[:count]))
             reached = at + count
-            if reached - reached % step == at:
-                break
-            at = reached - reached % step
+            covering.append(HeldExtent(file, at, count, mine, part.keys[at:reached]))
         return covering
 
+    def _next(
+        self,
+        part: TierPart,
+        covering: Sequence[HeldExtent],
+        reached: int,
+        step: int,
+        *,
+        rest: bool,
+        num_layers: int | None,
+    ) -> tuple[TierFile, int, int] | None:
+        """The file that goes on where `covering` ends, where it begins, and how many of its chunks are wanted.
+
+        It may begin before that: where a file turns out to be of another prefix from some chunk on, the one that is of
+        this begins at a step before.
+        """
+        at = reached - reached % step
+        before = covering[-1].at if covering else -1
+        while at > before:
+            found = self._best(part, at, step, rest=rest, num_layers=num_layers)
+            if found is not None:
+                file, count = found
+                if at + count > reached:
+                    return file, at, count
+                file.close()
+            if not at:
+                break
+            at &= at - 1  # pieces of more steps begin at multiples of themselves
+        return None
+
     def _best(
-        self, part: TierPart, keys: KeyChain, step: int, *, rest: bool, num_layers: int | None
+        self, part: TierPart, at: int, step: int, *, rest: bool, num_layers: int | None
     ) -> tuple[TierFile, int] | None:
-        """The file that covers most of `keys` from the first one on, open, and how many of them."""
-        directory = self._extents.directory("tier", extent_name(part, keys[0]))
-        mapped = self._mappings.find(directory, keys, step, rest=rest, num_layers=num_layers)
+        """The file that covers most of `part` from chunk `at` on, open, and how many chunks that are."""
+        left = len(part.keys) - at
+        directory = self._extents.directory("tier", extent_name(part, part.keys[at]))
+        mapped = self._mappings.find(directory, part.keys, at, step, rest=rest, num_layers=num_layers)
         if mapped is not None:
             if mapped.name.num_layers <= len(part.shape.layers):
                 mapped.touch(self._extents)
-                return mapped, min(mapped.name.num_chunks, len(keys))
+                return mapped, min(mapped.name.num_chunks, left)
             mapped.close()
         best: tuple[TierFile, int] | None = None
-        for certain, name, found in _candidates(directory, part, keys, rest=rest, num_layers=num_layers):
-            if best is not None and min(found.num_chunks, len(keys)) <= best[1]:
+        for certain, name, found in _candidates(directory, part, at, rest=rest, num_layers=num_layers):
+            if best is not None and min(found.num_chunks, left) <= best[1]:
                 continue
             file = self._open(f"{directory}/{name}", found)
             if file is None:
                 continue
-            count = found.num_chunks if certain else self._shared_chunks(file, keys)
+            count = found.num_chunks if certain else self._shared_chunks(file, part.keys, at)
             if count <= (best[1] if best else 0):
                 file.close()
                 continue
@@ -133,18 +156,18 @@ class Finder:
         descriptor = self._extents.open(Extent(path, 0, name.size_bytes), touch=False)
         return None if descriptor is None else TierFile(path, name, descriptor)
 
-    def _shared_chunks(self, file: TierFile, keys: KeyChain) -> int:
-        """How many chunks of a file are the first of `keys`."""
+    def _shared_chunks(self, file: TierFile, keys: KeyChain, at: int) -> int:
+        """How many chunks of a file are those of `keys` from `at` on."""
         try:
             held = file.keys()
         except ObjectCacheError:
             self._discard(file)
             return 0
-        return _common(held.data, keys.data)
+        return _common(held.data, keys[at : at + len(held)].data)
 
 
 def _candidates(
-    directory: str, part: TierPart, keys: KeyChain, *, rest: bool, num_layers: int | None
+    directory: str, part: TierPart, at: int, *, rest: bool, num_layers: int | None
 ) -> list[tuple[bool, str, TierName]]:
     """(whether all its chunks are wanted, file name, what that says): those, and the longest, first."""
     candidates = []
@@ -154,8 +177,8 @@ def _candidates(
             continue
         if not 0 < found.num_layers <= len(part.shape.layers):
             continue
-        fits = found.num_chunks <= len(keys)
-        certain = fits and keys[found.num_chunks - 1][:LEAF_BYTES] == found.leaf
+        stop = at + found.num_chunks
+        certain = stop <= len(part.keys) and part.keys[stop - 1][:LEAF_BYTES] == found.leaf
         candidates.append((certain, name, found))
     candidates.sort(key=lambda candidate: (candidate[0], candidate[2].num_chunks), reverse=True)
     return candidates[: sum(candidate[0] for candidate in candidates) + MAX_LOOKED_INTO]

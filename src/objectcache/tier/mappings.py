@@ -48,10 +48,13 @@ class Mappings:
     def mapped_bytes(self) -> int:
         return self._bytes
 
-    def find(self, directory: str, keys: KeyChain, step: int, *, rest: bool, num_layers: int | None) -> TierFile | None:
-        """A mapped file in `directory` of `num_layers` (None: any) whose first chunks are `keys`, or else the longest
-        of whole steps that are the first of `keys`: the caller closes it."""
+    def find(
+        self, directory: str, keys: KeyChain, at: int, step: int, *, rest: bool, num_layers: int | None
+    ) -> TierFile | None:
+        """A mapped file in `directory` of `num_layers` (None: any) that has all of `keys` from `at` on, or else the
+        longest of whole steps whose chunks are all wanted: the caller closes it."""
         best: TierFile | None = None
+        left = len(keys) - at
         with self._lock:
             for file in self._in.get(directory, {}).values():
                 name = file.name
@@ -59,9 +62,8 @@ class Mappings:
                     continue
                 if best is not None and name.num_chunks <= best.name.num_chunks:
                     continue
-                held = file.keys().data
-                whole = name.num_chunks % step == 0 and keys.data.startswith(held)
-                if whole or held.startswith(keys.data):
+                last = min(left, name.num_chunks) - 1  # its key names all before it
+                if (name.num_chunks >= left or name.num_chunks % step == 0) and file.keys()[last] == keys[at + last]:
                     best = file
             if best is None:
                 return None
