@@ -8,8 +8,7 @@ STEP_BYTES = 4 << 20
 """About how much of one layer the shortest files hold, but for a prefix's last."""
 MIN_STEP_CHUNKS, MAX_STEP_CHUNKS = 16, 1024
 MOST_STEPS = 8
-"""That the longest files hold. More would make fewer of them only from 128K tokens on: what is left at a prefix's end
-is in shorter ones."""
+"""That the longest files hold: so a conversation that grows has 64 MiB written at once, seldom, rather than more."""
 MOST_BYTES = 64 << 20
 """Files of more than one step are no larger: the rest of most models, some thirty layers, is past that with one."""
 LIMIT_SHARE = 16
