@@ -70,11 +70,6 @@ class PlanPart:
         return {run.segment: run.total_bytes for run in self.runs}
 
     @cached_property
-    def rows_bytes(self) -> int:
-        """Of the digest rows of all its layers."""
-        return sum(run.geometry.rows_bytes for run in self.runs)
-
-    @cached_property
     def versions(self) -> Versions:
         """Which segments the chunks are of."""
         return tuple((run.stop - run.first, segment_tag(run.segment)) for run in self.runs)
@@ -114,10 +109,35 @@ class PlanPart:
 
     def wanted_runs(self, layer: int) -> Sequence[PlanRun]:
         """The runs of `layer` without what the receiver holds."""
-        held = self.shape.held_chunks(layer)
-        if not held:
-            return self.runs
-        return [run.without(held - run.at) for run in self.runs if run.at + run.stop - run.first > held]
+        return self._runs_behind[self.shape.held_chunks(layer)]
+
+    @cached_property
+    def _runs_behind(self) -> Mapping[int, Sequence[PlanRun]]:
+        """By how many of the first chunks are held."""
+        behind: dict[int, Sequence[PlanRun]] = {0: self.runs}
+        for _, held in self.shape.held:
+            behind[held] = [run.without(held - run.at) for run in self.runs if run.at + run.stop - run.first > held]
+        return behind
+
+    def wanted(self, from_layer: int) -> tuple[int, int]:
+        """(ranges, bytes of digest rows) that are read for what is sent of layers from `from_layer` on."""
+        return self._all_wanted if from_layer <= self.shape.layers[0] else self._wanted(from_layer)
+
+    @cached_property
+    def _all_wanted(self) -> tuple[int, int]:
+        return self._wanted(0)
+
+    def _wanted(self, from_layer: int) -> tuple[int, int]:
+        layers, at = self.shape.layers, bisect_left(self.shape.layers, from_layer)
+        ranges = rows_bytes = 0
+        for below, held in (*reversed(self.shape.held), (layers[-1] + 1, 0)):  # layers that lack the same, ascending
+            stop = max(at, bisect_left(layers, below))
+            runs = self._runs_behind[held]
+            ranges += (stop - at) * len(runs)
+            if stop > at:
+                rows_bytes += sum(run.geometry.rows_bytes(at, stop) for run in runs)
+            at = stop
+        return ranges, rows_bytes
 
 
 class LayerRun(NamedTuple):
@@ -192,11 +212,11 @@ class Plan:
             return self.parts[0].segment_bytes
         return {name: size for part in self.parts for name, size in part.segment_bytes.items()}
 
-    @property
+    @cached_property
     def payload_bytes(self) -> int:
         geometry = self.geometry
-        if self.from_layer <= geometry.order[0] and not any(part.shape.held for part in self.parts):
-            return geometry.payload_bytes
+        if self.from_layer <= geometry.order[0]:
+            return sum(geometry.unit_wanted_bytes)
         return sum(
             geometry.wanted_bytes(part, layer)
             for layer in geometry.order
@@ -212,30 +232,12 @@ class Plan:
     @property
     def num_ranges(self) -> int:
         """Of segments, layer by layer: what is read at once where the store is near."""
-        return sum(
-            sum(len(part.wanted_runs(part.shape.layers[position])) for position in self._positions(part))
-            if part.shape.held
-            else len(self._positions(part)) * len(part.runs)
-            for part in self.parts
-        )
+        return sum(part.wanted(self.from_layer)[0] for part in self.parts)
 
     @property
     def read_bytes(self) -> int:
         """The payload, and the digest rows that belong to it."""
-        rows_bytes = 0
-        for part in self.parts:
-            positions = self._positions(part)
-            if part.shape.held:
-                for position in positions:
-                    runs = part.wanted_runs(part.shape.layers[position])
-                    rows_bytes += sum(run.geometry.rows[position].row_bytes for run in runs)
-                continue
-            if len(positions) == len(part.shape.layers):
-                rows_bytes += part.rows_bytes
-                continue
-            for run in part.runs:
-                rows_bytes += sum(run.geometry.rows[position].row_bytes for position in positions)
-        return self.payload_bytes + rows_bytes
+        return self.payload_bytes + sum(part.wanted(self.from_layer)[1] for part in self.parts)
 
     def _positions(self, part: PlanPart) -> range:
         """Of the part's layers that are delivered."""

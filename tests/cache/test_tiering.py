@@ -30,7 +30,7 @@ from objectcache.testing.synthetic import (
     store_parts,
     upload_part,
 )
-from objectcache.tier import LocalTier, names
+from objectcache.tier import LocalTier, cutting
 
 LAYERS, STEP = 6, 4
 LAYOUT = flat_layout(LAYERS, 4096)
@@ -38,8 +38,8 @@ LAYOUT = flat_layout(LAYERS, 4096)
 
 @pytest.fixture(autouse=True)
 def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
-    monkeypatch.setattr(names, "EXTENT_BYTES", STEP * 4096)
+    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
+    monkeypatch.setattr(cutting, "STEP_BYTES", STEP * 4096)
 
 
 def tiering(folder: Path, limit_bytes: int = 1 << 30) -> Tiering:

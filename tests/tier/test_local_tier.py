@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from objectcache.descriptor import Versions
 from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.tier import Holding, LocalTier, TierPart, names
+from objectcache.tier import Holding, LocalTier, TierPart, cutting
+from objectcache.tier.cutting import cut
 from objectcache.tier.names import TierName, cut_versions, decode_versions, encode_versions
 
 NAMESPACE = bytes(range(32))
@@ -29,8 +32,8 @@ OLD, NEW = b"old-segm", b"new-segm"
 
 @pytest.fixture(autouse=True)
 def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
-    monkeypatch.setattr(names, "EXTENT_BYTES", EXTENT)
+    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
+    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
 
 
 @pytest.fixture
@@ -114,6 +117,12 @@ def read(
     return memory, units, errors
 
 
+def files(folder: Path) -> list[tuple[str, int]]:
+    """(first layers "f" or rest "r", chunks) of each."""
+    names = [TierName.decode(file) for _, _, found in os.walk(folder / "extents") for file in found]
+    return sorted(("r" if name.rest else "f", name.num_chunks) for name in names if name)
+
+
 def test_first_layers_first_then_the_rest(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     tier = open_tier(tmp_path)
     keys = keys_of(1, 10)
@@ -130,7 +139,7 @@ def test_first_layers_first_then_the_rest(tmp_path: Path, executor: ThreadPoolEx
 
 
 def test_what_is_longer_or_shorter_is_found(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
-    """Extents have 4 chunks: of 10 chunks the third has 2."""
+    """Steps have 4 chunks: 10 chunks are 4, 4 and 2, and 23 are 4, 4, 8, 4 and 3."""
     tier = open_tier(tmp_path)
     keys = keys_of(1, 23)
     come(tier, keys[:10])
@@ -145,9 +154,8 @@ def test_what_is_longer_or_shorter_is_found(tmp_path: Path, executor: ThreadPool
         end = DeliveryGeometry((part.shape,), 1).offset(0, 2)
         assert memory[:end] == whole[:end]
     come(tier, keys)
-    assert held(tier, keys) == ((LAYERS, 12), (2, 23)), "the rest of what had been there: an extent is the unit"
-    files = [file for _, _, found in os.walk(tmp_path / "extents") for file in found if file.startswith("f")]
-    assert sorted(TierName.decode(file).num_chunks for file in files) == [3, 4, 4, 4, 4, 4], "the short one is gone"  # type: ignore[union-attr]  # all are the tier's
+    assert held(tier, keys) == ((LAYERS, 16), (2, 23)), "the rest of what had been there: an extent is the unit"
+    assert files(tmp_path) == [("f", 3), ("f", 4), ("f", 4), ("f", 4), ("f", 8), ("r", 4), ("r", 4), ("r", 8)]
     tier.close()
 
 
@@ -160,6 +168,114 @@ def test_a_branch_is_another_prefix(tmp_path: Path) -> None:
     come(tier, branch)
     assert held(tier, branch) == ((LAYERS, 8), (2, 10))
     assert held(tier, stem)[-1] == (2, 6), "both are there"
+    tier.close()
+
+
+def test_a_prefix_that_grows_is_a_few_files(tmp_path: Path) -> None:
+    """Turn by turn, by less than a step: files of several steps take the place of those of one."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 102)
+    for count in range(3, 103, 3):
+        assert [chunks for _, chunks in come(tier, keys[:count])][-1:] == [count - 3][: count - 3]
+        first = [chunks for kind, chunks in files(tmp_path) if kind == "f"]
+        assert first == sorted(stop - at for at, stop in cut(count, STEP, 8 * STEP))
+    assert first == [2, 4, 4, 4, 8, 16, 32, 32]
+    tier.close()
+
+
+@pytest.mark.parametrize("count", [5, 17, 36, 39, 40, 60, 64])
+def test_less_is_asked_for_than_is_in_a_file(tmp_path: Path, executor: ThreadPoolExecutor, count: int) -> None:
+    tier = open_tier(tmp_path)
+    come(tier, keys_of(1, 64))
+    assert files(tmp_path) == [("f", 4), ("f", 4), ("f", 8), ("f", 16), ("f", 32)]
+    part = part_of(keys_of(1, 64)[:count])
+    holding = tier.look_up(NAMESPACE, [part])
+    assert holding.parts[0].held == ((2, count),)
+    memory, units, errors = read(holding, part, executor)
+    assert (sorted(units), errors) == ([0, 1], [])
+    end = DeliveryGeometry((part.shape,), 1).offset(0, 1) + count * SLICE_BYTES
+    assert memory[:end] == delivered(part)[1][:end]
+    tier.close()
+
+
+@pytest.mark.parametrize("shared", range(32, 65))
+def test_prompts_that_part_within_a_file(tmp_path: Path, executor: ThreadPoolExecutor, shared: int) -> None:
+    """What they share comes from the longer one's file, what they do not from a file that begins at the step before."""
+    tier = open_tier(tmp_path)
+    stem = keys_of(1, 64)
+    come(tier, stem)
+    branch = KeyChain(stem[:shared].data + keys_of(2, 30).data)[:60]
+    part = part_of(branch)
+    assert come(tier, branch) == ((2, min(shared, 60)),)
+    holding = tier.look_up(NAMESPACE, [part])
+    assert holding.parts[0].held[-1][1] == 60
+    memory, _, errors = read(holding, part, executor)
+    assert errors == []
+    end = DeliveryGeometry((part.shape,), 1).offset(0, 1) + 60 * SLICE_BYTES
+    assert memory[:end] == delivered(part)[1][:end]
+    assert held(tier, stem)[-1][1] == 64, "both are there"
+    tier.close()
+
+
+def test_a_tier_that_was_cut_otherwise_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an earlier version, or one with a smaller limit: all of it is found, and becomes fewer files."""
+    keys = keys_of(1, 102)
+    tier = open_tier(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(cutting, "MOST_STEPS", 1)
+        come(tier, keys)
+    assert len(files(tmp_path)) == 26
+    assert held(tier, keys) == ((2, 102),)
+    assert come(tier, keys) == ((2, 102),)
+    assert [file for file in files(tmp_path) if file[0] == "f"] == [
+        ("f", chunks) for chunks in (2, 4, 4, 4, 8, 16, 32, 32)
+    ]
+    with monkeypatch.context() as earlier:  # which finds nothing behind the first longer one, or all of it: no harm
+        earlier.setattr(cutting, "MOST_STEPS", 1)
+        assert held(tier, keys) == ((LAYERS, 102),)
+        assert come(tier, keys) == ((LAYERS, 102),)
+    assert held(tier, keys) == ((LAYERS, 102),)
+    tier.close()
+
+
+def test_a_small_tier_has_short_files(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path, limit_bytes=cutting.LIMIT_SHARE * 2 * 2 * EXTENT)
+    come(tier, keys_of(1, 64))
+    assert files(tmp_path) == [("f", 4), ("f", 4), *[("f", 8)] * 7]
+    assert held(tier, keys_of(1, 64)) == ((2, 64),)
+    tier.close()
+
+
+def test_windows_stay_in_steps(tmp_path: Path) -> None:
+    """They begin anywhere: a file of several steps is of no use to one that begins within it."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 100)
+    for first, windowed in ((0, True), (8, True), (8, False)):
+        part = replace(part_of(keys[first:], first=first), windowed=windowed)
+        geometry, memory = delivered(part)
+        tier.keep(NAMESPACE, [part], [((len(part.keys), OLD),)], geometry, memory, None)
+        assert files(tmp_path) == [("f", 4)] * 25
+    for first in range(4, 100, 4):
+        found = tier.look_up(NAMESPACE, [replace(part_of(keys[first:], first=first), windowed=True)])
+        assert found.parts[0].held == ((2, 100 - first),)
+        found.close()
+    tier.close()
+
+
+def test_chunks_of_too_many_versions_for_one_file_are_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "MOST_STEPS", 16)
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 128)
+    versions = ((64, OLD), *((1, bytes([index]) * 8) for index in range(64)))
+    come(tier, keys, versions)
+    assert files(tmp_path) == [("f", chunks) for chunks in (4, 4, 8, 16, 32, 32, 32)]
+    with closing(tier.look_up(NAMESPACE, [part_of(keys)])) as found:
+        assert found.parts[0].held == ((2, 128),)
+        assert found.parts[0].versions == versions
+    come(tier, keys_of(2, 128))
+    assert ("f", 64) in files(tmp_path)
     tier.close()
 
 
@@ -254,16 +370,8 @@ def test_first_layers_outlive_the_rest(tmp_path: Path) -> None:
     others = [keys_of(chain, 8) for chain in range(2, 5)]
     for keys in others:
         come(tier, keys)
-        os.utime(
-            next(
-                Path(
-                    tier._wanted(
-                        NAMESPACE,
-                        part_of(keys),
-                    )[0].directory
-                ).iterdir()
-            )
-        )
+        with closing(tier.look_up(NAMESPACE, [part_of(keys)])) as found:
+            os.utime(found.parts[0].extents[0].file.path)
     assert held(tier, old) == ((2, 8),), "its rest made room for first layers"
     for keys in others:
         come(tier, keys)  # for the second time: their rest would be kept now
@@ -286,8 +394,8 @@ def test_the_limit_holds_and_nothing_fails(tmp_path: Path) -> None:
 
 def test_processes_share_it(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import names;"
-        "names.MIN_EXTENT_CHUNKS, names.EXTENT_BYTES = t.STEP, t.EXTENT;"
+        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import cutting;"
+        "cutting.MIN_STEP_CHUNKS, cutting.STEP_BYTES = t.STEP, t.EXTENT;"
         f"tier = t.open_tier(Path({str(tmp_path)!r})); t.come(tier, t.keys_of(1, 8)); import os; os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9

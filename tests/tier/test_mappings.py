@@ -11,13 +11,14 @@ import pytest
 
 from objectcache.errors import ConfigError, IntegrityError
 from objectcache.keys import KeyChain
-from objectcache.tier import LocalTier, names
+from objectcache.tier import LocalTier, cutting
 from objectcache.tier import files as tier_files
 from objectcache.tier.mappings import Mappings
 from tests.tier.test_local_tier import (
     EXTENT,
     LAYERS,
     NAMESPACE,
+    OLD,
     STEP,
     come,
     delivered,
@@ -31,8 +32,8 @@ from tests.tier.test_local_tier import (
 
 @pytest.fixture(autouse=True)
 def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MIN_EXTENT_CHUNKS", STEP)
-    monkeypatch.setattr(names, "EXTENT_BYTES", EXTENT)
+    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
+    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
 
 
 @pytest.fixture
@@ -116,6 +117,26 @@ def test_what_is_partly_mapped_is_read_beside_it(tmp_path: Path, executor: Threa
         at = geometry.offset(0, layer)
         assert memory[at : at + count * 4096] == whole[at : at + count * 4096]
     tier.close()
+
+
+def test_files_put_together_by_another_process_are_found_in_the_end(tmp_path: Path) -> None:
+    """Which did not know of the parts that this one has mapped."""
+    tier, other = open_mapped(tmp_path, Registered()), open_tier(tmp_path)
+    keys = keys_of(1, 16)
+    come_and_map(tier, keys[:12])
+    part = part_of(keys)
+    other.keep(NAMESPACE, [part], [((16, OLD),)], *delivered(part), None)
+    assert held(tier, keys) == ((2, 12),), "what is mapped is taken first"
+    assert len(files(tmp_path)) == 4
+    come_and_map(tier, keys)
+    found = tier.look_up(NAMESPACE, [part])
+    assert found.parts[0].held[-1][1] == 16
+    assert [extent.count for extent in found.parts[0].extents if extent.layers == (0, 1)] == [4, 4, 8]
+    assert all(extent.file.mapped_layers for extent in found.parts[0].extents)
+    found.close()
+    assert len([file for file in files(tmp_path) if file.name.startswith("f")]) == 3
+    tier.close()
+    other.close()
 
 
 def test_what_is_mapped_is_not_open_and_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +262,9 @@ def test_the_limit_holds_for_what_is_mapped(tmp_path: Path) -> None:
         small.map(extent.file)
         extent.file.close()
     assert small.mapped_bytes == 2 * EXTENT, "the least recently used one went"
-    assert small.find(os.path.dirname(extents[0].file.path), extents[0].keys, rest=False, num_layers=None) is None
+    assert (
+        small.find(os.path.dirname(extents[0].file.path), extents[0].keys, 0, STEP, rest=False, num_layers=None) is None
+    )
     small.close()
     assert registered.now == {}
 

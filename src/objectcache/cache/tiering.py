@@ -266,15 +266,9 @@ class TieredDelivery:
 
 
 def _tier_parts(namespace: Namespace, parts: Sequence[MatchedPart]) -> list[TierPart]:
-    layout = namespace.layout
-    return [
-        TierPart(
-            part.part.group,
-            part.part.shard,
-            part.first,
-            layout.group(part.part.group).chunk_tokens,
-            part.keys,
-            part.shape,
-        )
-        for part in parts
-    ]
+    found = []
+    for part in parts:
+        group = namespace.layout.group(part.part.group)
+        windowed = group.needed_chunks > 0
+        found.append(TierPart(*part.part, part.first, group.chunk_tokens, part.keys, part.shape, windowed))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from objectcache.errors import LayoutError
@@ -115,9 +116,13 @@ class SegmentGeometry:
         return tuple(LayerRow(self.num_chunks, size) for size in self.slice_bytes)
 
     @cached_property
-    def rows_bytes(self) -> int:
-        """Of the digest rows of all layers."""
-        return sum(row.row_bytes for row in self.rows)
+    def _rows_until(self) -> tuple[int, ...]:
+        """Bytes of the digest rows of the first n layers, by n."""
+        return tuple(accumulate((row.row_bytes for row in self.rows), initial=0))
+
+    def rows_bytes(self, first: int, stop: int) -> int:
+        """Of the digest rows of the layers at positions [first, stop)."""
+        return self._rows_until[stop] - self._rows_until[first]
 
     def row_offset(self, position: int) -> int:
         """Offset of the digest row of the layer at `position` (not the model's layer number)."""

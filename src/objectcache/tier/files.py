@@ -183,9 +183,9 @@ class TierFile:
         if header.keys[: len(keys)].data != keys.data:
             raise IntegrityError("a file of the local tier is of other chunks than its name says")
 
-    def read(self, position: int, count: int, out: memoryview) -> None:
-        """The first `count` slices of the layer at `position` of its own, verified. Raises IntegrityError."""
-        self._opened().read_chunks(position, 0, count, out)
+    def read(self, position: int, first: int, stop: int, out: memoryview) -> None:
+        """Slices [first, stop) of the layer at `position` of its own, verified. Raises IntegrityError."""
+        self._opened().read_chunks(position, first, stop, out)
 
     def touch(self, extents: Extents) -> None:
         """It is used now. Of one that stays open, not more often than its time is noted."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from objectcache.descriptor import HeldChunks, Versions
 from objectcache.errors import DeliveryError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
-from objectcache.layout import DeliveryGeometry, PartShape
+from objectcache.layout import DeliveryGeometry, PartShape, piece_chunks
 from objectcache.tier.files import TierFile
 
 Slices = npt.NDArray[np.uint8]
@@ -48,6 +48,23 @@ class HeldPart:
     def versions(self) -> Versions:
         return self.of.versions
 
+    @property
+    def chunks(self) -> int:
+        """Of which anything is held."""
+        return self.of.held[-1][1] if self.of.held else 0
+
+    def covers(self, layers: tuple[int, ...], at: int, stop: int) -> bool:
+        """Whether one file with these layers has all of chunks [at, stop)."""
+        return any(e.layers == layers and e.at <= at and stop <= e.at + e.count for e in self.extents)
+
+    def within(self, layers: tuple[int, ...], at: int, stop: int) -> list[TierFile]:
+        """Files with these layers that have some of chunks [at, stop), and nothing else."""
+        return [
+            e.file
+            for e in self.extents
+            if e.layers == layers and at <= e.at and e.at + e.count <= stop and e.count == e.file.name.num_chunks
+        ]
+
     def narrowed(self, first: int, chunks: int) -> HeldPart:
         """To chunks [first, first + chunks). Nothing where it begins elsewhere."""
         if first != self.of.first:
@@ -64,12 +81,19 @@ def nothing_held(group: int, shard: int, first: int) -> HeldPart:
     return HeldPart(HeldChunks(group, shard, first, (), ()))
 
 
+_READ_PIECES = 8
+"""Of a layer of a file, that a thread reads at once: others have a share of a long one."""
+
+
 class _Task(NamedTuple):
+    """Chunks [first, stop) of `extent`, counted in its file, at `layer`."""
+
     unit: int
     part: int
     layer: int
     extent: HeldExtent
-    num_chunks: int
+    first: int
+    stop: int
 
 
 class Holding:
@@ -182,12 +206,13 @@ class Holding:
         self, geometry: DeliveryGeometry, put_mapped: Callable[[int, int, int, Slices], None]
     ) -> tuple[list[_Task], set[int]]:
         """What is to be read, and the units of which anything is held. Raises IntegrityError."""
-        tasks, units = [], set()
+        tasks: list[_Task] = []
+        units = set()
         for task in self._tasks(geometry):
             units.add(task.unit)
-            slices = task.extent.file.mapped(task.extent.layers.index(task.layer), task.num_chunks)
+            slices = task.extent.file.mapped(task.extent.layers.index(task.layer), task.stop)
             if slices is None:
-                tasks.append(task)
+                tasks += _cut(task, geometry)
                 continue
             self._check(task, geometry)
             put_mapped(task.part, task.layer, task.extent.at, slices)
@@ -210,16 +235,17 @@ class Holding:
                     held = geometry.parts[part].held_chunks(layer)
                     for extent in self.parts[part].extents:
                         if layer in extent.layers and extent.at < held:
-                            yield _Task(unit, part, layer, extent, min(extent.count, held - extent.at))
+                            yield _Task(unit, part, layer, extent, 0, min(extent.count, held - extent.at))
 
     def _read(self, task: _Task, geometry: DeliveryGeometry, memory: memoryview) -> None:
         extent = task.extent
         self._check(task, geometry)
         size = geometry.parts[task.part].slice_bytes[geometry.position(task.part, task.layer)]
-        start = geometry.offset(task.part, task.layer) + extent.at * size
+        start = geometry.offset(task.part, task.layer) + (extent.at + task.first) * size
         position = extent.layers.index(task.layer)
+        out = memory[start : start + (task.stop - task.first) * size]
         try:
-            extent.file.read(position, task.num_chunks, memory[start : start + task.num_chunks * size])
+            extent.file.read(position, task.first, task.stop, out)
         except IntegrityError:
             self._discard(extent.file)
             raise
@@ -270,3 +296,11 @@ class Holding:
                 return
         for file in self._files:
             file.close()
+
+
+def _cut(task: _Task, geometry: DeliveryGeometry) -> Iterator[_Task]:
+    """Into what one thread reads at once."""
+    size = geometry.parts[task.part].slice_bytes[geometry.position(task.part, task.layer)]
+    most = _READ_PIECES * piece_chunks(size)
+    for first in range(task.first, task.stop, most):
+        yield task._replace(first=first, stop=min(task.stop, first + most))

@@ -48,18 +48,27 @@ class Mappings:
     def mapped_bytes(self) -> int:
         return self._bytes
 
-    def find(self, directory: str, keys: KeyChain, *, rest: bool, num_layers: int | None) -> TierFile | None:
-        """A mapped file in `directory` whose first chunks are `keys`, of `num_layers` (None: any): the caller closes
-        it."""
+    def find(
+        self, directory: str, keys: KeyChain, at: int, step: int, *, rest: bool, num_layers: int | None
+    ) -> TierFile | None:
+        """A mapped file in `directory` of `num_layers` (None: any) that has all of `keys` from `at` on, or else the
+        longest of whole steps whose chunks are all wanted: the caller closes it."""
+        best: TierFile | None = None
+        left = len(keys) - at
         with self._lock:
             for file in self._in.get(directory, {}).values():
                 name = file.name
                 if name.rest is not rest or num_layers not in (None, name.num_layers):
                     continue
-                if file.keys().data.startswith(keys.data):
-                    self._files.move_to_end(file)
-                    return file.share()
-        return None
+                if best is not None and name.num_chunks <= best.name.num_chunks:
+                    continue
+                last = min(left, name.num_chunks) - 1  # its key names all before it
+                if (name.num_chunks >= left or name.num_chunks % step == 0) and file.keys()[last] == keys[at + last]:
+                    best = file
+            if best is None:
+                return None
+            self._files.move_to_end(best)
+            return best.share()
 
     def at(self, path: str) -> TierFile | None:
         """The file, if it is mapped: the caller closes it."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from objectcache.descriptor import Versions
 from objectcache.names import SEGMENT_TAG_BYTES
 
-EXTENT_BYTES = 4 << 20
-"""About how much of one layer a file holds."""
-MIN_EXTENT_CHUNKS, MAX_EXTENT_CHUNKS = 16, 1024
+LEAF_BYTES = 8
 MAX_VERSIONS = 32
+"""Of the chunks of one file: its header names them."""
 MIXED = bytes(SEGMENT_TAG_BYTES)
 """In place of the one segment's tag: the chunks are of several, which the header names."""
 
@@ -51,12 +49,6 @@ class TierName(NamedTuple):
 def rank_of(name: str) -> int:
     """First layers are kept before the rest of any prefix: they are the only transfer that nothing hides."""
     return 1 if name.startswith("r") else 0
-
-
-def extent_chunks(slice_bytes: Sequence[int]) -> int:
-    """How many chunks a file holds at most: a power of two, so that extents of all prefixes begin at like depths."""
-    wanted = EXTENT_BYTES // max(slice_bytes)
-    return min(MAX_EXTENT_CHUNKS, max(MIN_EXTENT_CHUNKS, 1 << max(0, wanted.bit_length() - 1)))
 
 
 def encode_versions(versions: Versions) -> str:

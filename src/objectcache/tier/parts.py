@@ -1,4 +1,4 @@
-"""What is asked of the tier: parts of a request, cut into extents."""
+"""What is asked of the tier: parts of a request, and extents of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from objectcache.keys import KEY_BYTES, KeyChain
+from objectcache.keys import KeyChain
 from objectcache.layout import PartShape
-from objectcache.tier.names import extent_chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,14 @@ class TierPart:
     chunk_tokens: int
     keys: KeyChain
     shape: PartShape
+    windowed: bool = False
+    """Whether it is the last chunks that its group needs, rather than all."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether what is asked for later begins where this does: else files of more than a step would be of no use to
+        what begins within them."""
+        return not self.first and not self.windowed
 
 
 @dataclass(slots=True)
@@ -35,7 +42,8 @@ class TierStats:
 
 
 class WantedExtent(NamedTuple):
-    """One extent of a part: chunks [at, at + len(keys)) of what is asked for. `parent` is the key before it."""
+    """One extent of a part: chunks [at, at + len(keys)) of what is asked for. `parent` is the key before it, empty
+    where that is not known."""
 
     directory: str
     at: int
@@ -44,21 +52,15 @@ class WantedExtent(NamedTuple):
     keys: KeyChain
 
 
-def extents_of(namespace: bytes, part: TierPart, directory: Callable[[str], str]) -> list[WantedExtent]:
-    """The extents that `part` is cut into; `directory(name)` is where those of a name are.
+def wanted_extent(
+    namespace: bytes, part: TierPart, at: int, stop: int, directory: Callable[[str], str]
+) -> WantedExtent:
+    """Chunks [at, stop) of `part`; `directory(name)` is where the extents of a name are."""
+    keys = part.keys[at:stop]
+    before = part.keys[at - 1] if at else b"" if part.first else namespace
+    return WantedExtent(directory(extent_name(part, keys[0])), at, part.first + at, before, keys)
 
-    None for a window that begins within an extent: its chunks are read from the store.
-    """
-    step = extent_chunks(part.shape.slice_bytes)
-    if part.first % step:
-        return []
-    wanted = []
-    data, size = part.keys.data, step * KEY_BYTES  # by its bytes: there are dozens, and a prompt waits
-    parent = b"" if part.first else namespace
-    suffix = f"/{part.group}.{part.shard}"
-    for number, at in enumerate(range(0, len(data), size)):
-        keys = data[at : at + size]
-        place = directory(keys[:KEY_BYTES].hex() + suffix)
-        wanted.append(WantedExtent(place, number * step, part.first + number * step, parent, KeyChain(keys)))
-        parent = keys[-KEY_BYTES:]
-    return wanted
+
+def extent_name(part: TierPart, key: bytes) -> str:
+    """Of all extents of its shard that begin with the chunk `key`."""
+    return f"{key.hex()}/{part.group}.{part.shard}"
