@@ -9,8 +9,7 @@ import pytest
 
 from objectcache.stores import FileStore
 from objectcache.transports.dealing import Dealing, Portion
-from objectcache.transports.shared_memory.placements import placements_of
-from objectcache.transports.source import turn_bytes
+from objectcache.transports.shared_memory.placements import placed_bytes, placements_of
 from objectcache.workers.open_objects import OpenObjects
 from tests.transports.sending import store_prefix
 
@@ -28,8 +27,8 @@ def test_each_layer_is_placed_by_all_of_them_and_nothing_twice(tmp_path: Path, c
     for carrier in range(carriers):
         portion = Portion(carriers, carriers, carrier)
         own: Counter[int] = Counter()
-        most_bytes = turn_bytes(prefix.plan, portion)
-        for (placement,) in placements_of(prefix.plan, held.readers, 1, 0, None, Dealing(portion), most_bytes):
+        most = placed_bytes(prefix.plan, portion)
+        for (placement,) in placements_of(prefix.plan, held.readers, 1, 0, None, Dealing(portion), most):
             frame = placement.frame
             own[frame.layer] += frame.data_bytes
             chunks.update((frame.layer, frame.first_chunk + at) for at in range(frame.num_chunks))

@@ -15,7 +15,7 @@ from objectcache.errors import GatewayUnavailableError, ObjectCacheError
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.transports.receiver import VERIFY_ALL, Expected, ExpectedPart, Receiver, stream_error
 from objectcache.transports.shared_memory import PlacedReceiver
-from objectcache.transports.sockets import PieceReceiver, recv_exact
+from objectcache.transports.sockets import PieceReceiver, WordReceiver
 from objectcache.transports.verification import Verification
 
 
@@ -180,7 +180,7 @@ class SharedReceivers(StreamReceivers):
         super().__init__(on_lost)
 
     def _receive(self, stream: int, sock: socket.socket) -> None:
-        self._receiver.run(stream, lambda out: recv_exact(sock, out))
+        self._receiver.run(stream, WordReceiver(sock))
 
     def _let_go(self, stream: int, sock: socket.socket, reason: ObjectCacheError) -> None:
         self._receiver.fail_all(reason)

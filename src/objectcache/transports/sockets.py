@@ -15,6 +15,9 @@ from objectcache.stores import ObjectReader
 SEND_BYTES = 4 << 20
 """How much of a whole object is brought to hand at once."""
 
+WORDS_BYTES = 16 << 10
+"""How much of words is taken at once."""
+
 WAKE_BYTES = 512 << 10
 """How much must have arrived before a receiver of large pieces is woken."""
 
@@ -35,16 +38,16 @@ def send_all(sock: socket.socket, data: bytes | memoryview, *, more: bool = Fals
             _wait(sock, select.POLLOUT)
 
 
-def send_head(sock: socket.socket, head: bytes) -> None:
-    """All of `head`, held back for what follows. Raises OSError.
+def send_head(sock: socket.socket, head: bytes, *, more: bool = True) -> None:
+    """All of `head`, held back for what follows where there is `more`. Raises OSError.
 
     The interpreter lock is kept meanwhile: where many streams send, to get it back for each head would take longer than
     to send it. So nothing is waited for here but by the usual way.
     """
-    flags = socket.MSG_MORE | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | (socket.MSG_MORE if more else 0)
     sent = _send_holding(sock.fileno(), head, len(head), flags)
     if sent != len(head):  # it has to wait, or fails: then it fails again
-        send_all(sock, memoryview(head)[max(0, sent) :], more=True)
+        send_all(sock, memoryview(head)[max(0, sent) :], more=more)
 
 
 class Body(AbstractContextManager["Body"]):
@@ -177,6 +180,31 @@ class PieceReceiver:
         if count != self._awaited:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._awaited = count
+
+
+class WordReceiver:
+    """Fills memory from a blocking socket that carries words of some hundred bytes: one call takes all that is there.
+
+    Each call gives the interpreter lock up, and to get it back beside many threads takes longer than the call.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._memory = memoryview(bytearray(WORDS_BYTES))
+        self._at_hand = self._memory[:0]
+
+    def __call__(self, out: memoryview) -> None:
+        """Fill `out`. Raises GatewayUnavailableError when the peer hangs up before."""
+        while out:
+            if not self._at_hand:
+                try:
+                    count = self._sock.recv_into(self._memory)
+                except OSError as error:
+                    raise GatewayUnavailableError(f"the data connection broke: {error}") from error
+                self._at_hand = self._memory[: _received(count)]
+            count = min(len(out), len(self._at_hand))
+            out[:count] = self._at_hand[:count]
+            out, self._at_hand = out[count:], self._at_hand[count:]
 
 
 def _received(count: int) -> int:

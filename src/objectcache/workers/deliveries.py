@@ -17,7 +17,7 @@ from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.sender import SenderSession
 from objectcache.transports.sent_times import SentTimes
 from objectcache.transports.shared_memory import PlacingDelivery
-from objectcache.transports.shared_memory.placements import PLACED_BYTES, placements_of
+from objectcache.transports.shared_memory.placements import placed_bytes, placements_of
 from objectcache.transports.sockets import send_all
 from objectcache.transports.source import Outgoing, spans_of, tapering_of, turn_bytes
 from objectcache.workers.answering import Answering, Order, WorkerStores
@@ -137,9 +137,8 @@ class DeliveryOrders:
             ahead = Announcements(plan, held.readers) if far else None
             dealing = Dealing(portion) if portion.carriers > 1 else None
             if session.places:
-                # Several have a part of each layer only where no placement is all of it.
-                most_bytes = PLACED_BYTES if dealing is None else turn
-                spans = placements_of(plan, held.readers, delivery, epoch, ahead, dealing, most_bytes)
+                most = placed_bytes(plan, portion)
+                spans = placements_of(plan, held.readers, delivery, epoch, ahead, dealing, most)
             else:
                 spans = spans_of(plan, held.readers, delivery, epoch, ahead, dealing)
         except ObjectCacheError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
+from typing import NamedTuple
 
 from objectcache.announcing import Announcements
 from objectcache.errors import IntegrityError
@@ -14,14 +15,37 @@ from objectcache.layout import DIGEST_BYTES, LayerRow, Span, piece_chunks
 from objectcache.plan import LayerRun, Plan
 from objectcache.segment import CommittedLayer
 from objectcache.stores import FileRange, ObjectReader
-from objectcache.transports.dealing import Dealing
+from objectcache.transports.dealing import Dealing, Portion
 from objectcache.transports.shared_memory.mapped_files import MappedFiles, MappedPiece
 from objectcache.transports.sockets import Body
-from objectcache.transports.source import Outgoing, _reading
+from objectcache.transports.source import Outgoing, _reading, turn_bytes
 
 PLACED_BYTES = 8 << 20
 """At most, where slices are smaller: a millisecond's copying, so that nothing waits long behind it, and few words for
 many bytes: each wakes a thread of the client, on a core that could copy."""
+SPREAD_BYTES = 4 << 20
+"""At least, where several carriers share layers that have so much: all threads of a process pass one interpreter lock
+around for each placement, however small, and this many copying at once use up the memory's bandwidth anyway."""
+
+
+class PlacedBytes(NamedTuple):
+    """What a placement has at most, of the first layer and of the others."""
+
+    first: int
+    other: int
+
+
+ALONE = PlacedBytes(PLACED_BYTES, PLACED_BYTES)
+"""Where one carrier places all: it has few threads."""
+
+
+def placed_bytes(plan: Plan, portion: Portion) -> PlacedBytes:
+    """Of several carriers all have a part of the first layer, for which the receiver waits; behind
+    it so few bytes each would take longer to order than to copy."""
+    if portion.carriers == 1:
+        return ALONE
+    part = plan.geometry.least_layer_bytes // portion.streams
+    return PlacedBytes(turn_bytes(plan, portion), min(PLACED_BYTES, max(SPREAD_BYTES, part)))
 
 
 class PlacingBody(Body):
@@ -103,13 +127,15 @@ def placements_of(
     epoch: int,
     ahead: Announcements | None = None,
     dealing: Dealing | None = None,
-    most_bytes: int = PLACED_BYTES,
+    most: PlacedBytes = ALONE,
 ) -> Iterator[list[Outgoing]]:
-    """As `transports.source.spans_of`: each list is one placement, of at most `most_bytes` if a piece is not larger."""
+    """As `transports.source.spans_of`: each list is one placement, of at most `most` bytes if a piece is not larger."""
+    first_layer = next(layer for layer in plan.geometry.order if layer >= plan.from_layer)
     for layer_run in plan.layer_runs():
         if ahead is not None:
             ahead.advance(layer_run.row.row_bytes)
         reader = readers[layer_run.run.segment]
+        most_bytes = most.first if layer_run.layer == first_layer else most.other
         for placement in _run_placements(plan, layer_run, reader, delivery, epoch, dealing, most_bytes):
             yield [placement]
             if ahead is not None:

@@ -22,7 +22,7 @@ from objectcache.transports.sender import SenderSession
 from objectcache.transports.shared_memory.mapped_files import MappedFiles
 from objectcache.transports.shared_memory.memory import ClientMemory
 from objectcache.transports.shared_memory.placements import PlacingBody
-from objectcache.transports.sockets import send_all
+from objectcache.transports.sockets import send_head
 from objectcache.transports.source import Outgoing
 
 
@@ -141,7 +141,7 @@ class PlacingSession(SenderSession):
             except ObjectCacheError as error:
                 supplying.fail(active, self._changed, error)  # nothing was said of it: the stream is in step
             else:
-                send_all(sock, outgoing.head)
+                send_head(sock, outgoing.head, more=False)
                 if active.times is not None:
                     active.times.note(stream, turn, begun_s, time.monotonic())
         return True
