@@ -36,3 +36,23 @@ def test_each_layer_is_placed_by_all_of_them_and_nothing_twice(tmp_path: Path, c
     held.release()
     assert chunks == Counter((layer, chunk) for layer in range(LAYERS) for chunk in range(64))
     assert [dict(own) for own in placed] == [dict.fromkeys(range(LAYERS), LAYER_BYTES // carriers)] * carriers
+
+
+def test_what_is_waited_for_is_cut_finer_than_what_follows(tmp_path: Path) -> None:
+    """With eight streams each has its part of the first layer; of the others each placement is worth its order."""
+    store = FileStore(tmp_path)
+    prefix = store_prefix(store, 1, segments=1, chunks=64, layers=LAYERS, slice_bytes=MIB // 8)
+    held = OpenObjects().hold(store, prefix.plan.segment_bytes)
+    sizes: list[Counter[tuple[int, int]]] = []
+    for carrier in range(2):
+        portion = Portion(8, 2, carrier)
+        most = placed_bytes(prefix.plan, portion)
+        made = placements_of(prefix.plan, held.readers, 1, 0, None, Dealing(portion), most)
+        sizes.append(Counter((placement.frame.layer, placement.data_bytes) for (placement,) in made))
+    held.release()
+    assert sizes == [{(0, MIB): 4, (1, 4 * MIB): 1, (2, 4 * MIB): 1}] * 2
+
+
+def test_one_carrier_places_as_much_at_once_as_may_be(tmp_path: Path) -> None:
+    prefix = store_prefix(FileStore(tmp_path), 1, segments=1, chunks=64, layers=LAYERS, slice_bytes=MIB // 8)
+    assert placed_bytes(prefix.plan, Portion(12)) == (8 * MIB, 8 * MIB)

@@ -24,8 +24,8 @@ PLACED_BYTES = 8 << 20
 """At most, where slices are smaller: a millisecond's copying, so that nothing waits long behind it, and few words for
 many bytes: each wakes a thread of the client, on a core that could copy."""
 SPREAD_BYTES = 4 << 20
-"""At least, where several carriers share layers that have so much: all threads of a process pass one interpreter lock
-around for each placement, however small, and this many copying at once use up the memory's bandwidth anyway."""
+"""At least, where several carriers share layers that have so much for each: all threads of a process pass one
+interpreter lock around for each placement, however small, and few that copy use up the memory's bandwidth."""
 
 
 class PlacedBytes(NamedTuple):
@@ -40,12 +40,13 @@ ALONE = PlacedBytes(PLACED_BYTES, PLACED_BYTES)
 
 
 def placed_bytes(plan: Plan, portion: Portion) -> PlacedBytes:
-    """Of several carriers all have a part of the first layer, for which the receiver waits; behind
-    it so few bytes each would take longer to order than to copy."""
+    """Of several carriers all have a part of each layer. All their streams have one of the first, for which the
+    receiver waits; behind it so few bytes each would take longer to order than to copy."""
     if portion.carriers == 1:
         return ALONE
-    part = plan.geometry.least_layer_bytes // portion.streams
-    return PlacedBytes(turn_bytes(plan, portion), min(PLACED_BYTES, max(SPREAD_BYTES, part)))
+    first, layer_bytes = turn_bytes(plan, portion), plan.geometry.least_layer_bytes
+    other = max(first, layer_bytes // portion.streams, min(SPREAD_BYTES, layer_bytes // portion.carriers))
+    return PlacedBytes(first, min(PLACED_BYTES, other))
 
 
 class PlacingBody(Body):
