@@ -17,12 +17,13 @@ from objectcache.descriptor import (
     MAX_PARTS,
     Descriptor,
     DescriptorPart,
+    FieldReader,
     Target,
     TargetKind,
     Versions,
     decode_descriptor,
 )
-from objectcache.errors import DescriptorError
+from objectcache.errors import DescriptorError, RequestError
 from objectcache.layout import KVGroup, KVLayout, KVShard
 from tests.fuzzing import HOSTILE, ODD_VALUES, Path, answers_properly, mutated, paths, replaced, without
 from tests.golden.wire import DESCRIPTOR, LEAF
@@ -254,3 +255,13 @@ def test_a_part_too_large_to_be_kept_is_decoded_all_the_same() -> None:
     part = VALID["parts"][0] | {"layers": layers, "slice_bytes": [1 << 20] * len(layers)}
     part |= {"held_layers": [], "held_chunks": [], "version_chunks": [], "version_tags": b""}
     assert decode_descriptor(msgpack.packb(VALID | {"parts": [part]})).parts[0].layers == tuple(layers)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.inf, math.nan, True, "1"])
+def test_numbers_that_only_other_encodings_have_are_refused_too(value: object) -> None:
+    """As JSON has them."""
+    fields = FieldReader({"one": value, "many": [0.5, value, 1]}, "share", RequestError)
+    with pytest.raises(RequestError, match="must be a number"):
+        fields.number("one", 0, 1e15)
+    with pytest.raises(RequestError, match="must be a number"):
+        fields.numbers("many", 0, 1e15, 8)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from math import isfinite
+from math import isnan
 from typing import Any, TypeVar
 
 import msgpack
@@ -278,7 +278,7 @@ class FieldReader:
         return None if value is None else self._number(value, name, low, high)
 
     def _number(self, value: object, name: str, low: float, high: float) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high:
+        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:  # NaN is not
             return float(value)
         raise self._error(f"{self._where}.{name} must be a number in {low}..{high}, got {_short(value)}")
 
@@ -310,8 +310,9 @@ class FieldReader:
 
     def numbers(self, name: str, low: float, high: float, limit: int) -> tuple[float, ...]:
         values = self.items(name, limit)
-        plain = set(map(type, values)) <= {int, float} and all(map(isfinite, values))  # as a whole, as integers are
-        if plain and (not values or low <= min(values) <= max(values) <= high):
+        # As a whole, as integers are. NaN may hide others in a minimum, but not from a sum.
+        plain = set(map(type, values)) <= {int, float}
+        if plain and (not values or low <= min(values) <= max(values) <= high) and not isnan(sum(values)):
             return tuple(map(float, values))
         return tuple(self._number(value, name, low, high) for value in values)
 

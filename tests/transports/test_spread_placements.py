@@ -53,6 +53,19 @@ def test_what_is_waited_for_is_cut_finer_than_what_follows(tmp_path: Path) -> No
     assert sizes == [{(0, MIB): 4, (1, 4 * MIB): 1, (2, 4 * MIB): 1}] * 2
 
 
+@pytest.mark.parametrize(("streams", "carriers"), [(3, 2), (5, 4), (8, 4)])
+def test_nobody_is_left_out_where_streams_do_not_divide(tmp_path: Path, streams: int, carriers: int) -> None:
+    store = FileStore(tmp_path)
+    prefix = store_prefix(store, 1, segments=1, chunks=64, layers=8, slice_bytes=MIB // 8)
+    held = OpenObjects().hold(store, prefix.plan.segment_bytes)
+    for carrier in range(carriers):
+        portion = Portion(streams, carriers, carrier)
+        most = placed_bytes(prefix.plan, portion)
+        made = placements_of(prefix.plan, held.readers, 1, 0, None, Dealing(portion), most)
+        assert {placement.frame.layer for (placement,) in made} == set(range(8))
+    held.release()
+
+
 def test_one_carrier_places_as_much_at_once_as_may_be(tmp_path: Path) -> None:
     prefix = store_prefix(FileStore(tmp_path), 1, segments=1, chunks=64, layers=LAYERS, slice_bytes=MIB // 8)
     assert placed_bytes(prefix.plan, Portion(12)) == (8 * MIB, 8 * MIB)

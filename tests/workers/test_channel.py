@@ -119,13 +119,34 @@ def test_what_does_not_fit_is_sent_when_there_is_room(sizes: list[int], late: bo
 
     async def send() -> list[int]:
         loop, channel = asyncio.get_running_loop(), AsyncChannel(mine)
-        reading = None if late else loop.run_in_executor(None, read)
-        for size in sizes:
-            channel.send({"data": bytes(size)})
-        received = await (reading or loop.run_in_executor(None, read))
-        assert not loop.remove_writer(mine)
+        received = []
+        for _ in range(2):  # and the second time as the first
+            reading = None if late else loop.run_in_executor(None, read)
+            for size in sizes:
+                channel.send({"data": bytes(size)})
+            received += await (reading or loop.run_in_executor(None, read))
+            assert not loop.remove_writer(mine)
         channel.close()
         return received
 
     with mine, theirs:
-        assert asyncio.run(send()) == sizes
+        assert asyncio.run(send()) == 2 * sizes
+
+
+def test_nothing_is_kept_for_a_worker_that_is_gone() -> None:
+    mine, theirs = socket.socketpair()
+
+    async def send() -> None:
+        channel = AsyncChannel(mine)
+        with open(os.devnull) as file:
+            for _ in range(3):
+                channel.send({}, [file.fileno()])
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(20):
+                channel.send({}, [file.fileno()])
+            assert len(os.listdir("/proc/self/fd")) == before
+        channel.close()
+
+    with mine:
+        theirs.close()
+        asyncio.run(send())

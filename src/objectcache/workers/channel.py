@@ -102,7 +102,10 @@ class AsyncChannel:
         self._closed = False
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Queue a message. `fds` stay the caller's to close, and are duplicated here until they are sent."""
+        """Queue a message, unless the worker is gone. `fds` stay the caller's to close, and are duplicated here until
+        they are sent."""
+        if self._closed:
+            return
         duplicates = [_duplicate(fd) for fd in fds]
         self._outgoing.append((memoryview(pack(message)), duplicates))
         if len(self._outgoing) == 1:

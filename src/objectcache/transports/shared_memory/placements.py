@@ -40,12 +40,14 @@ ALONE = PlacedBytes(PLACED_BYTES, PLACED_BYTES)
 
 
 def placed_bytes(plan: Plan, portion: Portion) -> PlacedBytes:
-    """Of several carriers all have a part of each layer. All their streams have one of the first, for which the
-    receiver waits; behind it so few bytes each would take longer to order than to copy."""
+    """Of several carriers all have a part of each layer that is large enough. All their streams have one of the first,
+    for which the receiver waits; behind it so few bytes each would take longer to order than to copy."""
     if portion.carriers == 1:
         return ALONE
     first, layer_bytes = turn_bytes(plan, portion), plan.geometry.least_layer_bytes
-    other = max(first, layer_bytes // portion.streams, min(SPREAD_BYTES, layer_bytes // portion.carriers))
+    # They are dealt out by streams: where carriers have different numbers of them, larger ones would leave some out.
+    shares = portion.streams if portion.streams % portion.carriers else portion.carriers
+    other = max(first, layer_bytes // portion.streams, min(SPREAD_BYTES, layer_bytes // shares))
     return PlacedBytes(first, min(PLACED_BYTES, other))
 
 
