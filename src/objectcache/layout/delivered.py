@@ -31,9 +31,8 @@ class PartShape:
                 f"a part needs at least one layer and one slice size per layer, got {len(self.layers)} layers and "
                 f"{len(self.slice_bytes)} sizes"
             )
-        if any(
-            map(ge, self.layers, self.layers[1:])
-        ):  # one is made on the way to a first byte, of any number of layers
+        # As a whole: one is made on the way to a first byte, of any number of layers.
+        if any(map(ge, self.layers, self.layers[1:])):
             raise LayoutError("the layers of a part must ascend")
         if self.num_chunks < 1 or min(self.slice_bytes) < 1:
             raise LayoutError(f"a part has at least one chunk of at least one byte, got {self.num_chunks} chunks")
