@@ -21,6 +21,7 @@ from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
 from objectcache.keys import KeyChain
 from objectcache.layout import DeliveryGeometry, PartShape
 from objectcache.tier import Holding, LocalTier, TierPart, cutting
+from objectcache.tier import holding as holding_module
 from objectcache.tier.cutting import cut
 from objectcache.tier.names import TierName, cut_versions, decode_versions, encode_versions
 
@@ -40,6 +41,13 @@ def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as executor:
         yield executor
+
+
+@pytest.fixture
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of a file is read by several tasks."""
+    monkeypatch.setattr(holding_module, "_READ_PIECES", 1)
+    monkeypatch.setattr(holding_module, "piece_chunks", lambda slice_bytes: 3)
 
 
 def open_tier(folder: Path, limit_bytes: int = 1 << 30) -> LocalTier:
@@ -183,6 +191,7 @@ def test_a_prefix_that_grows_is_a_few_files(tmp_path: Path) -> None:
     tier.close()
 
 
+@pytest.mark.usefixtures("short_reads")
 @pytest.mark.parametrize("count", [5, 17, 36, 39, 40, 60, 64])
 def test_less_is_asked_for_than_is_in_a_file(tmp_path: Path, executor: ThreadPoolExecutor, count: int) -> None:
     tier = open_tier(tmp_path)
@@ -198,6 +207,7 @@ def test_less_is_asked_for_than_is_in_a_file(tmp_path: Path, executor: ThreadPoo
     tier.close()
 
 
+@pytest.mark.usefixtures("short_reads")
 @pytest.mark.parametrize("shared", range(32, 65))
 def test_prompts_that_part_within_a_file(tmp_path: Path, executor: ThreadPoolExecutor, shared: int) -> None:
     """What they share comes from the longer one's file, what they do not from a file that begins at the step before."""
@@ -214,6 +224,19 @@ def test_prompts_that_part_within_a_file(tmp_path: Path, executor: ThreadPoolExe
     end = DeliveryGeometry((part.shape,), 1).offset(0, 1) + 60 * SLICE_BYTES
     assert memory[:end] == delivered(part)[1][:end]
     assert held(tier, stem)[-1][1] == 64, "both are there"
+    tier.close()
+
+
+def test_what_parts_within_a_file_is_of_the_versions_of_both(tmp_path: Path) -> None:
+    """The longer one's file counts up to where the next begins, not as far as its chunks are shared."""
+    tier = open_tier(tmp_path)
+    stem = keys_of(1, 64)
+    come(tier, stem, ((64, OLD),))
+    branch = KeyChain(stem[:50].data + keys_of(2, 10).data)
+    come(tier, branch, ((60, NEW),))
+    with closing(tier.look_up(NAMESPACE, [part_of(branch)])) as found:
+        assert found.parts[0].held[-1] == (2, 60)
+        assert found.parts[0].versions == ((48, OLD), (12, NEW))
     tier.close()
 
 
@@ -319,6 +342,87 @@ def test_a_chunk_is_of_one_version(tmp_path: Path) -> None:
     holding.close()
     assert holding.parts[0].held == ((LAYERS, 4), (2, 8))
     assert holding.parts[0].versions == ((8, OLD),)
+    tier.close()
+
+
+def test_a_rest_that_differs_within_a_file_is_kept_anew(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """Until then, what it has of the versions of the first layers is used."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 64)
+    part = part_of(keys)
+    versions = ((40, OLD), (24, NEW))
+    come(tier, keys)
+    come(tier, keys)
+    assert held(tier, keys) == ((LAYERS, 64),)
+    (last,) = [path for path in tmp_path.rglob("f.*") if (name := TierName.decode(path.name)) and name.num_chunks == 32]
+    last.unlink()
+    assert come(tier, keys, versions) == ((LAYERS, 32),), "its first layers come again, partly of another version"
+
+    found = tier.look_up(NAMESPACE, [part])
+    assert found.parts[0].held == ((LAYERS, 40), (2, 64))
+    assert found.parts[0].versions == versions
+    geometry, memory = delivered(part)
+    tier.keep(NAMESPACE, [part], [versions], geometry, memory, found)
+    read_memory, units, errors = read(found, part, executor)
+    assert (sorted(units), errors) == (list(range(LAYERS)), [])
+    for layer, chunks in enumerate([64, 64, 40, 40, 40, 40]):
+        at = geometry.offset(0, layer)
+        assert read_memory[at : at + chunks * SLICE_BYTES] == memory[at : at + chunks * SLICE_BYTES]
+
+    found = tier.look_up(NAMESPACE, [part])
+    assert found.parts[0].held == ((LAYERS, 64),), "there is one that goes with them now"
+    assert found.parts[0].versions == versions
+    read_memory, units, errors = read(found, part, executor)
+    assert (sorted(units), errors) == (list(range(LAYERS)), [])
+    assert read_memory == memory
+    assert [chunks for kind, chunks in files(tmp_path) if kind == "r"] == [4, 4, 8, 16, 32], "instead of the other"
+    tier.close()
+
+
+@pytest.mark.parametrize(
+    ("again", "now_held", "left"),
+    [
+        (((20, OLD),), ((LAYERS, 20),), [4, 4, 8, 16, 32]),
+        (((18, OLD), (2, NEW)), ((LAYERS, 18), (2, 20)), [4, 4, 8, 32]),
+    ],
+    ids=["alike", "that differs"],
+)
+def test_a_rest_stays_that_first_layers_do_not_contradict(
+    tmp_path: Path, again: Versions, now_held: tuple[tuple[int, int], ...], left: list[int]
+) -> None:
+    """First layers that end within a file of the rest: that goes where they differ, what lies behind does not."""
+    tier = open_tier(tmp_path)
+    keys = keys_of(1, 64)
+    come(tier, keys)
+    come(tier, keys)
+    for path in tmp_path.rglob("f.*"):
+        if (name := TierName.decode(path.name)) and name.num_chunks >= 16:
+            path.unlink()
+    come(tier, keys[:20], again)
+    assert held(tier, keys) == now_held
+    assert [chunks for kind, chunks in files(tmp_path) if kind == "r"] == left
+    tier.close()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "left"),
+    [(((12, OLD), (4, NEW)), ((10, OLD), (6, NEW)), True), (((16, OLD),), ((16, OLD),), False)],
+    ids=["maybe of others", "of the same"],
+)
+def test_a_file_of_other_versions_stands_for_no_shorter_one(
+    tmp_path: Path, theirs: Versions, mine: Versions, left: bool
+) -> None:
+    """Files of several versions are named alike: one that another process has kept meanwhile may be of others."""
+    tier, other = open_tier(tmp_path), open_tier(tmp_path)
+    part = part_of(keys_of(1, 16))
+    come(tier, part.keys[:10])
+    geometry, memory = delivered(part)
+    with closing(tier.look_up(NAMESPACE, [part])) as found:
+        assert found.parts[0].held == ((2, 10),)
+        other.keep(NAMESPACE, [part], [theirs], geometry, memory, None)
+        tier.keep(NAMESPACE, [part], [mine], geometry, memory, found)
+    assert [file for file in files(tmp_path) if file[0] == "f"] == [*[("f", 2)] * left, ("f", 4), ("f", 4), ("f", 8)]
+    other.close()
     tier.close()
 
 

@@ -19,7 +19,11 @@ _CONTINUE = b"HTTP/1.1 100"
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 8192
 _MAX_HEAD_BYTES = 1 << 16
-_STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-5][0-9]{2}) .*", re.DOTALL)
+_END = re.compile(rb"\n\r?\n")
+"""Of a head. http.client takes lines that end in a bare LF too."""
+_STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-5][0-9]{2}) [^\r\n]*")
+_FIELD = re.compile(r"([!-9;-~]+):([^\r\n]*)")
+"""A bare CR or LF would be the end of a line to http.client; so would a name of other characters, of all fields."""
 _BODILESS = (204, 304)
 
 
@@ -72,7 +76,7 @@ Response = PlainResponse | http.client.HTTPResponse
 def answer(connection: http.client.HTTPConnection, method: str) -> Response:
     """The head of the response to a request. Raises OSError, http.client.HTTPException."""
     data = b""
-    while b"\r\n\r\n" not in data and len(data) < _MAX_HEAD_BYTES:
+    while not _END.search(data) and len(data) < _MAX_HEAD_BYTES:
         more = connection.sock.recv(_READ_BYTES)
         if not more:
             if not data:
@@ -100,11 +104,10 @@ def _plain(sock: socket.socket, data: bytes) -> PlainResponse | None:
     status_line = _STATUS_LINE.fullmatch(first)
     headers: dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        name = name.lower()
-        if not colon or name in headers or not name.isascii() or name != name.strip():
+        field = _FIELD.fullmatch(line)
+        if field is None or (name := field[1].lower()) in headers:
             return None
-        headers[name] = value.strip()
+        headers[name] = field[2].strip(" \t")
     length = headers.get("content-length", "")
     if not end or status_line is None or not length.isascii() or not length.isdigit() or len(length) > 7:
         return None

@@ -41,25 +41,23 @@ class Finder:
         rest_chunks, rest_layers = reach(rest)
         versions = versions_of(first)
         first_chunks = min(first_chunks, sum(chunks for chunks, _ in versions))
-        if first_layers + rest_layers != len(part.shape.layers):
-            rest_chunks = 0
+        complete = first_layers + rest_layers == len(part.shape.layers)
+        both_chunks = min(first_chunks, rest_chunks) if complete else 0
         # A chunk's layers are of one version: the rest counts as far as it is of the versions of the first layers.
-        rest_chunks = min(first_chunks, rest_chunks, common_chunks(versions, versions_of(rest)))
+        rest_chunks = min(both_chunks, common_chunks(versions, versions_of(rest)))
         steps = [(part.shape.layers[-1] + 1, rest_chunks)] if rest_chunks else []
         if first_chunks > rest_chunks:
             steps.append((part.shape.layers[first_layers - 1] + 1, first_chunks))
-        for extent in rest:
-            if (
-                extent.at >= rest_chunks
-                and extent.at < first_chunks
-                and first_layers + rest_layers == len(part.shape.layers)
-            ):
-                self._discard(extent.file)  # of another version than the first layers
         used = [extent for extent in first if extent.at < first_chunks]
-        used += [extent for extent in rest if extent.at < rest_chunks]
-        kept = set(map(id, used))
+        for extent in rest:
+            differs = rest_chunks < min(both_chunks, extent.at + extent.count) and extent.at < first_chunks
+            if differs:
+                self._discard(extent.file)  # of another version than the first layers: it is to be kept anew
+            if extent.at < rest_chunks:
+                used.append(_shortened(extent, rest_chunks - extent.at) if differs else extent)
+        kept = {id(extent.file) for extent in used}
         for extent in (*first, *rest):
-            if id(extent) not in kept:
+            if id(extent.file) not in kept:
                 extent.file.close()
         return HeldPart(HeldChunks(part.group, part.shard, part.first, tuple(steps), versions), tuple(used))
 
@@ -82,7 +80,7 @@ class Finder:
             file, at, count = found
             if at < reached:
                 last = covering.pop()
-                covering.append(replace(last, count=at - last.at, keys=last.keys[: at - last.at]))
+                covering.append(_shortened(last, at - last.at))
             num_layers = file.name.num_layers
             mine = layers[len(layers) - num_layers :] if rest else layers[:num_layers]
             reached = at + count
@@ -164,6 +162,10 @@ class Finder:
             self._discard(file)
             return 0
         return _common(held.data, keys[at : at + len(held)].data)
+
+
+def _shortened(extent: HeldExtent, count: int) -> HeldExtent:
+    return replace(extent, count=count, keys=extent.keys[:count])
 
 
 def _candidates(

@@ -152,7 +152,8 @@ class LocalTier:
             self._extents.place(writing, path)
             with self._lock:
                 self.stats.kept_bytes += header.total_bytes
-        superseded = held.within(header.layers, wanted.at, stop)
+        # One that was there and is MIXED may be of other versions than these, which its name does not say.
+        superseded = held.within(header.layers, wanted.at, stop) if new or tag != MIXED else []
         for file in superseded:
             self._discard(file)
         return new or bool(superseded)
