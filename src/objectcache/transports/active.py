@@ -209,8 +209,10 @@ class ActiveDelivery:
         """
         if self.far:
             return 0
-        tapered = self.turn_bytes if self._tapering is None else min(self.turn_bytes, self._tapering.most_bytes)
-        return min(tapered, moment_bytes)
+        most_bytes: float = self.turn_bytes if self.turn_bytes < moment_bytes else moment_bytes
+        if self._tapering is not None and self._tapering.most_bytes < most_bytes:
+            return self._tapering.most_bytes
+        return most_bytes
 
     def take_turn(self, stream: int, most_bytes: float, cut_bytes: int = 0) -> Turn:
         """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes` of

@@ -17,15 +17,14 @@ class Tapering:
         self._layers = iter(layer_bytes)
         self._streams = streams
         self._left_bytes = 0.0
-        self.take(0)
-
-    @property
-    def most_bytes(self) -> float:
+        self.most_bytes = 0.0
         """Of the next turn, which has a frame at least, whatever this says."""
-        return self._left_bytes / self._streams
+        self.take(0)
 
     def take(self, data_bytes: int) -> None:
         """A stream has taken a turn."""
-        self._left_bytes -= data_bytes
-        while self._left_bytes <= 0:
-            self._left_bytes += next(self._layers, inf)  # behind the last one nothing waits
+        left_bytes = self._left_bytes - data_bytes
+        while left_bytes <= 0:
+            left_bytes += next(self._layers, inf)  # behind the last one nothing waits
+        self._left_bytes = left_bytes
+        self.most_bytes = left_bytes / self._streams
