@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -105,8 +106,8 @@ def test_readers_leave_nothing_behind(open_rados: OpenStore) -> None:
     def descriptors() -> tuple[int, int]:
         return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
 
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(read, range(4)))
+    with ThreadPoolExecutor(4, initializer=Barrier(4).wait) as threads:
+        list(threads.map(read, range(4)))  # each by a thread of its own, or there were more of them later
         before = descriptors()
         list(threads.map(read, range(500)))
         after = descriptors()
