@@ -12,7 +12,7 @@ import torch
 import objectcache
 from objectcache.device import cuda_registrar
 from objectcache.errors import ConfigError
-from tests.tier.test_local_tier import NAMESPACE, come, content, keys_of, open_tier, part_of
+from tests.tier.world import NAMESPACE, come, content, keys_of, open_tier, part_of
 
 
 class Cudart:

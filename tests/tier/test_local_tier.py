@@ -5,130 +5,38 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from objectcache.descriptor import Versions
-from objectcache.errors import ConfigError, IntegrityError, ObjectCacheError
+from objectcache.errors import ConfigError, IntegrityError
 from objectcache.keys import KeyChain
-from objectcache.layout import DeliveryGeometry, PartShape
-from objectcache.tier import Holding, LocalTier, TierPart, cutting
-from objectcache.tier import holding as holding_module
+from objectcache.layout import DeliveryGeometry
+from objectcache.tier import LocalTier, TierPart, cutting
 from objectcache.tier.cutting import cut
-from objectcache.tier.names import TierName, cut_versions, decode_versions, encode_versions
+from objectcache.tier.names import TierName, decode_versions, encode_versions
+from tests.tier.world import (
+    EXTENT,
+    LAYERS,
+    NAMESPACE,
+    NEW,
+    OLD,
+    SLICE_BYTES,
+    STEP,
+    come,
+    delivered,
+    files,
+    held,
+    keys_of,
+    open_tier,
+    part_of,
+    read,
+)
 
-NAMESPACE = bytes(range(32))
-LAYERS, SLICE_BYTES, STEP = 6, 4096, 4
-EXTENT = STEP * SLICE_BYTES
-OLD, NEW = b"old-segm", b"new-segm"
-
-
-@pytest.fixture(autouse=True)
-def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
-    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
-
-
-@pytest.fixture
-def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer of a file is read by several tasks."""
-    monkeypatch.setattr(holding_module, "_READ_PIECES", 1)
-    monkeypatch.setattr(holding_module, "piece_chunks", lambda slice_bytes: 3)
-
-
-def open_tier(folder: Path, limit_bytes: int = 1 << 30) -> LocalTier:
-    return LocalTier(str(folder), limit_bytes, first_layers=2, on_disk=True)
-
-
-def keys_of(chain: int, count: int) -> KeyChain:
-    return KeyChain(b"".join(bytes([chain]) * 30 + i.to_bytes(2) for i in range(count)))
-
-
-def part_of(keys: KeyChain, held: tuple[tuple[int, int], ...] = (), first: int = 0) -> TierPart:
-    shape = PartShape(tuple(range(LAYERS)), (SLICE_BYTES,) * LAYERS, len(keys), held)
-    return TierPart(0, 0, first, 16, keys, shape)
-
-
-def content(keys: KeyChain, layer: int) -> bytes:
-    return b"".join((key[:1] + key[-2:] + bytes([layer])) * (SLICE_BYTES // 4) for key in keys)
-
-
-def delivered(part: TierPart) -> tuple[DeliveryGeometry, memoryview]:
-    geometry = DeliveryGeometry((part.shape,), 1)
-    memory = bytearray(geometry.total_bytes)
-    for layer in range(LAYERS):
-        at = geometry.offset(0, layer)
-        memory[at : at + len(part.keys) * SLICE_BYTES] = content(part.keys, layer)
-    return geometry, memoryview(memory)
-
-
-def come(
-    tier: LocalTier, keys: KeyChain, versions: Versions | None = None, first: int = 0
-) -> tuple[tuple[int, int], ...]:
-    """A request for `keys` is served: what was held of it. All of it is kept afterwards."""
-    part = part_of(keys, first=first)
-    holding = tier.look_up(NAMESPACE, [part])
-    try:
-        geometry, memory = delivered(part)
-        tier.keep(NAMESPACE, [part], [versions or ((len(keys), OLD),)], geometry, memory, holding)
-        return holding.parts[0].held
-    finally:
-        holding.close()
-
-
-def held(tier: LocalTier, keys: KeyChain) -> tuple[tuple[int, int], ...]:
-    holding = tier.look_up(NAMESPACE, [part_of(keys)])
-    holding.close()
-    return holding.parts[0].held
-
-
-def read(
-    holding: Holding, part: TierPart, executor: ThreadPoolExecutor
-) -> tuple[bytearray, list[int], list[ObjectCacheError]]:
-    asked = part_of(part.keys, holding.parts[0].held)
-    geometry = DeliveryGeometry((asked.shape,), 1)
-    memory = bytearray(geometry.total_bytes)
-    units: list[int] = []
-    errors: list[ObjectCacheError] = []
-    over = threading.Event()
-
-    def put(part: int, layer: int, first: int, slices: npt.NDArray[np.uint8]) -> None:
-        at = geometry.offset(part, layer) + first * SLICE_BYTES
-        memory[at : at + slices.nbytes] = slices.tobytes()
-
-    holding.read(
-        executor,
-        2,
-        geometry,
-        memoryview(memory),
-        put_mapped=put,
-        on_unit=units.append,
-        on_failed=errors.append,
-        on_over=over.set,
-    )
-    assert over.wait(10)
-    holding.close()
-    return memory, units, errors
-
-
-def files(folder: Path) -> list[tuple[str, int]]:
-    """(first layers "f" or rest "r", chunks) of each."""
-    names = [TierName.decode(file) for _, _, found in os.walk(folder / "extents") for file in found]
-    return sorted(("r" if name.rest else "f", name.num_chunks) for name in names if name)
+pytestmark = pytest.mark.usefixtures("short_extents")
 
 
 def test_first_layers_first_then_the_rest(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
@@ -332,111 +240,6 @@ def test_another_namespace_part_or_window_has_nothing(tmp_path: Path, executor: 
     tier.close()
 
 
-def test_a_chunk_is_of_one_version(tmp_path: Path) -> None:
-    """First layers of one version and the rest of another are not put together."""
-    tier = open_tier(tmp_path)
-    keys = keys_of(1, 8)
-    come(tier, keys, ((8, OLD),))
-    come(tier, keys, ((4, OLD), (4, NEW)))  # the first layers are there already, of the old one; the rest is partly new
-    holding = tier.look_up(NAMESPACE, [part_of(keys)])
-    holding.close()
-    assert holding.parts[0].held == ((LAYERS, 4), (2, 8))
-    assert holding.parts[0].versions == ((8, OLD),)
-    tier.close()
-
-
-def test_a_rest_that_differs_within_a_file_is_kept_anew(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
-    """Until then, what it has of the versions of the first layers is used."""
-    tier = open_tier(tmp_path)
-    keys = keys_of(1, 64)
-    part = part_of(keys)
-    versions = ((40, OLD), (24, NEW))
-    come(tier, keys)
-    come(tier, keys)
-    assert held(tier, keys) == ((LAYERS, 64),)
-    (last,) = [path for path in tmp_path.rglob("f.*") if (name := TierName.decode(path.name)) and name.num_chunks == 32]
-    last.unlink()
-    assert come(tier, keys, versions) == ((LAYERS, 32),), "its first layers come again, partly of another version"
-
-    found = tier.look_up(NAMESPACE, [part])
-    assert found.parts[0].held == ((LAYERS, 40), (2, 64))
-    assert found.parts[0].versions == versions
-    geometry, memory = delivered(part)
-    tier.keep(NAMESPACE, [part], [versions], geometry, memory, found)
-    read_memory, units, errors = read(found, part, executor)
-    assert (sorted(units), errors) == (list(range(LAYERS)), [])
-    for layer, chunks in enumerate([64, 64, 40, 40, 40, 40]):
-        at = geometry.offset(0, layer)
-        assert read_memory[at : at + chunks * SLICE_BYTES] == memory[at : at + chunks * SLICE_BYTES]
-
-    found = tier.look_up(NAMESPACE, [part])
-    assert found.parts[0].held == ((LAYERS, 64),), "there is one that goes with them now"
-    assert found.parts[0].versions == versions
-    read_memory, units, errors = read(found, part, executor)
-    assert (sorted(units), errors) == (list(range(LAYERS)), [])
-    assert read_memory == memory
-    assert [chunks for kind, chunks in files(tmp_path) if kind == "r"] == [4, 4, 8, 16, 32], "instead of the other"
-    tier.close()
-
-
-@pytest.mark.parametrize(
-    ("again", "now_held", "left"),
-    [
-        (((20, OLD),), ((LAYERS, 20),), [4, 4, 8, 16, 32]),
-        (((18, OLD), (2, NEW)), ((LAYERS, 18), (2, 20)), [4, 4, 8, 32]),
-    ],
-    ids=["alike", "that differs"],
-)
-def test_a_rest_stays_that_first_layers_do_not_contradict(
-    tmp_path: Path, again: Versions, now_held: tuple[tuple[int, int], ...], left: list[int]
-) -> None:
-    """First layers that end within a file of the rest: that goes where they differ, what lies behind does not."""
-    tier = open_tier(tmp_path)
-    keys = keys_of(1, 64)
-    come(tier, keys)
-    come(tier, keys)
-    for path in tmp_path.rglob("f.*"):
-        if (name := TierName.decode(path.name)) and name.num_chunks >= 16:
-            path.unlink()
-    come(tier, keys[:20], again)
-    assert held(tier, keys) == now_held
-    assert [chunks for kind, chunks in files(tmp_path) if kind == "r"] == left
-    tier.close()
-
-
-@pytest.mark.parametrize(
-    ("theirs", "mine", "left"),
-    [(((12, OLD), (4, NEW)), ((10, OLD), (6, NEW)), True), (((16, OLD),), ((16, OLD),), False)],
-    ids=["maybe of others", "of the same"],
-)
-def test_a_file_of_other_versions_stands_for_no_shorter_one(
-    tmp_path: Path, theirs: Versions, mine: Versions, left: bool
-) -> None:
-    """Files of several versions are named alike: one that another process has kept meanwhile may be of others."""
-    tier, other = open_tier(tmp_path), open_tier(tmp_path)
-    part = part_of(keys_of(1, 16))
-    come(tier, part.keys[:10])
-    geometry, memory = delivered(part)
-    with closing(tier.look_up(NAMESPACE, [part])) as found:
-        assert found.parts[0].held == ((2, 10),)
-        other.keep(NAMESPACE, [part], [theirs], geometry, memory, None)
-        tier.keep(NAMESPACE, [part], [mine], geometry, memory, found)
-    assert [file for file in files(tmp_path) if file[0] == "f"] == [*[("f", 2)] * left, ("f", 4), ("f", 4), ("f", 8)]
-    other.close()
-    tier.close()
-
-
-def test_several_versions_within_an_extent(tmp_path: Path) -> None:
-    tier = open_tier(tmp_path)
-    keys = keys_of(1, 8)
-    versions = ((3, OLD), (5, NEW))
-    come(tier, keys, versions)
-    holding = tier.look_up(NAMESPACE, [part_of(keys[:7])])
-    holding.close()
-    assert holding.parts[0].versions == ((3, OLD), (4, NEW))
-    tier.close()
-
-
 @pytest.mark.parametrize("where", [5, 4200, -5], ids=["header", "slices", "footer"])
 def test_damage_is_never_believed(tmp_path: Path, executor: ThreadPoolExecutor, where: int) -> None:
     tier = open_tier(tmp_path)
@@ -498,7 +301,7 @@ def test_the_limit_holds_and_nothing_fails(tmp_path: Path) -> None:
 
 def test_processes_share_it(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from tests.tier import test_local_tier as t; from objectcache.tier import cutting;"
+        "from pathlib import Path; from tests.tier import world as t; from objectcache.tier import cutting;"
         "cutting.MIN_STEP_CHUNKS, cutting.STEP_BYTES = t.STEP, t.EXTENT;"
         f"tier = t.open_tier(Path({str(tmp_path)!r})); t.come(tier, t.keys_of(1, 8)); import os; os._exit(9)"
     )
@@ -513,8 +316,8 @@ def test_what_is_open_survives_its_eviction(tmp_path: Path, executor: ThreadPool
     part = part_of(keys_of(1, 8))
     come(tier, part.keys)
     holding = tier.look_up(NAMESPACE, [part])
-    for root, _, files in os.walk(tmp_path / "extents"):
-        for file in files:
+    for root, _, found in os.walk(tmp_path / "extents"):
+        for file in found:
             os.unlink(f"{root}/{file}")
     _, units, errors = read(holding, part, executor)
     assert (sorted(units), errors) == ([0, 1], [])
@@ -553,11 +356,3 @@ def test_names_say_what_they_were_made_of() -> None:
     for wrong in ("", "tier:", "tier:1", "tier:1-zz", "other:1-00"):
         with pytest.raises(ValueError):
             decode_versions(wrong)
-
-
-@pytest.mark.parametrize(
-    ("first", "stop", "cut"),
-    [(0, 9, ((5, OLD), (4, NEW))), (2, 3, ((1, OLD),)), (4, 6, ((1, OLD), (1, NEW))), (9, 20, ()), (3, 3, ())],
-)
-def test_versions_are_cut(first: int, stop: int, cut: Sequence[tuple[int, bytes]]) -> None:
-    assert cut_versions(((2, OLD), (3, OLD), (4, NEW)), first, stop) == tuple(cut)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import pytest
 
 from objectcache.errors import ConfigError, IntegrityError
 from objectcache.keys import KeyChain
-from objectcache.tier import LocalTier, cutting
+from objectcache.tier import LocalTier
 from objectcache.tier import files as tier_files
 from objectcache.tier.mappings import Mappings
-from tests.tier.test_local_tier import (
+from tests.tier.world import (
     EXTENT,
     LAYERS,
     NAMESPACE,
@@ -29,17 +29,7 @@ from tests.tier.test_local_tier import (
     read,
 )
 
-
-@pytest.fixture(autouse=True)
-def short_extents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "MIN_STEP_CHUNKS", STEP)
-    monkeypatch.setattr(cutting, "STEP_BYTES", EXTENT)
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
+pytestmark = pytest.mark.usefixtures("short_extents")
 
 
 class Registered:
