@@ -20,7 +20,7 @@ class Counting(socket.socket):
 
     def recv_into(self, *args: object, **kwargs: object) -> int:
         self.reads += 1
-        return super().recv_into(*args, **kwargs)  # type: ignore[arg-type]
+        return super().recv_into(*args, **kwargs)  # type: ignore[arg-type]  # whatever it is called with
 
 
 def counting_pair() -> tuple[socket.socket, Counting]:

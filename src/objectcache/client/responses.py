@@ -86,12 +86,7 @@ def answer(connection: http.client.HTTPConnection, method: str) -> Response:
     plain = _plain(connection.sock, data) if method != "HEAD" else None
     if plain is not None:
         return plain
-    response = http.client.HTTPResponse(_Begun(connection.sock, data), method=method)  # type: ignore[arg-type]
-    try:
-        response.begin()
-    except BaseException:
-        response.close()
-        raise
+    response = _by_http_client(connection.sock, data, method)
     if response.will_close:
         connection.close()  # its socket stays open as long as the response reads from it
     return response
@@ -129,8 +124,18 @@ def awaited(connection: http.client.HTTPConnection, method: str) -> http.client.
         while line != b"\r\n":
             line = _read_line(connection.sock)
         return None
-    response = http.client.HTTPResponse(_Begun(connection.sock, line), method=method)  # type: ignore[arg-type]
-    response.begin()
+    return _by_http_client(connection.sock, line, method)
+
+
+def _by_http_client(sock: socket.socket, data: bytes, method: str) -> http.client.HTTPResponse:
+    """The response that begins with `data`, which has been read. Raises OSError, http.client.HTTPException."""
+    # Of a socket it wants only `makefile`.
+    response = http.client.HTTPResponse(_Begun(sock, data), method=method)  # type: ignore[arg-type]
+    try:
+        response.begin()
+    except BaseException:
+        response.close()
+        raise
     return response
 
 
