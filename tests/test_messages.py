@@ -233,6 +233,20 @@ def test_what_is_held_is_optional_on_the_wire() -> None:
     assert MatchAndRetrieveAnswer.decode(told.encode()) == MatchAndRetrieveAnswer.from_header(told.to_header()) == told
 
 
+def test_how_much_is_wanted_is_optional_on_the_wire() -> None:
+    wanted = replace(WITH_HELD, most_tokens=48)
+    assert "most_tokens" not in msgpack.unpackb(WITH_HELD.encode())
+    assert MatchAndRetrieveRequest.decode(wanted.encode()) == wanted
+    for wrong in (0, -1, "48", 1 << 63, None):
+        fields = msgpack.unpackb(wanted.encode())
+        assert "most_tokens" in refusal("MatchAndRetrieveRequest", replaced(fields, ("most_tokens",), wrong))
+    answer = next(m for m in MESSAGES if isinstance(m, MatchAndRetrieveAnswer))
+    assert not answer.bounded
+    assert "bounded" not in msgpack.unpackb(answer.encode())
+    told = replace(answer, bounded=True)
+    assert MatchAndRetrieveAnswer.decode(told.encode()) == MatchAndRetrieveAnswer.from_header(told.to_header()) == told
+
+
 @pytest.mark.parametrize(
     ("path", "wrong", "named"),
     [

@@ -12,7 +12,7 @@ from objectcache.config import GatewayConfig
 
 @pytest.mark.parametrize(
     ("cores", "workers", "per_session"),
-    [(None, 1, 1), (1, 1, 1), (2, 1, 1), (8, 2, 1), (16, 4, 2), (32, 8, 4), (128, 32, 4)],
+    [(None, 1, 1), (1, 1, 1), (2, 1, 1), (8, 2, 1), (15, 3, 1), (16, 4, 3), (22, 5, 4), (32, 8, 4), (128, 32, 4)],
 )
 def test_cores_decide(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int | None, workers: int, per_session: int

@@ -42,12 +42,18 @@ class Requests:
         monkeypatch.setattr(GatewayHttp, "start", spying)
 
 
-def load(cache: KVCache, namespace: Namespace, chain: KeyChain, **options: Any) -> int:
-    match, retrieval = cache.match_and_retrieve(namespace, chain, options=RetrieveOptions(**options))
+def load(
+    cache: KVCache, namespace: Namespace, chain: KeyChain, *, most_tokens: int | None = None, **options: Any
+) -> int:
+    """How many tokens came."""
+    match, retrieval = cache.match_and_retrieve(
+        namespace, chain, options=RetrieveOptions(**options), most_tokens=most_tokens
+    )
     assert retrieval is not None
+    coming = match if most_tokens is None else match.bounded(most_tokens)
     with retrieval:
-        check_delivery(retrieval, match)
-    return match.tokens
+        check_delivery(retrieval, coming)
+    return coming.tokens
 
 
 def all_is_free(cache: GatewayCache) -> None:

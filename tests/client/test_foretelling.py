@@ -141,7 +141,7 @@ def test_too_much_is_told_already(world: World) -> None:
 
 def test_another_chain_than_was_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     likely = whole_match(world.namespace, prompt(world.namespace, LONGER, seed=9), None)
-    monkeypatch.setattr("objectcache.client.cache.whole_match", lambda *asked: likely)
+    monkeypatch.setattr("objectcache.client.one_trip.whole_match", lambda *asked: likely)
     world.load()
     assert world.ops == ["foretell", "expect"]
     world.nothing_is_kept()

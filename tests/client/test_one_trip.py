@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from objectcache.errors import (
     RequestError,
 )
 from objectcache.keys import KeyChain, Namespace
-from objectcache.messages import MatchAndRetrieveAnswer
+from objectcache.layout import KVLayout
+from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
 from objectcache.testing.synthetic import check_delivery, flat_layout, new_namespace, prompt, store_parts
 from tests.client.asking import IN_ONE, TARGETS, Requests, all_is_free, load, open_cache
 from tests.gateway.process import GatewayProcess, eventually, stopped
@@ -32,8 +34,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
     return Requests(monkeypatch)
 
 
-def stored(cache: KVCache) -> tuple[Namespace, KeyChain]:
-    namespace = new_namespace(LAYOUT)
+def stored(cache: KVCache, layout: KVLayout = LAYOUT) -> tuple[Namespace, KeyChain]:
+    namespace = new_namespace(layout)
     chain = prompt(namespace, CHUNKS)
     store_parts(cache, namespace, chain)
     return namespace, chain
@@ -63,6 +65,49 @@ def test_a_gateway_that_does_not_know_it_is_asked_twice(
             assert load(cache, namespace, chain) == CHUNKS * 16
         asked = [name for name in requests.seen if name in ("kv-of-tomorrow", "kv-match", "kv-retrieve")]
         assert asked == ["kv-of-tomorrow"] + ["kv-match", "kv-retrieve"] * 3
+        all_is_free(cache)
+
+
+@each_target
+def test_less_than_matches_is_one_request_too(
+    gateway: GatewayProcess, requests: Requests, options: dict[str, Any]
+) -> None:
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        requests.seen.clear()
+        for most in (5 * 16, 7 * 16 + 3):
+            assert load(cache, namespace, chain, most_tokens=most) == most // 16 * 16
+        assert requests.seen == [IN_ONE, IN_ONE]
+        all_is_free(cache)
+
+
+@each_target
+def test_a_gateway_that_knows_nothing_of_less(
+    gateway: GatewayProcess, requests: Requests, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for all, so it matches only. Where there is, all would come: that is cancelled, and from then on
+    less takes two trips."""
+    encode = MatchAndRetrieveRequest.encode
+    monkeypatch.setattr(MatchAndRetrieveRequest, "encode", lambda self: encode(replace(self, most_tokens=0)))
+
+    def asked(most_tokens: int) -> list[str]:
+        requests.seen.clear()
+        assert load(cache, namespace, chain, most_tokens=most_tokens) == most_tokens
+        return [name for name in requests.seen if name in (IN_ONE, "kv-match", "kv-retrieve")]
+
+    with open_cache(gateway, options) as cache:
+        namespace, chain = stored(cache)
+        load(cache, namespace, chain)
+        assert asked(CHUNKS * 16) == [IN_ONE], "all is what was wanted"
+        for _ in range(2):
+            assert asked(5 * 16) == [IN_ONE, "kv-retrieve"]
+        namespace, chain = stored(cache, flat_layout(8, 64))  # of which many fit where layers are aligned
+        assert asked(5 * 16) == [IN_ONE, "kv-match", "kv-retrieve"]
+        assert asked(5 * 16) == ["kv-match", "kv-retrieve"]
+        requests.seen.clear()
+        assert load(cache, namespace, chain) == CHUNKS * 16
+        assert requests.seen == [IN_ONE]
         all_is_free(cache)
 
 

@@ -68,7 +68,7 @@ class World:
         self.tiering = cache.tiering
 
     def load(self, chain: KeyChain, **options: Any) -> tuple[list[str], float]:
-        """Load and check every byte: the requests that took, and how many layers of the chain's match were sent."""
+        """Load and check every byte: the requests that took, and how many layers of what came were sent."""
         before = self._sent_bytes()
         self.requests.seen.clear()
         tokens = load(self.cache, self.namespace, chain, **options)
@@ -116,6 +116,17 @@ def test_what_is_held_is_not_sent_and_it_is_one_request(gateway: GatewayProcess,
         assert world.load(world.chain) == ([IN_ONE], 0), "all is held: it is only matched"
         assert world.load(world.chain[: CHUNKS // 2], layers_per_unit=3) == ([IN_ONE], 0)
         assert (world.tiering.stats.hits, world.tiering.stats.misses) == (3, 1), "each was looked up once"
+
+
+@each_way
+def test_less_is_wanted_than_is_held(gateway: GatewayProcess, requests: Requests, way: Way) -> None:
+    with tiered(gateway, requests, way) as world:
+        store_parts(world.cache, world.namespace, world.chain)
+        world.load(world.chain)
+        assert world.load(world.chain, most_tokens=CHUNKS // 2 * 16) == ([IN_ONE], LAYERS - FIRST_LAYERS)
+        assert world.load(world.chain, most_tokens=CHUNKS // 2 * 16) == ([IN_ONE], 0), "all of that is held"
+        asked, layers = world.load(world.chain)
+        assert (asked, layers) == ([IN_ONE], (LAYERS - FIRST_LAYERS) / 2), "of the rest the first layers are"
 
 
 @each_way

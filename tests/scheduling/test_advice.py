@@ -24,7 +24,7 @@ from objectcache.scheduling.advice import (
     model_compute,
 )
 from objectcache.scheduling.giving_up import LoadGuard
-from objectcache.scheduling.pipeline import arrivals_s, ttft_s
+from objectcache.scheduling.pipeline import alike_ttft_s, arrivals_s, transfer_s, ttft_s
 from objectcache.scheduling.windows import WindowModel
 from tests.scheduling.h100 import WINDOWS_S
 
@@ -80,6 +80,36 @@ def test_no_length_is_better_by_more_than_the_tolerance(offer: Offer, compute: C
     assert best_s * 0.999999 <= advice.ttft_s <= best_s * (1 + 2 * LONGEST_LOSS) + 1e-12
     assert advice.ttft_s <= advice.recompute_s * (1 + LONGEST_LOSS)
     assert (advice.action is Action.RECOMPUTE) == (advice.load_tokens == 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 1 << 20)), min_size=1, max_size=5),
+    rates,
+    st.floats(0, 1e-2),
+    st.floats(0, 1e-2),
+)
+def test_layers_that_are_alike_are_reckoned_together(
+    runs: list[tuple[int, int]], rate: float, window: float, first_byte: float
+) -> None:
+    sizes = [size for count, size in runs for _ in range(count)]
+    one_by_one = ttft_s(arrivals_s(sizes, rate, first_byte_s=first_byte), [window] * len(sizes))
+    units = [(count, transfer_s(size, rate)) for count, size in runs]
+    assert alike_ttft_s(units, window, first_byte) == pytest.approx(one_by_one)
+
+
+def test_what_is_under_way_stays_unless_it_is_worth_asking_again() -> None:
+    offer = llama(4096, 0.875)
+
+    def loaded(under_way: int, rate: float) -> int:
+        return advise(offer, COMPUTE, rate_bytes_s=rate, first_byte_s=1e-3, under_way_tokens=under_way).load_tokens
+
+    best = loaded(0, 12.5e9)
+    assert 0 < best < 3584
+    assert loaded(best - 32, 12.5e9) == best - 32, "a little less is no reason"
+    assert loaded(best + 32, 12.5e9) == best + 32
+    assert loaded(1600, 12.5e9) == best, "half of it is"
+    assert loaded(3584, 1e9) == loaded(0, 1e9) < 1600, "so is a rate that is another than was thought"
+    assert loaded(3584, 0.0) == 0
 
 
 def test_what_to_do_with_a_real_engine() -> None:

@@ -115,6 +115,12 @@ class Match:
             parts=tuple(part.shortened(tokens // self._chunk_tokens(part)) for part in self.parts),
         )
 
+    def bounded(self, most_tokens: int) -> Match:
+        """Its longest prefix of at most `most_tokens`; all of it where none is so short."""
+        boundary = self.boundary_tokens
+        tokens = most_tokens // boundary * boundary if boundary else 0
+        return self.shortened(tokens) if self.have_tokens < tokens < self.tokens else self
+
     def after(self, tokens: int) -> Match:
         """What the engine lacks of it, that has its first `tokens`, under the same lease.
 
@@ -209,18 +215,25 @@ def matched_part(namespace: Namespace, chain: KeyChain, part: PartId, first: int
     return MatchedPart(part, first, stop, keys, PartShape(shard.layers, shard.slice_bytes, stop - first))
 
 
-def whole_match(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None) -> list[MatchedPart]:
-    """The parts (None: all) of a match of all of `chain`, as if it were stored; none where it is too short for one."""
+def whole_match(namespace: Namespace, chain: KeyChain, parts: Sequence[PartId] | None = None) -> Match:
+    """A match of all of `chain`, as if all `parts` (None: all) of it were stored; empty where it is too short for one.
+    Without a lease. Raises LayoutError for parts that the layout does not have."""
     layout = namespace.layout
     tokens = len(chain) * layout.key_tokens // layout.boundary_tokens * layout.boundary_tokens
     if not tokens:
-        return []
+        return Match(namespace, 0)
     matched = []
     for part in all_parts(namespace) if parts is None else parts:
         group = layout.group(part.group)
         stop = tokens // group.chunk_tokens
         matched.append(matched_part(namespace, chain, part, max(0, stop - (group.needed_chunks or stop)), stop))
-    return matched
+    return Match(namespace, tokens, tuple(matched))
+
+
+def check_most_tokens(most_tokens: int | None) -> None:
+    """Raises RequestError."""
+    if most_tokens is not None and most_tokens < 1:
+        raise RequestError(f"most_tokens must be at least 1, got {most_tokens}: to retrieve nothing, `match`")
 
 
 def select_parts(match: Match, parts: Sequence[PartId] | None) -> list[MatchedPart]:
@@ -298,18 +311,20 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         *,
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
+        most_tokens: int | None = None,
     ) -> tuple[Match, Retrieval | None]:
-        """`match`, and `retrieve` of all that matched: in one round trip where there is one to be saved. None when
-        nothing matched.
+        """`match`, and `retrieve` of what matched, `bounded` to `most_tokens` if given: in one round trip where there
+        is one to be saved. None when nothing matched.
 
-        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Raises like both;
-        nothing is leased then.
+        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Raises like both,
+        and RequestError for `most_tokens` below 1; nothing is leased then.
         """
+        check_most_tokens(most_tokens)
         match = self.match(namespace, chain, parts=parts)
         if not match.tokens:
             return match, None
         try:
-            return match, self.retrieve(match, options=options)
+            return match, self.retrieve(match if most_tokens is None else match.bounded(most_tokens), options=options)
         except BaseException:
             with suppress(ObjectCacheError):  # it expires by itself
                 self.release(match)

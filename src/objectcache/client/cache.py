@@ -16,14 +16,14 @@ from objectcache.cache.base import (
     RetrieveOptions,
     SegmentUpload,
     UploadTicket,
+    check_most_tokens,
     matched_part,
-    whole_match,
 )
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
 from objectcache.client.deliveries import Deliveries
-from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, room_bytes
+from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, Wanted, room_bytes
 from objectcache.client.options import ClientOptions
 from objectcache.client.storing import GatewayStoring
 from objectcache.descriptor import Target, TargetKind
@@ -48,6 +48,10 @@ from objectcache.messages import (
 )
 
 
+class _UnboundedError(ObjectCacheError):
+    """More than what is wanted at most comes, from a gateway that knows nothing of that."""
+
+
 class GatewayCache(Deliveries):
     """A bucket of a gateway."""
 
@@ -58,7 +62,8 @@ class GatewayCache(Deliveries):
         where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._storing = GatewayStoring(self._http, bucket, where)
         self._in_one_trip = True  # until a gateway does not know how,
-        self._takes_held = True  # or knows nothing of what is held here
+        self._takes_held = True  # or knows nothing of what is held here,
+        self._takes_bound = True  # or of how much is wanted at most
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -82,25 +87,28 @@ class GatewayCache(Deliveries):
         *,
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
+        most_tokens: int | None = None,
     ) -> tuple[Match, Retrieval | None]:
-        room = room_bytes(namespace.layout, len(chain), parts)
-        destination = self._set_aside(room) if room and self._in_one_trip else None
+        check_most_tokens(most_tokens)
+        in_one = self._in_one_trip and (self._takes_bound or most_tokens is None)
+        room = room_bytes(namespace.layout, len(chain), parts, most_tokens)
+        destination = self._set_aside(room) if room and in_one else None
         if destination is not None:
+            wanted = Wanted(namespace, chain, parts, most_tokens)
             try:
-                whole = whole_match(namespace, chain, parts) if self.tiering is not None else ()
-                delivery = TieredDelivery(self.tiering, namespace, whole)
+                delivery = TieredDelivery(
+                    self.tiering, namespace, wanted.whole().parts if self.tiering is not None else ()
+                )
             except BaseException:
                 destination.close(complete=False)
                 raise
             if self._takes_held or not delivery.held:
-                with suppress(MethodNotAllowedError):
-                    return self._match_and_retrieve(
-                        namespace, chain, parts, options or RetrieveOptions(), delivery, destination
-                    )
+                with suppress(MethodNotAllowedError, _UnboundedError):
+                    return self._match_and_retrieve(wanted, options or RetrieveOptions(), delivery, destination)
             else:
                 destination.close(complete=False)
             delivery.drop()
-        return super().match_and_retrieve(namespace, chain, parts=parts, options=options)
+        return super().match_and_retrieve(namespace, chain, parts=parts, options=options, most_tokens=most_tokens)
 
     def _set_aside(self, size_bytes: int) -> Destination | None:
         """None where that is more than half of what is free: most of it may not come, and others would miss it."""
@@ -112,35 +120,33 @@ class GatewayCache(Deliveries):
         return None
 
     def _match_and_retrieve(
-        self,
-        namespace: Namespace,
-        chain: KeyChain,
-        parts: Sequence[PartId] | None,
-        options: RetrieveOptions,
-        delivery: TieredDelivery,
-        destination: Destination,
+        self, wanted: Wanted, options: RetrieveOptions, delivery: TieredDelivery, destination: Destination
     ) -> tuple[Match, Retrieval | None]:
-        """`delivery` and `destination` are of all of `chain`. Raises MethodNotAllowedError from an old gateway."""
+        """`delivery` and `destination` are of all that is wanted. Raises MethodNotAllowedError from an old gateway, and
+        _UnboundedError."""
         asked_s = time.perf_counter()
-        asked = MatchRequest(namespace.digest, chain, tuple((p.group, p.shard) for p in parts or ()))
-        match = Match(namespace, 0)
+        match = Match(wanted.namespace, 0)
         try:
 
             def likely() -> Sequence[MatchedPart]:
                 delivery.prepare()
-                return delivery.parts or whole_match(namespace, chain, parts)
+                return delivery.parts or wanted.whole().parts
 
-            trip, answer = self._ask(asked, options, delivery, destination, asked_s + options.deadline_s, likely)
-            match = _match(namespace, chain, answer.match)
-            delivery.narrow(match.parts)
+            trip, answer = self._ask(wanted, options, delivery, destination, asked_s + options.deadline_s, likely)
+            match = _match(wanted.namespace, wanted.chain, answer.match)
+            coming = wanted.bounded(match)
+            delivery.narrow(coming.parts)
             if answer.accepted is not None:
+                if coming is not match and not answer.bounded:
+                    self._takes_bound = False
+                    raise _UnboundedError("an old gateway delivers all that matches")
                 if delivery.held and not answer.held:  # all of it comes
                     self._takes_held = False
                     delivery.ask_for_all()
-                return match, self._arriving(trip, match, delivery, answer.accepted, options, asked_s)
+                return match, self._arriving(trip, coming, delivery, answer.accepted, options, asked_s)
             trip.withdraw()
             destination.close(complete=False)
-            return match, self._retrieve(match, delivery, options) if match.tokens else None
+            return match, self._retrieve(coming, delivery, options) if match.tokens else None
         except BaseException as error:
             self._in_one_trip = self._in_one_trip and not isinstance(error, MethodNotAllowedError)
             delivery.cancel()
@@ -152,7 +158,7 @@ class GatewayCache(Deliveries):
 
     def _ask(
         self,
-        asked: MatchRequest,
+        wanted: Wanted,
         options: RetrieveOptions,
         delivery: TieredDelivery,
         destination: Destination,
@@ -160,7 +166,7 @@ class GatewayCache(Deliveries):
         likely: Callable[[], Sequence[MatchedPart]],
     ) -> tuple[OneTrip, MatchAndRetrieveAnswer]:
         """As `retrieve` asks: once more where that may help."""
-        asked_again = False
+        asked, asked_again = wanted.request, False
         while True:
             session = self._find_session()
             places = session is not None and session.kind.places
@@ -179,6 +185,7 @@ class GatewayCache(Deliveries):
                 deadline_s=options.deadline_s,
                 trace=options.trace,
                 held=delivery.held,
+                most_tokens=wanted.most_tokens or 0,
             )
             trip = (
                 SessionTrip(session, request, destination, self._fencer, likely)
@@ -200,7 +207,7 @@ class GatewayCache(Deliveries):
     def _arriving(
         self,
         trip: OneTrip,
-        match: Match,
+        coming: Match,
         delivery: TieredDelivery,
         accepted: RetrieveAnswer,
         options: RetrieveOptions,
@@ -222,7 +229,7 @@ class GatewayCache(Deliveries):
         retrieval.requested_s = asked_s
 
         def damaged() -> None:
-            described = tuple(delivery.describe(part) for part in match.parts)
+            described = tuple(delivery.describe(part) for part in coming.parts)
             self._fencer.report_damage(self._http, request.descriptor(described, b""))
 
         trip.begin(retrieval, parts, damaged, partial(delivery.read, geometry))

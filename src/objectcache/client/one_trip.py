@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from objectcache.cache.base import MatchedPart, PartId
+from objectcache.cache.base import Match, MatchedPart, PartId, whole_match
 from objectcache.cache.destination import Destination
 from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
@@ -15,20 +16,45 @@ from objectcache.client.http import GatewayHttp
 from objectcache.client.response import ResponseReception
 from objectcache.client.session import DataSession
 from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
+from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import ALIGNMENT_BYTES, KVLayout, delivery_geometry
-from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest
+from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest, MatchRequest
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Verification
 
 
-def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None) -> int:
-    """What a destination of `parts` (None: all) takes at most, of whatever matches of a chain of `num_keys`; 0 where
-    nothing can. Raises LayoutError for parts that the layout does not have."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for: of `parts` (None: all) what matches of `chain`, and `most_tokens` of that, if given."""
+
+    namespace: Namespace
+    chain: KeyChain
+    parts: Sequence[PartId] | None = None
+    most_tokens: int | None = None
+
+    @property
+    def request(self) -> MatchRequest:
+        return MatchRequest(self.namespace.digest, self.chain, tuple((p.group, p.shard) for p in self.parts or ()))
+
+    def bounded(self, match: Match) -> Match:
+        """What of `match` is delivered."""
+        return match if self.most_tokens is None else match.bounded(self.most_tokens)
+
+    def whole(self) -> Match:
+        """What is delivered if all matches."""
+        return self.bounded(whole_match(self.namespace, self.chain, self.parts))
+
+
+def room_bytes(layout: KVLayout, num_keys: int, parts: Sequence[PartId] | None, most_tokens: int | None = None) -> int:
+    """What a destination of `parts` (None: all) takes at most, of whatever matches of a chain of `num_keys`, `bounded`
+    to `most_tokens`; 0 where nothing can. Raises LayoutError for parts that the layout does not have."""
     tokens = num_keys * layout.key_tokens
     if parts is not None:
         shards = [(layout.group(group), layout.shard(group, shard)) for group, shard in parts]
     else:
         shards = [(group, shard) for group in layout.groups for shard in group.shards]
+    if most_tokens is not None and not any(group.needed_chunks for group, _ in shards):  # else nothing is shortened
+        tokens = min(tokens, most_tokens)
     room = 0
     for group, shard in shards:
         chunks = tokens // group.chunk_tokens

@@ -117,9 +117,8 @@ class MoveQueue:
             self._queued = 0
         self._copies.wait(self._scattered)
         self._scattered = None
-        with self._copies():
-            for copies, block in straight:
-                self._copies.copy(copies, block)
+        for copies, block in straight:
+            self._copies.copy(copies, block)
         return self._copies.mark(copied), self._copies.mark(placed)
 
 

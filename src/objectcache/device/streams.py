@@ -34,7 +34,7 @@ class Lane:
         return nullcontext() if self._stream is None else _CUDA.stream(self._stream)
 
     def copy(self, copies: Sequence[StridedCopy], source: torch.Tensor) -> None:
-        """Queue copies of `source`, slices in host memory. Inside. Raises DeliveryError."""
+        """Queue copies of `source`, slices in host memory, from wherever it is called. Raises DeliveryError."""
         address = source.data_ptr()
         copy_to_device(copies, address, self._stream, pinned=PINNED.holds(address, source.nbytes))
 

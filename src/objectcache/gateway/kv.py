@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf
 
 from aiohttp import web
@@ -193,20 +192,25 @@ class KVRoutes:
         if found is None:
             return _answer(MatchAndRetrieveAnswer(match).encode())
         try:
-            descriptor = asked.descriptor(_described(found, asked.held), match.lease)
+            delivered = found.bounded(asked.most_tokens) if asked.most_tokens else found
+            descriptor = asked.descriptor(_described(delivered, asked.held), match.lease)
             if all(part.all_held for part in descriptor.parts):
                 return _answer(MatchAndRetrieveAnswer(match).encode())
             plan = core.plan(descriptor, _known(expected_bytes_s) or None)
             if plan.geometry.total_bytes > asked.room_bytes:
                 return _answer(MatchAndRetrieveAnswer(match).encode())
+            known = bool(asked.held), bool(asked.most_tokens)
             if session is None:
-                tell = partial(MatchAndRetrieveAnswer, match, held=bool(asked.held))
+
+                def tell(accepted: RetrieveAnswer) -> MatchAndRetrieveAnswer:
+                    return MatchAndRetrieveAnswer(match, accepted, *known)
+
                 return await self._respond(call, core, descriptor, plan, tell)
             accepted = self._deliver(call, core, session, descriptor, plan, expected_bytes_s)
         except BaseException:
             core.release(match.lease)  # nobody has been told of it
             raise
-        return _answer(MatchAndRetrieveAnswer(match, accepted, bool(asked.held)).encode())
+        return _answer(MatchAndRetrieveAnswer(match, accepted, *known).encode())
 
     def _session_of(self, call: Call, target: Target) -> Session:
         return self._sessions.get(target.session, call.bucket, call.caller.access_key)

@@ -84,8 +84,9 @@ class MatchAndRetrieveRequest:
     """A match, and how what it finds is to be delivered: as a Descriptor has it, but that nobody knows yet what.
 
     The client has `room_bytes` for it. What takes more is matched only. `held` is what it has of the parts already, as
-    far as it would match if all did: what does match is asked for without it. An old gateway knows nothing of that, and
-    sends all: its answer lacks `held`.
+    far as it would match if all did: what does match is asked for without it. Delivered are at most `most_tokens` of
+    what matches (`Match.bounded`; 0: all). An old gateway knows nothing of these two, and sends all: its answer lacks
+    `held`, or `bounded`.
     """
 
     match: MatchRequest
@@ -99,6 +100,7 @@ class MatchAndRetrieveRequest:
     deadline_s: float = 30.0
     trace: str = ""
     held: tuple[HeldChunks, ...] = ()
+    most_tokens: int = 0
 
     def encode(self) -> bytes:
         return pack(
@@ -113,6 +115,7 @@ class MatchAndRetrieveRequest:
             deadline_s=self.deadline_s,
             trace=self.trace,
             **({"held": [part.to_map() for part in self.held]} if self.held else {}),
+            **({"most_tokens": self.most_tokens} if self.most_tokens else {}),
         )
 
     @classmethod
@@ -134,6 +137,7 @@ class MatchAndRetrieveRequest:
             fields.number("deadline_s", 0.0, MAX_DEADLINE_S),
             fields.text("trace"),
             held,
+            fields.integer("most_tokens", 1, 1 << 62) if fields.has("most_tokens") else 0,
         )
 
     def descriptor(self, parts: tuple[DescriptorPart, ...], lease: bytes) -> Descriptor:
@@ -156,17 +160,20 @@ class MatchAndRetrieveRequest:
 @dataclass(frozen=True, slots=True)
 class MatchAndRetrieveAnswer:
     """`accepted` None: nothing is delivered, because nothing matched, all that did is held, or it takes more room than
-    there is. `held`: what the request says is held is not sent, as far as it matched (`DescriptorPart.holding`)."""
+    there is. `held`: what the request says is held is not sent, as far as it matched (`DescriptorPart.holding`).
+    `bounded`: no more is delivered than the request says at most. `match` is all that matched all the same."""
 
     match: MatchAnswer
     accepted: RetrieveAnswer | None = None
     held: bool = False
+    bounded: bool = False
 
     def encode(self) -> bytes:
         return pack(
             match=self.match.to_map(),
             accepted=[self.accepted.to_map()] if self.accepted else [],
             **({"held": 1} if self.held else {}),
+            **({"bounded": 1} if self.bounded else {}),
         )
 
     @classmethod
@@ -177,6 +184,7 @@ class MatchAndRetrieveAnswer:
             MatchAnswer.of(fields.sub("match")),
             RetrieveAnswer.of(accepted[0]) if accepted else None,
             fields.has("held") and bool(fields.integer("held", 1, 1)),
+            fields.has("bounded") and bool(fields.integer("bounded", 1, 1)),
         )
 
     def to_header(self) -> str:

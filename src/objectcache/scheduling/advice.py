@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
+from itertools import groupby
 from math import inf
 
 from objectcache.errors import RequestError
-from objectcache.scheduling.pipeline import arrivals_s, latest_begin_s, transfer_s, ttft_s
+from objectcache.scheduling.pipeline import alike_ttft_s, arrivals_s, latest_begin_s, transfer_s
 from objectcache.scheduling.windows import WindowModel
 
 FIRST_BYTE_S = 1e-3
@@ -55,6 +56,11 @@ class Offer:
         if not 0 < self.matched_tokens <= self.prompt_tokens or not self.layer_bytes:
             raise RequestError(f"{self.matched_tokens} tokens of {self.prompt_tokens} are nothing to load")
 
+    @property
+    def alike(self) -> tuple[tuple[int, int], ...]:
+        """(count, bytes) of layers in a row that are alike."""
+        return _alike(self.layer_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -81,10 +87,12 @@ def advise(
     rate_bytes_s: float,
     first_byte_s: float = FIRST_BYTE_S,
     may_hold: bool = False,
+    under_way_tokens: int = 0,
 ) -> Advice:
     """What to do with `offer` at a rate of `rate_bytes_s` (0: nothing comes; inf: all at once).
 
-    `may_hold`: the engine has other work to do while it holds a step back.
+    `may_hold`: the engine has other work to do while it holds a step back. `under_way_tokens` have been asked for
+    already: they are loaded unless it is worth asking again.
     """
 
     @cache
@@ -92,10 +100,11 @@ def advise(
         return load_ttft_s(offer, tokens, compute, rate_bytes_s, first_byte_s)
 
     tokens = _best_split(offer, compute, rate_bytes_s, estimate)
+    if under_way_tokens and estimate(under_way_tokens) <= estimate(tokens) * (1 + LONGEST_LOSS) + first_byte_s:
+        tokens = under_way_tokens
     begin_s = 0.0
-    if tokens:
-        landed_s, windows_s = _first_step(offer, tokens, compute, rate_bytes_s, first_byte_s)
-        begin_s = latest_begin_s(landed_s, windows_s) if may_hold else 0.0
+    if tokens and may_hold:
+        begin_s = latest_begin_s(*_first_step(offer, tokens, compute, rate_bytes_s, first_byte_s))
     held = begin_s >= HOLD_S
     if not tokens:
         action = Action.RECOMPUTE
@@ -121,16 +130,23 @@ def load_ttft_s(
     """The time to the first token when the first `tokens` are loaded, and the rest of the prompt computed."""
     step = _step(offer, tokens)
     layers = len(offer.layer_bytes)
-    first_s = layers * compute(step, offer.have_tokens + tokens)
+    window_s = compute(step, offer.have_tokens + tokens)
+    first_s = layers * window_s
     if tokens:
-        landed_s, windows_s = _first_step(offer, tokens, compute, rate_bytes_s, first_byte_s)
-        first_s = ttft_s(landed_s, windows_s)
+        share = tokens / offer.matched_tokens
+        units = [(count, transfer_s(size * share, rate_bytes_s)) for count, size in offer.alike]
+        first_s = alike_ttft_s(units, window_s, first_byte_s)
     context, later_s = tokens + step, 0.0
     while context < offer.prompt_tokens:
         step = min(offer.step_tokens, offer.prompt_tokens - context)
         later_s += layers * compute(step, offer.have_tokens + context)
         context += step
     return first_s + later_s
+
+
+@lru_cache(maxsize=64)
+def _alike(layer_bytes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((len(list(same)), size) for size, same in groupby(layer_bytes))
 
 
 def _step(offer: Offer, tokens: int) -> int:

@@ -113,21 +113,32 @@ class Advisor:
         observed = self._rate.bytes_s(now_s)
         return inf if observed is None else observed
 
-    def advise(self, offer: Offer, promised_bytes_s: float | None, now_s: float) -> Advice | None:
-        """None while nothing is known of the engine's compute."""
+    def advise(
+        self, offer: Offer, promised_bytes_s: float | None, now_s: float, *, under_way_tokens: int = 0
+    ) -> Advice | None:
+        """None while nothing is known of the engine's compute. `under_way_tokens`: see `advice.advise`."""
+        advice = self.foresee(offer, promised_bytes_s, now_s, under_way_tokens=under_way_tokens)
+        if advice is not None:
+            with self._lock:
+                self._count(**{advice.action.value: 1})
+        return advice
+
+    def foresee(
+        self, offer: Offer, promised_bytes_s: float | None, now_s: float, *, under_way_tokens: int = 0
+    ) -> Advice | None:
+        """What `advise` would say of an offer that nobody has made yet: it is not counted."""
         with self._lock:
             compute = model_compute(self.windows)
             if compute is None:
                 return None
-            advice = advise(
+            return advise(
                 offer,
                 compute,
                 rate_bytes_s=self.expected_bytes_s(promised_bytes_s, now_s),
                 first_byte_s=self._rate.first_byte_s,
                 may_hold=self._may_hold,
+                under_way_tokens=under_way_tokens,
             )
-            self._count(**{advice.action.value: 1})
-        return advice
 
     def guard(self, offer: Offer, advice: Advice, promised_bytes_s: float | None) -> LoadGuard:
         """Watches the load that was advised. Where a rate was promised it has more patience: a hiccup is not worth

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 
@@ -33,6 +33,20 @@ def ttft_s(landed_s: Sequence[float], windows_s: Sequence[float], *, begin_s: fl
     at_s = begin_s
     for landed, window in zip(landed_s, windows_s, strict=True):
         at_s = max(at_s, landed) + window
+    return at_s
+
+
+def alike_ttft_s(runs: Iterable[tuple[int, float]], window_s: float, first_byte_s: float = 0.0) -> float:
+    """As `ttft_s` of units that come one after the other from `first_byte_s` on, `count` in a row that take `unit_s`
+    each, and so on, when all windows are the same.
+
+    Of those in a row either the first or the last is what keeps the compute: the times between lie on a line.
+    """
+    at_s, landed_s = 0.0, first_byte_s
+    for count, unit_s in runs:
+        first_s = max(at_s, landed_s + unit_s) + count * window_s
+        landed_s += count * unit_s
+        at_s = max(first_s, landed_s + window_s)
     return at_s
 
 

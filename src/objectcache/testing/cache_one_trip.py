@@ -13,7 +13,7 @@ import pytest
 
 from objectcache.cache import KVCache, Match, PartId, Retrieval, RetrieveOptions
 from objectcache.cache.base import all_parts
-from objectcache.errors import BufferPoolExhaustedError, DeliveryTimeoutError, LayoutError
+from objectcache.errors import BufferPoolExhaustedError, DeliveryTimeoutError, LayoutError, RequestError
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.testing.synthetic import (
@@ -49,15 +49,19 @@ def in_one_and_check(
     chain: KeyChain,
     parts: list[PartId] | None = None,
     options: RetrieveOptions | None = None,
+    most_tokens: int | None = None,
 ) -> Match:
     """Match and retrieve in one, and check that it is what a match says, and every byte."""
     alone = cache.match(namespace, chain, parts=parts)
-    match, retrieval = cache.match_and_retrieve(namespace, chain, parts=parts, options=options)
+    match, retrieval = cache.match_and_retrieve(namespace, chain, parts=parts, options=options, most_tokens=most_tokens)
     assert (match.tokens, match.parts, match.payload_bytes) == (alone.tokens, alone.parts, alone.payload_bytes)
     assert (match.lease is None) == (alone.lease is None) == (retrieval is None) == (not match.tokens)
     if retrieval is not None:
-        with cache.retrieve(alone, options=options) as other, retrieval:
-            units = check_delivery(retrieval, match), check_delivery(other, alone)
+        coming, expected = match, alone
+        if most_tokens is not None:
+            coming, expected = match.bounded(most_tokens), alone.bounded(most_tokens)
+        with cache.retrieve(expected, options=options) as other, retrieval:
+            units = check_delivery(retrieval, coming), check_delivery(other, expected)
             mine, others = retrieval.geometry, other.geometry
             assert [replace(part, held=()) for part in mine.parts] == [replace(part, held=()) for part in others.parts]
             if mine.parts == others.parts:  # a local tier may have come to hold some of it in between
@@ -94,7 +98,8 @@ class OneTripContract:
             asked = prompt(namespace, drawn.randrange(1, 32), seed=drawn.randrange(3), shared=drawn.randrange(9))
             some = drawn.sample(parts, drawn.randrange(1, len(parts) + 1))
             options = RetrieveOptions(layers_per_unit=drawn.choice([0, 0, 1, 2]))
-            match = in_one_and_check(cache, namespace, asked, drawn.choice([None, some]), options)
+            most = drawn.choice([None, drawn.randrange(1, 33 * layout.key_tokens)])
+            match = in_one_and_check(cache, namespace, asked, drawn.choice([None, some]), options, most)
             matched.add((match.tokens > 0, 0 < match.tokens < len(asked) * layout.key_tokens))
         assert len(matched) > 1, "not all alike"
 
@@ -111,6 +116,22 @@ class OneTripContract:
         ):
             assert cache.match_and_retrieve(where, chain, parts=parts) == (Match(where, 0), None)
         assert in_one_and_check(cache, namespace, prompt(namespace, 4)).tokens == 64
+
+    def test_no_more_is_retrieved_than_is_wanted(self, cache: KVCache) -> None:
+        namespace = new_namespace(LAYOUTS["flat"])
+        store_parts(cache, namespace, prompt(namespace, 8))
+        for asked in (8, 12):
+            for most, comes in ((5 * 16, 5), (5 * 16 + 15, 5), (16, 1), (8 * 16, 8), (1000, 8), (15, 8)):
+                match, retrieval = cache.match_and_retrieve(namespace, prompt(namespace, asked), most_tokens=most)
+                assert match.tokens == 8 * 16, "all that matches is told"
+                assert retrieval is not None
+                assert [part.num_chunks for part in retrieval.geometry.parts] == [comes]
+                with retrieval:
+                    check_delivery(retrieval, match.bounded(most))
+                cache.release(match)
+        for most in (0, -16):
+            with pytest.raises(RequestError):
+                cache.match_and_retrieve(namespace, prompt(namespace, 8), most_tokens=most)
 
     def test_parts_that_cannot_be_are_refused(self, cache: KVCache) -> None:
         namespace = new_namespace(LAYOUTS["flat"])

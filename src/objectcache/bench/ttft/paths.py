@@ -15,7 +15,7 @@ from objectcache.bench.machine import drop_page_cache
 from objectcache.bench.ttft.settings import Cell
 from objectcache.bench.ttft.timeline import Recorder, Timeline
 from objectcache.bench.ttft.world import World
-from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions
+from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions, whole_match
 from objectcache.client import GatewayCache
 from objectcache.device import BlockTable, DeviceLoader
 
@@ -176,16 +176,18 @@ class Through(Path):
         layers_per_unit: int = 1,
         windows_s: Sequence[float] = (),
         tiering: Any = None,
-        load: Callable[[Match], int] | None = None,
+        load: Callable[[Match, float | None], int] | None = None,
     ) -> None:
-        """`tiering`: the client's tier for this path; None for none. `load` says how many tokens of what matched are
-        loaded (None: all); the rest is computed."""
+        """`tiering`: the client's tier for this path; None for none. `load(whole, rate_bytes_s)` says how many tokens
+        are loaded of the whole prefix at the rate that was promised last (None: none was), before anything is asked for
+        (default: all); the rest is computed."""
         super().__init__(world, cell)
         self._cache = cache
         self._loader = loader
         self._options = RetrieveOptions(layers_per_unit=layers_per_unit, windows_s=tuple(windows_s))
         self._tiering = tiering
         self._load = load
+        self._promised_bytes_s: float | None = None
         self._chunks = cell.prefix_tokens(world.shape.chunk_tokens) // world.shape.chunk_tokens
         self._tables: dict[int, BlockTable] = {}
         self._open: list[Any] = []
@@ -206,16 +208,19 @@ class Through(Path):
         chain = world.chain[: self._chunks]
         self._trace = secrets.token_hex(8)
         options = replace(self._options, trace=self._trace)
-        if self._load is None:
-            match, retrieval = cache.match_and_retrieve(world.namespace, chain, options=options)
-            recorder.timeline.matched_ms = recorder.now_ms()
-            tokens = match.tokens
-        else:
+        most_tokens = None
+        if self._load is not None:
+            most_tokens = self._load(whole_match(world.namespace, chain), self._promised_bytes_s)
+        if most_tokens == 0:
             match, retrieval = cache.match(world.namespace, chain), None
-            recorder.timeline.matched_ms = recorder.now_ms()
-            tokens = self._load(match)
-            if tokens:
-                retrieval = cache.retrieve(match.shortened(tokens), options=options)
+        else:
+            match, retrieval = cache.match_and_retrieve(
+                world.namespace, chain, options=options, most_tokens=most_tokens
+            )
+        recorder.timeline.matched_ms = recorder.now_ms()
+        tokens = (match if most_tokens is None else match.bounded(most_tokens)).tokens
+        if match.lease is not None:
+            self._promised_bytes_s = match.lease.rate_bytes_s
         if retrieval is None:
             self._open = [match, None, None]
             return 0

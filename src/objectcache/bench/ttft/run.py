@@ -177,12 +177,12 @@ def _learn(world: World, cell: Cell) -> None:
         world.windows.observe(cell.context - first, first, statistics.median(_windows_s(step.run())))
 
 
-def _advised(world: World, cell: Cell, match: Match) -> int:
-    advice = match.advice(cell.context, world.windows)
-    return match.tokens if advice is None else advice.load_tokens
+def _advised(world: World, cell: Cell, whole: Match, rate_bytes_s: float | None) -> int:
+    advice = whole.advice(cell.context, world.windows, rate_bytes_s=rate_bytes_s)
+    return whole.tokens if advice is None else advice.load_tokens
 
 
-def _part_of(world: World, prefix: int, share: float, match: Match) -> int:
+def _part_of(world: World, prefix: int, share: float, whole: Match, rate_bytes_s: float | None) -> int:
     return int(prefix * share / 100) // world.shape.chunk_tokens * world.shape.chunk_tokens
 
 

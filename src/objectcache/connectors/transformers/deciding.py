@@ -12,7 +12,7 @@ from objectcache.connectors.background import BackgroundThread
 from objectcache.connectors.rates import pace_of
 from objectcache.connectors.steps import Marks, Step, StepClock
 from objectcache.scheduling.advice import Advice, Offer
-from objectcache.scheduling.advisor import Advisor
+from objectcache.scheduling.advisor import STALE_S, Advisor
 from objectcache.scheduling.giving_up import LoadGuard
 
 log = logging.getLogger(__name__)
@@ -41,27 +41,35 @@ class Decider:
         self._num_layers = num_layers
         self._background = background
         self._advises = advises
-        self._all_was_worth_it = False
+        self._promised: tuple[float, float | None] | None = None
+        """When, and the rate that the last lease said; None where what it said is no use any more."""
 
-    @property
-    def expects_all(self) -> bool:
-        """Whether all that matches will be loaded, as far as can be said before: nothing is advised, or nothing can be
-        yet, or the last advice was that."""
-        return not self._advises or self._all_was_worth_it or self.advisor.window_s(1, 0) is None
+    def foresee(self, whole: Match, prompt_tokens: int) -> int | None:
+        """How many tokens will be loaded if `whole` matches, as far as can be said before: it may be asked for with the
+        match. None: nothing, or nobody can say, since nothing was heard of rates lately."""
+        if not self._advises or self.advisor.window_s(1, 0) is None:
+            return whole.tokens
+        promised, now_s = self._promised, time.perf_counter()
+        if promised is None or now_s - promised[0] > STALE_S:
+            return None
+        advice = self.advisor.foresee(whole.offer(prompt_tokens), promised[1], now_s)
+        return advice.load_tokens or None if advice is not None else whole.tokens
 
-    def decide(self, match: Match, prompt_tokens: int, options: RetrieveOptions) -> Decision:
-        """Before anything is asked for."""
+    def decide(
+        self, match: Match, prompt_tokens: int, options: RetrieveOptions, *, under_way_tokens: int = 0
+    ) -> Decision:
+        """Once it is known what matches, of which the first `under_way_tokens` are asked for already."""
         decision = Decision(match, match.tokens, options)
         if not match.tokens:
             return decision
         if self._advises:
             promised = match.lease.rate_bytes_s if match.lease is not None else None
-            offer = match.offer(prompt_tokens)
-            advice = self.advisor.advise(offer, promised, time.perf_counter())
+            offer, now_s = match.offer(prompt_tokens), time.perf_counter()
+            self._promised = now_s, promised
+            advice = self.advisor.advise(offer, promised, now_s, under_way_tokens=under_way_tokens)
             if advice is not None:
                 decision.offer, decision.advice = offer, advice
                 log.debug("trace %r: %s", options.trace, advice)
-                self._all_was_worth_it = advice.load_tokens == match.tokens
                 if not advice.load_tokens:
                     decision.match = replace(match, tokens=0, parts=())
                     return decision
@@ -119,7 +127,7 @@ class Decider:
     def gave_up(self, decision: Decision, seconds: float, arrived_bytes: int) -> None:
         """Its load was given up after `seconds`."""
         self.advisor.gave_up()
-        self._all_was_worth_it = False
+        self._promised = None
         self._note(decision, max(1, arrived_bytes), seconds, 0.0)
 
     def _note(self, decision: Decision, payload_bytes: int, seconds: float, first_byte_s: float) -> None:

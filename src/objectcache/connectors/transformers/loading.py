@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from objectcache.cache.base import KVCache, Match, RetrieveOptions
+from objectcache.cache.base import KVCache, Match, RetrieveOptions, whole_match
 from objectcache.cache.retrieval import Retrieval
 from objectcache.client.breaker import Breaker
 from objectcache.connectors.background import BackgroundThread
@@ -113,18 +113,22 @@ class PrefixLoader:
     def _asked(
         self, namespace: Namespace, chain: KeyChain, prompt_tokens: int, options: RetrieveOptions
     ) -> tuple[Decision, Retrieval | None]:
-        """Match, decide, and ask for what is worth it: in one, where that is expected to be all. May hang for as long
-        as the cache does."""
+        """Match, decide, and ask for what is worth it: in one, where something is, as far as can be said before. May
+        hang for as long as the cache does."""
         retrieval: Retrieval | None = None
-        if self._decider.expects_all:  # a window that turns out to be another is corrected while it runs
-            most_tokens = len(chain) * self._chunk_tokens
+        whole = whole_match(namespace, chain)
+        most_tokens = self._decider.foresee(whole, prompt_tokens)
+        if most_tokens:  # a window that turns out to be another is corrected while it runs
             told, window_s = self._decider.told(most_tokens, prompt_tokens, options)
-            match, retrieval = self._cache.match_and_retrieve(namespace, chain, options=told)
+            bound = most_tokens if most_tokens < whole.tokens else None
+            match, retrieval = self._cache.match_and_retrieve(namespace, chain, options=told, most_tokens=bound)
+            coming = match.bounded(most_tokens)
         else:
-            match = self._cache.match(namespace, chain)
+            match = coming = self._cache.match(namespace, chain)
         try:
-            decision = self._decider.decide(match, prompt_tokens, options)
-            if retrieval is not None and decision.match.tokens == match.tokens:
+            under_way_tokens = coming.tokens if retrieval is not None else 0
+            decision = self._decider.decide(match, prompt_tokens, options, under_way_tokens=under_way_tokens)
+            if retrieval is not None and decision.match.tokens == coming.tokens:
                 decision.options, decision.window_s = told, window_s
                 return decision, retrieval
             if retrieval is not None:
