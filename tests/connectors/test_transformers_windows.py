@@ -19,6 +19,7 @@ from objectcache.connectors.transformers import TransformersConnector, cache_inp
 from objectcache.errors import DeliveryTimeoutError
 from objectcache.keys import KeyChain, Namespace
 from objectcache.scheduling.advice import Action
+from objectcache.scheduling.advisor import Advisor
 from objectcache.scheduling.windows import WindowModel
 from tests.connectors.scripted import ScriptedCache
 from tests.connectors.tiny import Connect, after, prompt, recomputed, stored
@@ -36,6 +37,20 @@ class Telling(ScriptedCache):
     options: list[RetrieveOptions] = field(default_factory=list)
     matches: list[Match] = field(default_factory=list)
     corrections: list[tuple[Sequence[float], float]] = field(default_factory=list)
+    in_one: list[int | None] = field(default_factory=list)
+    """What was wanted at most by those that asked for it with the match."""
+
+    def match_and_retrieve(
+        self,
+        namespace: Namespace,
+        chain: KeyChain,
+        *,
+        parts: Sequence[PartId] | None = None,
+        options: RetrieveOptions | None = None,
+        most_tokens: int | None = None,
+    ) -> tuple[Match, Retrieval | None]:
+        self.in_one.append(most_tokens)
+        return super().match_and_retrieve(namespace, chain, parts=parts, options=options, most_tokens=most_tokens)
 
     def match(self, namespace: Namespace, chain: KeyChain, *, parts: Sequence[PartId] | None = None) -> Match:
         match = super().match(namespace, chain, parts=parts)
@@ -165,6 +180,29 @@ def test_it_loads_what_is_worth_it(connect: Connect, cache: KVCache, model: Any,
     # What is stored already is not stored again, loaded or not.
     assert connector.stats.stored_tokens == 0
     assert all(first >= 6 for first, _ in script.stores)
+
+
+def test_a_part_that_was_worth_it_is_asked_for_in_one(
+    connect: Connect, cache: KVCache, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt(100)
+    stored(connect(model), ids)
+    monkeypatch.setattr(Advisor, "computed", lambda *seen: None)  # how fast a tiny model is
+    connector, script = advised(connect, cache, model, LAYER_BYTES / 0.1)
+    loaded = []
+    for seed in (2, 3, 4):
+        question = after(ids, 4, seed=seed)
+        result = connector.prefill(question)
+        assert torch.allclose(result.outputs.logits[:, -1], recomputed(model, question).logits[:, -1], atol=1e-4)
+        assert result.report.stored_tokens == 96, "all that matched is known"
+        loaded.append(result.report.matched_tokens)
+        assert connector.flush(30)
+    assert all(0 < tokens < 96 for tokens in loaded)
+    assert script.in_one == loaded[1:], "nobody knew of any rate before the first"
+    assert [match.tokens for match in script.matches] == loaded, "nothing was asked for twice"
+    assert connector.advisor.stats.partial == 3, "each counts once"
+    assert connector.stats.stored_tokens == 0
+    assert script.released == 3
 
 
 def test_what_is_asked_for_in_one_may_turn_out_not_to_be_worth_it(connect: Connect, cache: KVCache, model: Any) -> None:

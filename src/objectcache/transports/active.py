@@ -167,6 +167,7 @@ class ActiveDelivery:
         self._exhausted = False
         self._ready: deque[ReadySpan] = deque()
         self._ready_bytes = 0
+        self._turns = 0
         self._current: dict[int, ReadySpan] = {}
 
     def next_span(self) -> list[Outgoing] | None:
@@ -197,6 +198,13 @@ class ActiveDelivery:
         """Whether `peek` can tell."""
         return bool(self._current.get(stream) or self._ready or self._exhausted or self.state.stopping)
 
+    def is_short(self, stream: int, streams: int) -> bool:
+        """Whether `stream`, of so many, should make spans ready before it sends, while others have some left. In the
+        beginning each sends first."""
+        if self.preparing or self._exhausted or self.state.stopping or stream in self._current:
+            return False
+        return not self._ready or (self._turns > streams and 2 * self._ready_bytes < streams * self.turn_bytes)
+
     def peek(self, stream: int) -> Outgoing | None:
         """The frame that would go out next on `stream`; None when there is none left for it."""
         span = self._current.get(stream) or (self._ready[0] if self._ready else None)
@@ -217,6 +225,7 @@ class ActiveDelivery:
     def take_turn(self, stream: int, most_bytes: float, cut_bytes: int = 0) -> Turn:
         """The frame that `peek` showed, or `cut_bytes` of it if that is less, and those after it up to `most_bytes` of
         data, within credit."""
+        self._turns += 1
         first, body = self._take(stream, cut_bytes)
         stretches, data_bytes, wire_bytes = [Stretch(first)], first.data_bytes, first.wire_bytes
         while body is None and (following := self.peek(stream)) is not None:

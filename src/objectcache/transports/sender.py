@@ -320,7 +320,7 @@ class SenderSession:
         if not state.is_open(stream):
             return None
         ready = active.is_ready(stream)
-        if not ready and not active.preparing and state.verdict(0, now_s) is Verdict.SEND:
+        if active.is_short(stream, self.streams) and state.verdict(0, now_s) is Verdict.SEND:
             active.preparing = True
             return _Step(_Do.PREPARE, active)
         outgoing = active.peek(stream)

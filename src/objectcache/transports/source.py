@@ -21,7 +21,9 @@ from objectcache.transports.sockets import Body
 from objectcache.transports.tapering import Tapering
 
 MAX_TURN_BYTES = 4 << 20
-"""More in one go would save nothing."""
+"""More in one go, of all carriers together, would save nothing."""
+LEAST_TURN_BYTES = 2 << 20
+"""What each of several carriers may send in one go, where layers have as much for each stream."""
 
 
 class Outgoing(NamedTuple):
@@ -141,7 +143,7 @@ def turn_bytes(plan: Plan, portion: Portion) -> int:
     What long turns save is the interpreter's time, of which several carriers have the more; what they cost is that the
     last of a layer comes late.
     """
-    most_bytes = MAX_TURN_BYTES // portion.carriers
+    most_bytes = max(LEAST_TURN_BYTES, MAX_TURN_BYTES // portion.carriers)
     return max(MAX_FRAME_BYTES, min(most_bytes, plan.geometry.least_layer_bytes // portion.streams))
 
 

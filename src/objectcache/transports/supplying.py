@@ -1,8 +1,9 @@
 """Spans for the streams of a session, read from a store.
 
-Spans come out of an iterator that reads digest rows. Where the store is near a stream that finds no span ready makes
-some, for itself and the others; where it is far, that and bringing the bytes to hand is done by a thread of the
-delivery, a little ahead, and streams serve other deliveries meanwhile. `changed` is the session's lock.
+Spans come out of an iterator that reads digest rows. Where the store is near a stream that finds few of them ready
+makes more, for itself and the others, which send meanwhile what is left; where it is far, that and bringing the bytes
+to hand is done by a thread of the delivery, a little ahead, and streams serve other deliveries meanwhile. `changed` is
+the session's lock.
 """
 
 from __future__ import annotations
@@ -16,11 +17,8 @@ from objectcache.transports.active import ActiveDelivery, ReadySpan
 def prepare(active: ActiveDelivery, changed: threading.Condition, streams: int) -> None:
     """Spans for a turn of every stream, read from a store that is near; at first for one: that it sends at once."""
     try:
-        for _ in range(streams if active.begun else 1):
-            spans, last = _read(active, active.turn_bytes if active.begun else 1)
-            _offer(active, changed, spans, last=last)
-            if last:
-                break
+        spans, last = _read(active, streams * active.turn_bytes if active.begun else 1)
+        _offer(active, changed, spans, last=last)
         active.begun = True
     except ObjectCacheError as error:
         fail(active, changed, error)

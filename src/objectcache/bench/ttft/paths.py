@@ -194,6 +194,7 @@ class Through(Path):
         self._trace = ""
 
     def prepare(self) -> None:
+        self._trace = secrets.token_hex(8)
         self._cache.tiering = self._tiering
         if self.cell.stored == "disk":
             drop_page_cache(self.world.gateway("disk").data)
@@ -206,7 +207,6 @@ class Through(Path):
         """Match, and have what is to be loaded sent, in one where that is all: its tokens."""
         world, cache = self.world, self._cache
         chain = world.chain[: self._chunks]
-        self._trace = secrets.token_hex(8)
         options = replace(self._options, trace=self._trace)
         most_tokens = None
         if self._load is not None:
