@@ -106,13 +106,16 @@ def test_a_gateway_that_is_killed_in_mid_load_fails_that_load(own_gateway: Start
     worker = worker_of(gateway.url, "tcp")
     worker.fill(2)
     assert worker.stage(worker.find(prompt_of(4))) is Stage.STAGED, "it knows the gateway"
-    for pid in gateway.worker_pids:  # so that nothing is sent
+    workers = gateway.worker_pids
+    for pid in workers:  # so that nothing is sent
         os.kill(pid, signal.SIGSTOP)
     attempt = worker.look_up(prompt_of(4))
     time.sleep(0.2)
     worker.step()
     loads = (worker.load(attempt, 0, TOKENS, [OTHERS]),)
     gateway.kill()
+    for pid in workers:  # stopped, they would not notice
+        os.kill(pid, signal.SIGKILL)
     before = worker.everything()
     begin_s = time.monotonic()
     worker.step(Orders(0, loads=loads, tokens=64))
