@@ -10,6 +10,7 @@ import pytest
 
 from objectcache.cache import KVCache, RetrieveOptions
 from objectcache.client import GatewayCache
+from objectcache.client.one_trip import Wanted
 from objectcache.errors import (
     DeliveryError,
     DeliveryTimeoutError,
@@ -80,6 +81,14 @@ def test_less_than_matches_is_one_request_too(
             assert load(cache, namespace, chain, most_tokens=most) == most // 16 * 16
         assert requests.seen == [IN_ONE, IN_ONE]
         all_is_free(cache)
+
+
+def test_what_comes_if_all_matches() -> None:
+    namespace = new_namespace(LAYOUT)
+    chain = prompt(namespace, CHUNKS)
+    whole, less = Wanted(namespace, chain).whole(), Wanted(namespace, chain, most_tokens=5 * 16 + 3).whole()
+    assert (whole.tokens, less.tokens) == (CHUNKS * 16, 5 * 16)
+    assert [len(part.keys) for part in less.parts] == [5]
 
 
 @each_target

@@ -183,6 +183,24 @@ def test_other_versions_are_in_the_store(gateway: GatewayProcess, requests: Requ
 
 
 @each_way
+def test_less_than_windows_have_is_one_request(gateway: GatewayProcess, requests: Requests, way: Way) -> None:
+    """They have no shorter prefix: there is room for all of it, and all of it comes."""
+    layout = KVLayout(
+        (
+            KVGroup("full", 16, (KVShard(0, (0,), (SLICE_BYTES,)),)),
+            KVGroup("sliding", 16, (KVShard(0, (1,), (SLICE_BYTES,)),), MatchRule.WINDOW, 64),
+        )
+    )
+    with tiered(gateway, requests, way, layout) as world:
+        for part in (PartId(0, 0), PartId(1, 0)):
+            world.cache.commit([upload_part(world.cache, world.namespace, world.chain, part)])
+        world.load(world.chain[:4])  # opens a session
+        for _ in range(2):
+            asked, _ = world.load(world.chain, most_tokens=20 * 16)
+            assert asked == [IN_ONE]
+
+
+@each_way
 def test_windows(gateway: GatewayProcess, requests: Requests, way: Way) -> None:
     """What of a window is held counts where it begins as it would if all matched, and nowhere else."""
     window, extent = 88, 64

@@ -205,6 +205,41 @@ def test_a_part_that_was_worth_it_is_asked_for_in_one(
     assert script.released == 3
 
 
+def test_what_is_under_way_stays_at_another_rate(
+    connect: Connect, cache: KVCache, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A little less than was promised: another length would be advised, and is not worth asking again."""
+    ids = prompt(100)
+    stored(connect(model), ids)
+    monkeypatch.setattr(Advisor, "computed", lambda *seen: None)
+    connector, script = advised(connect, cache, model, LAYER_BYTES / 0.1)
+    first = connector.prefill(after(ids, 4, seed=2)).report
+    assert connector.flush(30)
+    script.rate_bytes_s = 0.69 * LAYER_BYTES / 0.1
+    other, other_script = advised(connect, cache, model, script.rate_bytes_s)
+    alone = other.prefill(after(ids, 4, seed=3)).report
+    assert alone.matched_tokens < first.matched_tokens
+    connector.advisor._rate.first_byte_s = 0.02  # asking again would take as long
+    report = connector.prefill(after(ids, 4, seed=3)).report
+    assert report.matched_tokens == first.matched_tokens
+    assert [match.tokens for match in script.matches] == [first.matched_tokens] * 2
+    assert len(other_script.matches) == 1
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_after_a_while_nobody_knows_of_a_rate(
+    connect: Connect, cache: KVCache, model: Any, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    ids = prompt(100)
+    stored(connect(model), ids)
+    connector, script = advised(connect, cache, model, 1e9)
+    connector.prefill(after(ids, 4, seed=2))
+    if stale:
+        monkeypatch.setattr("objectcache.connectors.transformers.deciding.STALE_S", 0.0)
+    connector.prefill(after(ids, 4, seed=3))
+    assert script.in_one == ([] if stale else [None])
+
+
 def test_what_is_asked_for_in_one_may_turn_out_not_to_be_worth_it(connect: Connect, cache: KVCache, model: Any) -> None:
     ids = prompt(100)
     stored(connect(model), ids)

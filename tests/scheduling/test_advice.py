@@ -112,6 +112,20 @@ def test_what_is_under_way_stays_unless_it_is_worth_asking_again() -> None:
     assert loaded(3584, 0.0) == 0
 
 
+@pytest.mark.parametrize("rate", [1.2e9, 2e9, 2.5e9, 3e9, 4e9])
+def test_what_is_under_way_does_not_stay_where_nothing_is_better(rate: float) -> None:
+    def advised(under_way: int) -> Advice:
+        offer = llama(4096, 0.875)
+        return advise(offer, COMPUTE, rate_bytes_s=rate, first_byte_s=0.08, under_way_tokens=under_way)
+
+    best = advised(0).load_tokens
+    for under_way in (512, 1744, 3584):
+        advice = advised(under_way)
+        assert advice.load_tokens in (best, under_way)
+        assert best or not advice.load_tokens
+        assert advice.ttft_s <= advice.recompute_s * (1 + LONGEST_LOSS)
+
+
 def test_what_to_do_with_a_real_engine() -> None:
     def action(offer: Offer, rate: float, **more: bool) -> Advice:
         return advise(offer, COMPUTE, rate_bytes_s=rate, **more)

@@ -11,7 +11,8 @@ import pytest
 from objectcache.delivery import Delivery
 from objectcache.stores import MemoryStore
 from objectcache.transports import supplying
-from objectcache.transports.active import ActiveDelivery
+from objectcache.transports.active import ActiveDelivery, ReadySpan
+from objectcache.transports.sender import SenderSession, _Do
 from objectcache.transports.source import spans_of
 from objectcache.workers.open_objects import OpenObjects
 from tests.transports.sending import PATIENCE_S, store_prefix
@@ -64,3 +65,30 @@ def test_more_is_made_while_some_is_left(active: ActiveDelivery) -> None:
     assert left_when_short[:2] == [0, 0], "at first each stream sends what it has"
     assert set(left_when_short[2:]) == {1}, "of a turn for each stream, one is left"
     assert not active.is_short(0, STREAMS), "there are no more"
+
+
+def test_a_part_for_every_stream_is_offered_as_it_is_made(active: ActiveDelivery) -> None:
+    """Others wait for it where nothing is ready; and where turns have no size, as placements', each is one for all."""
+    active.begun, active.turn_bytes = True, 1
+    changed = threading.Condition()
+    offered = []
+    offer = active.offer
+
+    def spying(spans: list[ReadySpan], *, last: bool = False) -> None:
+        offered.append(len(spans))
+        offer(spans, last=last)
+
+    active.offer = spying  # type: ignore[method-assign, assignment]
+    supplying.prepare(active, changed, STREAMS)
+    assert offered == [1] * STREAMS
+
+
+def test_nothing_is_made_ready_past_the_deadline(active: ActiveDelivery) -> None:
+    session = SenderSession(STREAMS)
+    with session._changed:
+        step = session._step(0, active, time.monotonic())
+        assert step is not None
+        assert step.do is _Do.PREPARE
+        active.preparing = False
+        step = session._step(0, active, time.monotonic() + 2 * PATIENCE_S)
+        assert step is None or step.do is _Do.LAST_WORD

@@ -22,7 +22,15 @@ from objectcache.cores import leave_bound_core
 from objectcache.device.movers import Movers
 from objectcache.device.places import Place
 from objectcache.device.queueing import MoveQueue
-from objectcache.device.streams import Event, current_mark, current_wait, exact_device, host_wait, timed_event
+from objectcache.device.streams import (
+    Event,
+    current_mark,
+    current_wait,
+    exact_device,
+    host_wait,
+    make_current,
+    timed_event,
+)
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryError,
@@ -197,6 +205,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
         error: ObjectCacheError | None = None
         leave_bound_core()
         try:
+            make_current(self._loader.device)
             # By this thread, not by the scatters' stream: others load through it meanwhile.
             host_wait(self._after)
             with torch.inference_mode():  # engines make their caches in it, and only in it can they be written

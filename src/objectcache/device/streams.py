@@ -34,7 +34,7 @@ class Lane:
         return nullcontext() if self._stream is None else _CUDA.stream(self._stream)
 
     def copy(self, copies: Sequence[StridedCopy], source: torch.Tensor) -> None:
-        """Queue copies of `source`, slices in host memory, from wherever it is called. Raises DeliveryError."""
+        """Queue copies of `source`, slices in host memory; the device is the current one. Raises DeliveryError."""
         address = source.data_ptr()
         copy_to_device(copies, address, self._stream, pinned=PINNED.holds(address, source.nbytes))
 
@@ -56,6 +56,12 @@ def exact_device(device: torch.device | str) -> torch.device:
     """`device` with its number, as tensors name it."""
     found = torch.device(device)
     return torch.device("cuda", _CUDA.current_device()) if found.type == "cuda" and found.index is None else found
+
+
+def make_current(device: torch.device) -> None:
+    """For what the calling thread does from here on: CUDA would else make a context on another device for it."""
+    if device.type == "cuda":
+        _CUDA.set_device(device)
 
 
 def new_event() -> Event:

@@ -124,8 +124,7 @@ def copies_to_device() -> bool:
 
 
 def copy_to_device(copies: Sequence[StridedCopy], source: int, stream: Any, *, pinned: bool) -> None:
-    """Queue them in `stream`, a torch.cuda.Stream, of any device, as CUDA allows for copies; `source` is the address of
-    the first slice.
+    """Queue them in `stream`, a torch.cuda.Stream of the current device; `source` is the address of the first slice.
 
     From `pinned` memory the interpreter lock is kept: to get it back from a busy engine takes longer than to queue a
     copy. From other memory the call copies. Raises DeliveryError.

@@ -100,8 +100,10 @@ def advise(
         return load_ttft_s(offer, tokens, compute, rate_bytes_s, first_byte_s)
 
     tokens = _best_split(offer, compute, rate_bytes_s, estimate)
-    if under_way_tokens and estimate(under_way_tokens) <= estimate(tokens) * (1 + LONGEST_LOSS) + first_byte_s:
-        tokens = under_way_tokens
+    if under_way_tokens and tokens:
+        again_s = first_byte_s + estimate(tokens) * (1 + LONGEST_LOSS)
+        if estimate(under_way_tokens) <= min(again_s, estimate(0)):
+            tokens = under_way_tokens
     begin_s = 0.0
     if tokens and may_hold:
         begin_s = latest_begin_s(*_first_step(offer, tokens, compute, rate_bytes_s, first_byte_s))

@@ -17,8 +17,11 @@ from objectcache.transports.active import ActiveDelivery, ReadySpan
 def prepare(active: ActiveDelivery, changed: threading.Condition, streams: int) -> None:
     """Spans for a turn of every stream, read from a store that is near; at first for one: that it sends at once."""
     try:
-        spans, last = _read(active, streams * active.turn_bytes if active.begun else 1)
-        _offer(active, changed, spans, last=last)
+        for _ in range(streams if active.begun else 1):
+            spans, last = _read(active, active.turn_bytes if active.begun else 1)
+            _offer(active, changed, spans, last=last)
+            if last:
+                break
         active.begun = True
     except ObjectCacheError as error:
         fail(active, changed, error)
