@@ -12,7 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from objectcache.bench.machine import anonymous_bytes, child_pids, cpu_s, describe_machine, filesystem_of
+from objectcache.bench.machine import StolenTime, anonymous_bytes, child_pids, cpu_s, describe_machine, filesystem_of
+
+
+def test_stolen_time_is_a_share_of_what_was_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.bench.machine._PROC", tmp_path)
+    stat = tmp_path / "stat"
+
+    def tell(*ticks: int) -> None:
+        stat.write_text(f"cpu  {' '.join(map(str, ticks))} 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+
+    tell(100, 1, 50, 9000, 70, 2, 3, 40)  # user, nice, system, idle, iowait, irq, softirq, steal
+    stolen = StolenTime()
+    assert stolen.pct == 0
+    tell(150, 2, 75, 9999, 99, 6, 13, 50)
+    assert stolen.pct == pytest.approx(10.0), "10 of 100; what was idle was not wanted"
+
+
+def test_stolen_time_of_this_machine() -> None:
+    assert 0 <= StolenTime().pct <= 100
 
 
 def test_a_machine_is_described_without_names(tmp_path: Path) -> None:

@@ -70,6 +70,27 @@ def filesystem_of(path: Path) -> str:
     return found
 
 
+class StolenTime:
+    """How much of the processor time that this machine wanted, since this was made, its host gave to others: the
+    kernel's `steal`. A virtual machine that lacks much of it says little about what it measures."""
+
+    def __init__(self) -> None:
+        self._busy, self._stolen = _processor_ticks()
+
+    @property
+    def pct(self) -> float:
+        busy, stolen = _processor_ticks()
+        wanted = busy - self._busy + stolen - self._stolen
+        return 100 * (stolen - self._stolen) / wanted if wanted else 0.0
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Of all cores: busy, and stolen."""
+    cpu = (_PROC / "stat").read_text().split("\n", 1)[0].split()
+    user, nice, system, _, _, irq, softirq, stolen = map(int, cpu[1:9])
+    return user + nice + system + irq + softirq, stolen
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds, user and system, that all threads of a process have used; in steps of a clock tick (10 ms)."""
     user, system = _stat(pid)[11:13]

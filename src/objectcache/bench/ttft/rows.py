@@ -47,9 +47,14 @@ def interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]
 
 
 def cell_rows(
-    cell: Cell, runs: Mapping[str, Sequence[Run]], layer_bytes: int, equal: Mapping[str, bool | None]
+    cell: Cell,
+    runs: Mapping[str, Sequence[Run]],
+    layer_bytes: int,
+    equal: Mapping[str, bool | None],
+    stolen_pct: float = 0.0,
 ) -> list[Row]:
-    """A row a path. `equal`: whether its logits are those with the prefix in place (None: not to be expected)."""
+    """A row a path. `equal`: whether its logits are those with the prefix in place (None: not to be expected).
+    `stolen_pct` of the processor time wanted went to others meanwhile."""
     bytes_s = cell.gbps * 1e9 / 8
     floors = [floor_ms(run.ttft_ms, run.timeline.needed_ms, layer_bytes, bytes_s) for run in runs[RESIDENT]]
     local = [run.ttft_ms for run in runs[LOCAL]]
@@ -81,6 +86,7 @@ def cell_rows(
                 floor_ms=statistics.median(floors),
                 floor_ratio=statistics.median(ratios),
                 logits_equal=equal.get(path),
+                stolen_pct=round(stolen_pct, 2),
                 added_parts_ms={
                     name: round(part_ms, 3)
                     for name, part_ms in added_parts_ms(
@@ -124,6 +130,9 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
     equal = [row["logits_equal"] for row in rows if row.get("logits_equal") is not None]
     if equal:
         summary["logits_equal"] = float(all(equal))
+    stolen = [row["stolen_pct"] for row in rows if "stolen_pct" in row]
+    if stolen:
+        summary["stolen_pct_max"] = max(stolen)
     return summary
 
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from objectcache.bench.errors import BenchmarkError
-from objectcache.bench.machine import describe_machine
+from objectcache.bench.machine import StolenTime, describe_machine
 from objectcache.bench.progress import BenchmarkProgress
 from objectcache.bench.result import BenchmarkResult, sample_row
 from objectcache.bench.ttft.mixed import measure_mixed, mixed_rows
@@ -147,6 +147,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
                 path.run()  # connections, memory and kernels are warm
         runs: dict[str, list[Run]] = {name: [] for name in paths}
         order = random.Random(settings.seed)
+        stolen = StolenTime()
         for index in range(settings.runs):
             # In another order each time: whoever comes after one that was like it finds caches and processes awake.
             for name in order.sample(list(paths), len(paths)):
@@ -154,6 +155,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
                 if not name.startswith(_FEWER) or index < settings.recompute_runs:
                     runs[name].append(path.run())
             progress.step()
+        stolen_pct = stolen.pct
         mixed = []
         if settings.decodes and not cell.step_tokens:
             loaded = Through(world, cell, cache, loader, windows_s=windows_s)
@@ -165,7 +167,7 @@ def _measure(world: World, cell: Cell, loader: DeviceLoader, progress: Benchmark
         else all(torch.equal(run.logits, right.logits) for run in found)
         for name, found in runs.items()
     }
-    return cell_rows(cell, runs, world.layer_bytes(cell), equal) + mixed
+    return cell_rows(cell, runs, world.layer_bytes(cell), equal, stolen_pct) + mixed
 
 
 def _learn(world: World, cell: Cell) -> None:

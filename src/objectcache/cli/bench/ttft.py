@@ -25,6 +25,8 @@ from objectcache.cli.bench.options import (
 from objectcache.errors import ConfigError
 
 _QUICK_CONTEXTS = (256, 1024)
+_MUCH_PCT = 2.0
+"""Of stolen time."""
 
 
 class Part(StrEnum):
@@ -137,6 +139,12 @@ def command(
         result = run_ttft(settings, console)
     from objectcache.bench.ttft.rows import BARS
 
+    stolen_pct = result.summary.get("stolen_pct_max", 0.0)
+    if stolen_pct > _MUCH_PCT:
+        console.print(
+            f"The host gave {stolen_pct:.1f} % of the processor time that was wanted here to others: another time, or on "
+            "another host, more is reached."
+        )
     finish(console, result, BARS, json=json, plot=plot, draw=_drawing, check=check)
 
 
