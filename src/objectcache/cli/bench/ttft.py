@@ -142,8 +142,8 @@ def command(
     stolen_pct = result.summary.get("stolen_pct_max", 0.0)
     if stolen_pct > _MUCH_PCT:
         console.print(
-            f"The host gave {stolen_pct:.1f} % of the processor time that was wanted here to others: another time, or on "
-            "another host, more is reached."
+            f"The host gave {stolen_pct:.1f} % of the processor time that was wanted here to others: another time, or "
+            "on another host, more is reached."
         )
     finish(console, result, BARS, json=json, plot=plot, draw=_drawing, check=check)
 
