@@ -48,10 +48,24 @@ class Driven:
 def test_the_rate_is_kept_however_late_the_sender_wakes(bytes_s: float, late_s: float) -> None:
     driven = Driven(bytes_s)
     driven.run(101.0, late_s)
-    allowed = bytes_s + 2 * max(bytes_s * STEP_S, LEAST_STEP_BYTES) + bytes_s * LATENESS_S
+    allowed = bytes_s + 2 * max(bytes_s * STEP_S, LEAST_STEP_BYTES)
     least = bytes_s * (1 - 2 * LATENESS_S) - 2 * LEAST_STEP_BYTES
     assert least <= driven.between(100.0, 101.0) <= allowed
     assert driven.reported == driven.between(100.0, 102.0)
+
+
+@given(RATES, st.floats(0.0, 0.1), st.booleans())
+def test_it_begins_without_anything_to_make_up_for(bytes_s: float, within_s: float, unbound: bool) -> None:
+    """No link carries more from its first byte on; also where there was no bound before."""
+    driven = Driven(inf if unbound else bytes_s)
+    if unbound:
+        driven.pace.due_s(driven.now_s)
+        driven.pace.take(1 << 20, driven.now_s)
+        driven.bytes_s = bytes_s
+        driven.now_s += 0.05
+    begin_s = driven.now_s
+    driven.run(begin_s + within_s)
+    assert driven.between(begin_s, inf) <= bytes_s * within_s + max(bytes_s * STEP_S, LEAST_STEP_BYTES)
 
 
 @given(RATES, st.floats(0.01, 1.0))

@@ -12,7 +12,7 @@ MOST_STEP_BYTES = 8 << 20
 PAGE_BYTES = 4096
 LATENESS_S = 0.0025
 """How much of what it could have sent a delivery makes up for: a thread that is woken late must not cost rate, nor add
-more to any 50 ms than they may be off by."""
+more to any 50 ms than they may be off by. In the beginning there is nothing to make up for."""
 LOOK_S = 0.004
 """How often the rate is looked at while nothing may be sent."""
 
@@ -36,7 +36,7 @@ class Pace:
         bytes_s = self._rate()
         if bytes_s != self._bytes_s:
             self._change(bytes_s, now_s)
-        if bytes_s <= 0:
+        if bytes_s <= 0 or (self._free_s == -inf and bytes_s < inf):
             self._free_s = now_s  # nothing is made up for
         self.seen_s = now_s + LOOK_S if bytes_s <= 0 else min(self._free_s, now_s + LOOK_S)
         return self.seen_s
