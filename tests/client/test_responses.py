@@ -244,6 +244,21 @@ def test_large_and_last_responses_are_left_to_http_client(head: bytes) -> None:
         assert response.isclosed()
 
 
+@pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b"H\r\n", b"+OK ready\n"])
+@pytest.mark.parametrize("step", [1, 100])
+def test_another_protocol_is_seen_at_the_end_of_its_line(banner: bytes, step: int) -> None:
+    """Though it says no more, and waits for an answer."""
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        for at in range(0, len(banner), step):
+            theirs.sendall(banner[at : at + step])
+        connection = http.client.HTTPConnection("nowhere")
+        mine.settimeout(5)
+        connection.sock = mine
+        with pytest.raises(http.client.BadStatusLine):
+            answer(connection, "POST")
+
+
 def test_nothing_comes() -> None:
     with connected([]) as connection, pytest.raises(http.client.RemoteDisconnected):
         answer(connection, "POST")

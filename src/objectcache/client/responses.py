@@ -19,6 +19,7 @@ _CONTINUE = b"HTTP/1.1 100"
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 8192
 _MAX_HEAD_BYTES = 1 << 16
+_BEGINNING = b"HTTP/1."
 _END = re.compile(rb"\n\r?\n")
 """Of a head. http.client takes lines that end in a bare LF too."""
 _STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-5][0-9]{2}) [^\r\n]*")
@@ -76,7 +77,8 @@ Response = PlainResponse | http.client.HTTPResponse
 def answer(connection: http.client.HTTPConnection, method: str) -> Response:
     """The head of the response to a request. Raises OSError, http.client.HTTPException."""
     data = b""
-    while not _END.search(data) and len(data) < _MAX_HEAD_BYTES:
+    # Who says something else may not go on: http.client sees that at the line's end.
+    while _BEGINNING.startswith(data[: len(_BEGINNING)]) and not _END.search(data) and len(data) < _MAX_HEAD_BYTES:
         more = connection.sock.recv(_READ_BYTES)
         if not more:
             if not data:
