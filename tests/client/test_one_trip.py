@@ -69,6 +69,23 @@ def test_a_gateway_that_does_not_know_it_is_asked_twice(
         all_is_free(cache)
 
 
+def test_a_gateway_that_did_not_know_it_is_replaced(
+    gateway: GatewayProcess, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = GatewayCache._path
+    with open_cache(gateway, TARGETS[0]) as cache:
+        namespace, chain = stored(cache)
+        with monkeypatch.context() as old:
+            old.setattr(GatewayCache, "_path", lambda self, name: path(self, name.replace(IN_ONE, "kv-of-tomorrow")))
+            load(cache, namespace, chain)
+        load(cache, namespace, chain)
+        assert IN_ONE not in requests.seen
+        monkeypatch.setattr("objectcache.client.abilities.AGAIN_S", 0.0)
+        requests.seen.clear()
+        load(cache, namespace, chain)
+        assert requests.seen == [IN_ONE]
+
+
 @each_target
 def test_less_than_matches_is_one_request_too(
     gateway: GatewayProcess, requests: Requests, options: dict[str, Any]

@@ -22,6 +22,7 @@ from objectcache.cache.base import (
 from objectcache.cache.destination import Destination
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
+from objectcache.client.abilities import Ability
 from objectcache.client.deliveries import Deliveries
 from objectcache.client.one_trip import OneTrip, ResponseTrip, SessionTrip, Wanted, room_bytes
 from objectcache.client.options import ClientOptions
@@ -61,9 +62,9 @@ class GatewayCache(Deliveries):
         super().__init__(host, port, bucket, options, tls=tls)
         where = {"host": host, "port": port, "tls": tls, "options": self.options.to_wire()}
         self._storing = GatewayStoring(self._http, bucket, where)
-        self._in_one_trip = True  # until a gateway does not know how,
-        self._takes_held = True  # or knows nothing of what is held here,
-        self._takes_bound = True  # or of how much is wanted at most
+        self._one_trip = Ability()  # both in one,
+        self._held = Ability()  # without what is held here,
+        self._bound = Ability()  # and no more than is wanted
 
     # -- matching ---------------------------------------------------------------------------------
 
@@ -90,7 +91,8 @@ class GatewayCache(Deliveries):
         most_tokens: int | None = None,
     ) -> tuple[Match, Retrieval | None]:
         check_most_tokens(most_tokens)
-        in_one = self._in_one_trip and (self._takes_bound or most_tokens is None)
+        now_s = time.monotonic()
+        in_one = self._one_trip.expected(now_s) and (most_tokens is None or self._bound.expected(now_s))
         room = room_bytes(namespace.layout, len(chain), parts, most_tokens)
         destination = self._set_aside(room) if room and in_one else None
         if destination is not None:
@@ -102,7 +104,7 @@ class GatewayCache(Deliveries):
             except BaseException:
                 destination.close(complete=False)
                 raise
-            if self._takes_held or not delivery.held:
+            if not delivery.held or self._held.expected(now_s):
                 with suppress(MethodNotAllowedError, _UnboundedError):
                     return self._match_and_retrieve(wanted, options or RetrieveOptions(), delivery, destination)
             else:
@@ -138,17 +140,18 @@ class GatewayCache(Deliveries):
             delivery.narrow(coming.parts)
             if answer.accepted is not None:
                 if coming is not match and not answer.bounded:
-                    self._takes_bound = False
+                    self._bound.missed(time.monotonic())
                     raise _UnboundedError("an old gateway delivers all that matches")
                 if delivery.held and not answer.held:  # all of it comes
-                    self._takes_held = False
+                    self._held.missed(time.monotonic())
                     delivery.ask_for_all()
                 return match, self._arriving(trip, coming, delivery, answer.accepted, options, asked_s)
             trip.withdraw()
             destination.close(complete=False)
             return match, self._retrieve(coming, delivery, options) if match.tokens else None
         except BaseException as error:
-            self._in_one_trip = self._in_one_trip and not isinstance(error, MethodNotAllowedError)
+            if isinstance(error, MethodNotAllowedError):
+                self._one_trip.missed(time.monotonic())
             delivery.cancel()
             delivery.drop()
             destination.close(complete=False)
