@@ -50,7 +50,7 @@ def load(
         namespace, chain, options=RetrieveOptions(**options), most_tokens=most_tokens
     )
     assert retrieval is not None
-    coming = match if most_tokens is None else match.bounded(most_tokens)
+    coming = match.bounded(most_tokens)
     with retrieval:
         check_delivery(retrieval, coming)
     return coming.tokens

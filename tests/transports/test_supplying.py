@@ -67,7 +67,9 @@ def test_more_is_made_while_some_is_left(active: ActiveDelivery) -> None:
     assert not active.is_short(0, STREAMS), "there are no more"
 
 
-def test_a_part_for_every_stream_is_offered_as_it_is_made(active: ActiveDelivery) -> None:
+def test_a_part_for_every_stream_is_offered_as_it_is_made(
+    active: ActiveDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others wait for it where nothing is ready; and where turns have no size, as placements', each is one for all."""
     active.begun, active.turn_bytes = True, 1
     changed = threading.Condition()
@@ -78,7 +80,7 @@ def test_a_part_for_every_stream_is_offered_as_it_is_made(active: ActiveDelivery
         offered.append(len(spans))
         offer(spans, last=last)
 
-    active.offer = spying  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(active, "offer", spying)
     supplying.prepare(active, changed, STREAMS)
     assert offered == [1] * STREAMS
 

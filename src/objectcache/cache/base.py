@@ -115,8 +115,10 @@ class Match:
             parts=tuple(part.shortened(tokens // self._chunk_tokens(part)) for part in self.parts),
         )
 
-    def bounded(self, most_tokens: int) -> Match:
-        """Its longest prefix of at most `most_tokens`; all of it where none is so short."""
+    def bounded(self, most_tokens: int | None) -> Match:
+        """Its longest prefix of at most `most_tokens`; all of it for None, or where none is so short."""
+        if most_tokens is None:
+            return self
         boundary = self.boundary_tokens
         tokens = most_tokens // boundary * boundary if boundary else 0
         return self.shortened(tokens) if self.have_tokens < tokens < self.tokens else self
@@ -324,7 +326,7 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         if not match.tokens:
             return match, None
         try:
-            return match, self.retrieve(match if most_tokens is None else match.bounded(most_tokens), options=options)
+            return match, self.retrieve(match.bounded(most_tokens), options=options)
         except BaseException:
             with suppress(ObjectCacheError):  # it expires by itself
                 self.release(match)

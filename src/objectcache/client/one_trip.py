@@ -38,7 +38,7 @@ class Wanted:
 
     def bounded(self, match: Match) -> Match:
         """What of `match` is delivered."""
-        return match if self.most_tokens is None else match.bounded(self.most_tokens)
+        return match.bounded(self.most_tokens)
 
     def whole(self) -> Match:
         """What is delivered if all matches."""

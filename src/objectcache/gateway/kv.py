@@ -192,7 +192,7 @@ class KVRoutes:
         if found is None:
             return _answer(MatchAndRetrieveAnswer(match).encode())
         try:
-            delivered = found.bounded(asked.most_tokens) if asked.most_tokens else found
+            delivered = found.bounded(asked.most_tokens or None)
             descriptor = asked.descriptor(_described(delivered, asked.held), match.lease)
             if all(part.all_held for part in descriptor.parts):
                 return _answer(MatchAndRetrieveAnswer(match).encode())

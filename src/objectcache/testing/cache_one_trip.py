@@ -57,9 +57,7 @@ def in_one_and_check(
     assert (match.tokens, match.parts, match.payload_bytes) == (alone.tokens, alone.parts, alone.payload_bytes)
     assert (match.lease is None) == (alone.lease is None) == (retrieval is None) == (not match.tokens)
     if retrieval is not None:
-        coming, expected = match, alone
-        if most_tokens is not None:
-            coming, expected = match.bounded(most_tokens), alone.bounded(most_tokens)
+        coming, expected = match.bounded(most_tokens), alone.bounded(most_tokens)
         with cache.retrieve(expected, options=options) as other, retrieval:
             units = check_delivery(retrieval, coming), check_delivery(other, expected)
             mine, others = retrieval.geometry, other.geometry

@@ -218,7 +218,7 @@ class Through(Path):
                 world.namespace, chain, options=options, most_tokens=most_tokens
             )
         recorder.timeline.matched_ms = recorder.now_ms()
-        tokens = (match if most_tokens is None else match.bounded(most_tokens)).tokens
+        tokens = match.bounded(most_tokens).tokens
         if match.lease is not None:
             self._promised_bytes_s = match.lease.rate_bytes_s
         if retrieval is None:
