@@ -142,6 +142,17 @@ def test_more_is_asked_for_than_matches(gateway: GatewayProcess, requests: Reque
         assert world.load(asked)[0] == [IN_ONE]
 
 
+def lose(world: World, segment: Path, left: int) -> None:
+    """The store loses a segment, and the gateway learns of it: `left` chunks match from here on. A session is open."""
+    segment.unlink()
+    world.gateway.restart()  # which has it open
+    world.load(world.chain[:4])
+    with world.gateway.open(target="http") as other:
+        with pytest.raises(ObjectCacheError):
+            retrieve_and_check(other, world.namespace, world.chain)
+        eventually(lambda: other.match(world.namespace, world.chain).tokens == left * 16, "it is gone")
+
+
 @each_way
 def test_less_matches_than_is_held(gateway: GatewayProcess, requests: Requests, way: Way) -> None:
     with tiered(gateway, requests, way) as world:
@@ -151,13 +162,7 @@ def test_less_matches_than_is_held(gateway: GatewayProcess, requests: Requests, 
         (later,) = gateway.segments - before
         world.load(world.chain)
         world.load(world.chain[:16])  # of which all is held from here on, and of the rest the first layers
-        later.unlink()
-        gateway.restart()  # which has it open
-        world.load(world.chain[:4])  # opens a session
-        with gateway.open(target="http") as other:
-            with pytest.raises(ObjectCacheError):
-                retrieve_and_check(other, world.namespace, world.chain)
-            eventually(lambda: other.match(world.namespace, world.chain).tokens == 18 * 16, "it is gone")
+        lose(world, later, 18)
         held = 16 * LAYERS + 2 * FIRST_LAYERS
         asked, layers = world.load(world.chain)
         assert asked == [IN_ONE]

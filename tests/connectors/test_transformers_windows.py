@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from objectcache.cache import KVCache, Match, PartId, RetrieveOptions
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.retrieval import Retrieval
 from objectcache.connectors.transformers import TransformersConnector, cache_input
 from objectcache.errors import DeliveryTimeoutError
@@ -48,6 +49,7 @@ class Telling(ScriptedCache):
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
         most_tokens: int | None = None,
+        ahead: Ahead | None = None,
     ) -> tuple[Match, Retrieval | None]:
         self.in_one.append(most_tokens)
         return super().match_and_retrieve(namespace, chain, parts=parts, options=options, most_tokens=most_tokens)

@@ -7,17 +7,13 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from objectcache.cache.in_place import InPlace
-from objectcache.cache.retrieval import Retrieval
-from objectcache.device import BlockTable, DeviceLoader, DeviceRetrieval, Place, contiguous_kv, paged_kv, paged_latent
+from objectcache.device import BlockTable, DeviceLoader, DeviceRetrieval, Place, contiguous_kv, paged_kv
 from objectcache.errors import (
     DeliveryCancelledError,
     DeliveryError,
@@ -26,83 +22,10 @@ from objectcache.errors import (
     LayoutError,
     NotSupportedError,
 )
-from objectcache.layout import Chunks, DeliveryGeometry, PartShape
+from objectcache.layout import Chunks
+from tests.device.world import CHUNKS, World
 
 CPU = torch.device("cpu")
-CHUNKS = 6
-
-
-@dataclass
-class World:
-    """Three layers with slices of two sizes, of two parts; layer 1 is held by both."""
-
-    layers_per_unit: int = 1
-    deadline_s: float = 30.0
-    wipe: bool = False  # the memory, as soon as it goes back: somebody else writes there
-    closed: list[bool] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.kv = [torch.zeros(2, CHUNKS, 4, 2, 8, dtype=torch.bfloat16) for _ in range(2)]
-        self.latent = [torch.zeros(CHUNKS, 4, 10) for _ in range(2)]
-        table = BlockTable(range(CHUNKS)[::-1], block_tokens=4, chunk_tokens=4, num_chunks=CHUNKS)
-        kv = [paged_kv(cache, chunk_tokens=4).at(table) for cache in self.kv]
-        latent = [paged_latent(cache, chunk_tokens=4).at(table) for cache in self.latent]
-        self.places: dict[tuple[int, int], Place] = {(0, 0): kv[0], (0, 1): kv[1], (1, 1): latent[0], (1, 2): latent[1]}
-        parts = (
-            PartShape((0, 1), (kv[0].slice_bytes,) * 2, CHUNKS),
-            PartShape((1, 2), (latent[0].slice_bytes,) * 2, CHUNKS),
-        )
-        self.geometry = DeliveryGeometry(parts, self.layers_per_unit)
-        self.memory = np.random.default_rng(5).integers(0, 256, self.geometry.total_bytes, dtype=np.uint8)
-        self.retrieval = Retrieval(
-            self.geometry,
-            self.memory.data,
-            deadline_s=time.perf_counter() + self.deadline_s,
-            on_close=_note(self.closed, self.memory if self.wipe else None),
-        )
-
-    def landed(self, part: int, layer: int) -> torch.Tensor:
-        start = self.geometry.offset(part, layer)
-        flat = self.memory[start : start + self.geometry.layer_bytes(part, layer)]
-        return torch.from_numpy(flat.reshape(CHUNKS, -1).copy())
-
-    def holds(self, layer: int) -> bool:
-        """Whether every part of `layer` is in its place."""
-        found = []
-        for part in self.geometry.parts_of(layer):
-            place = self.places[part, layer]
-            slices = torch.zeros(CHUNKS, place.slice_bytes, dtype=torch.uint8)
-            place.gather(slices, 0)
-            found.append(torch.equal(slices, self.landed(part, layer)))
-        return all(found)
-
-
-def _note(closed: list[bool], wiped: Any) -> Callable[[bool], None]:
-    def note(complete: bool) -> None:
-        closed.append(complete)
-        if wiped is not None:
-            wiped[:] = 0
-
-    return note
-
-
-LOADERS: dict[str, Callable[[], DeviceLoader]] = {
-    "direct": lambda: DeviceLoader("cpu"),
-    "staged": lambda: DeviceLoader("cpu", staged=True),
-    "staged in pieces": lambda: DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=2),
-    "staged slice by slice": lambda: DeviceLoader("cpu", staged=True, staging_bytes=1, num_staging=3),
-}
-
-
-@pytest.fixture(params=LOADERS)
-def loader(request: pytest.FixtureRequest) -> Iterator[DeviceLoader]:
-    before = set(threading.enumerate())
-    made = LOADERS[request.param]()
-    yield made
-    made.close()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("layers_per_unit", [1, 2, 5])

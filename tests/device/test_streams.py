@@ -12,7 +12,7 @@ from objectcache.device import BlockLayer, BlockTable, DeviceLoader, DeviceSaver
 from objectcache.errors import DeliveryError
 from tests.device.caches import Shape, make, random_slices
 from tests.device.late import LateStream, LateWorld
-from tests.device.test_loading import World
+from tests.device.world import World
 
 LEAST_ROW_BYTES = (1, 150, 4096)
 """With which all layers go straight to their places, those of latents (whose rows have 160 bytes), or none."""

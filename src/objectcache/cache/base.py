@@ -10,6 +10,7 @@ from math import inf, lcm
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.retrieval import Retrieval
 from objectcache.errors import LayoutError, NotSupportedError, ObjectCacheError, RequestError
 from objectcache.integrity import Buffer
@@ -314,12 +315,14 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
         most_tokens: int | None = None,
+        ahead: Ahead | None = None,
     ) -> tuple[Match, Retrieval | None]:
         """`match`, and `retrieve` of what matched, `bounded` to `most_tokens` if given: in one round trip where there
         is one to be saved. None when nothing matched.
 
-        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Raises like both,
-        and RequestError for `most_tokens` below 1; nothing is leased then.
+        Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Where a local tier
+        holds the beginning of it, `ahead` may be given that while the storage side is asked. Raises like both, what
+        `ahead` raises, and RequestError for `most_tokens` below 1; nothing is leased then.
         """
         check_most_tokens(most_tokens)
         match = self.match(namespace, chain, parts=parts)

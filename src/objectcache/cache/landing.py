@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.destination import Destination
 from objectcache.cache.in_place import InPlace
 from objectcache.cache.retrieval import Retrieval
@@ -55,9 +56,9 @@ class Landing:
             whole = not self._missing[unit]
         self._retrieval.land_chunks(unit, chunks, whole=whole)
 
-    def read_in_place(self, in_place: InPlace) -> None:
-        """What is in there is not in the memory. Before it lands."""
-        self._retrieval.read_in_place(in_place)
+    def read_in_place(self, in_place: InPlace, ahead: Ahead | None) -> None:
+        """What is in there is not in the memory, and `ahead` has some of it. Before it lands."""
+        self._retrieval.read_in_place(in_place, ahead)
 
     def fail(self, error: ObjectCacheError) -> None:
         self._retrieval.fail(error)

@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.in_place import InPlace
 from objectcache.errors import DeliveryCancelledError, DeliveryError, DeliveryTimeoutError, ObjectCacheError
 from objectcache.layout import Chunks, DeliveryGeometry, delivery_geometry
@@ -62,6 +63,8 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         self._next = self._announced = 0
         self._arrived: set[int] = set()
         self._in_place: InPlace | None = None
+        self.ahead: Ahead | None = None
+        """Who has some of what lands already, as it was asked for: by index of the part, chunks from the first on."""
         self._landed: list[Chunks] = []
         self._early: dict[int, list[Chunks]] = {}  # of units that others are before
         self._followed = False
@@ -75,9 +78,11 @@ class Retrieval(AbstractContextManager["Retrieval"]):
         """The destination. Only the transport writes it."""
         return self._memory
 
-    def read_in_place(self, in_place: InPlace) -> None:
-        """Some chunks are in the tier's memory, and will not be in this. Before they land."""
+    def read_in_place(self, in_place: InPlace, ahead: Ahead | None = None) -> None:
+        """Some chunks are in the tier's memory, and will not be in this; what `ahead` has taken are some of these.
+        Before they land."""
         self._in_place = in_place
+        self.ahead = ahead
 
     def land(self, unit: int) -> None:
         """Unit `unit` is in the memory, verified. Parallel streams may be ahead: it lands once those before it have."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from objectcache.buffers import BufferPool
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.base import MatchedPart
 from objectcache.cache.destination import Destination
 from objectcache.cache.in_place import InPlace
@@ -16,10 +17,12 @@ from objectcache.cache.landing import Landing
 from objectcache.descriptor import DescriptorPart, HeldChunks, Versions
 from objectcache.errors import ConfigError
 from objectcache.keys import Namespace
-from objectcache.layout import DeliveryGeometry
+from objectcache.layout import DeliveryGeometry, delivery_geometry
 from objectcache.tier import DEFAULT_FIRST_LAYERS, Holding, LocalTier, Registrar, TierPart, TierStats
 
 READERS = min(4, os.cpu_count() or 1)
+_AHEAD_BYTES = 32 << 20
+"""Beyond the first layer, before it is known what matches: by then there are some for the engine to go on with."""
 _POOL_SHARE = 0.5
 """How full the destination pool may be when what was delivered stays in it a little longer to be kept."""
 
@@ -163,15 +166,31 @@ class Tiering:
 class TieredDelivery:
     """One retrieval's dealings with the tier, if there is one: what is asked for, and what comes of it."""
 
-    def __init__(self, tiering: Tiering | None, namespace: Namespace, parts: Sequence[MatchedPart]) -> None:
+    def __init__(
+        self,
+        tiering: Tiering | None,
+        namespace: Namespace,
+        parts: Sequence[MatchedPart],
+        ahead: Ahead | None = None,
+    ) -> None:
         """What is held of `parts` is looked up. They may be more than will match: `narrow` says so then."""
         self._tiering = tiering
+        self._ahead = ahead
+        self._taken = False
         self._namespace = namespace
         self._asked = list(parts)
         self._holding = tiering.look_up(namespace, parts) if tiering is not None and parts else None
         self._in_place: InPlace | None = None
         self.versions: Sequence[Versions] = ()
         """Of what the storage side sends, once it is known; without them nothing is kept."""
+
+    def take_ahead(self) -> None:
+        """Give what is mapped and comes first to who wants it ahead, once."""
+        if self._holding is not None and self._ahead is not None and not self._taken:
+            self._taken = True
+            geometry = delivery_geometry(tuple(part.shape for part in self.parts), 1)
+            for part, layer, blocks in self._holding.mapped_ahead(geometry, _AHEAD_BYTES):
+                self._ahead.take(part, layer, blocks)
 
     def prepare(self) -> None:
         """What `read` will need, while the storage side is asked."""
@@ -180,6 +199,8 @@ class TieredDelivery:
 
     def narrow(self, parts: Sequence[MatchedPart]) -> None:
         """It is `parts` that come. Before anything is read."""
+        if [(part.part, part.first) for part in parts] != [(part.part, part.first) for part in self._asked]:
+            self._forget_ahead()  # it knows them by where they stood
         self._asked = list(parts)
         if self._holding is not None:
             self._holding.narrow([(*part.part, part.first, len(part.keys)) for part in parts])
@@ -225,13 +246,19 @@ class TieredDelivery:
     def ask_for_all(self) -> None:
         """What is held is not read."""
         self.drop()
+        self._forget_ahead()
         self._holding = None
+
+    def _forget_ahead(self) -> None:
+        """What was taken ahead does not count."""
+        self._end_ahead()
+        self._ahead = None
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
         """Read what is held, beside the delivery of the rest; what is mapped is read where it is."""
         if self._holding is not None and self._tiering is not None:
             self._in_place = InPlace(geometry, landing.memory)
-            landing.read_in_place(self._in_place)
+            landing.read_in_place(self._in_place, self._ahead if self._taken else None)
             self._tiering.read(self._holding, geometry, landing, self._in_place)
 
     def skip(self, landing: Landing) -> None:
@@ -246,12 +273,21 @@ class TieredDelivery:
     def drop(self) -> None:
         """Neither read nor asked for any more."""
         if self._holding is not None:
-            self._holding.close()
+            try:
+                self._end_ahead()
+            finally:
+                self._holding.close()
+
+    def _end_ahead(self) -> None:
+        """Before what is held is let go."""
+        if self._taken and self._ahead is not None:
+            self._ahead.wait()
 
     def closer(self, geometry: DeliveryGeometry, pool: BufferPool, destination: Destination) -> Callable[[bool], None]:
         """For `Retrieval`'s `on_close`."""
 
         def close(complete: bool) -> None:
+            self._end_ahead()
             if complete and self._tiering is not None:
                 in_place = self._in_place or InPlace(geometry, destination.buffer.view)
                 self._tiering.keep(

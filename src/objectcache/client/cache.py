@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.base import (
     ForeignUpload,
     Lease,
@@ -89,6 +90,7 @@ class GatewayCache(Deliveries):
         parts: Sequence[PartId] | None = None,
         options: RetrieveOptions | None = None,
         most_tokens: int | None = None,
+        ahead: Ahead | None = None,
     ) -> tuple[Match, Retrieval | None]:
         check_most_tokens(most_tokens)
         now_s = time.monotonic()
@@ -98,9 +100,8 @@ class GatewayCache(Deliveries):
         if destination is not None:
             wanted = Wanted(namespace, chain, parts, most_tokens)
             try:
-                delivery = TieredDelivery(
-                    self.tiering, namespace, wanted.whole().parts if self.tiering is not None else ()
-                )
+                asked = wanted.whole().parts if self.tiering is not None else ()
+                delivery = TieredDelivery(self.tiering, namespace, asked, ahead)
             except BaseException:
                 destination.close(complete=False)
                 raise
@@ -191,9 +192,9 @@ class GatewayCache(Deliveries):
                 most_tokens=wanted.most_tokens or 0,
             )
             trip = (
-                SessionTrip(session, request, destination, self._fencer, likely)
+                SessionTrip(session, request, destination, self._fencer, delivery.take_ahead, likely)
                 if session
-                else ResponseTrip(self._http, request, destination, self.options.verification())
+                else ResponseTrip(self._http, request, destination, self.options.verification(), delivery.take_ahead)
             )
             try:
                 return trip, trip.ask(self._path("kv-match-and-retrieve"))

@@ -68,7 +68,15 @@ class OneTrip(ABC):
     """One attempt: `ask`, and then either `confirm` and `begin`, or `withdraw`. Where any of them raises, `destination`
     is to be closed, which cancels what may come."""
 
-    def __init__(self, request: MatchAndRetrieveRequest, destination: Destination, streams: int) -> None:
+    def __init__(
+        self,
+        request: MatchAndRetrieveRequest,
+        destination: Destination,
+        streams: int,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """`meanwhile()` is called once the gateway has been asked."""
+        self._meanwhile = meanwhile
         self.request = request
         self.destination = destination
         self._lock = threading.Lock()
@@ -170,10 +178,11 @@ class SessionTrip(OneTrip):
         request: MatchAndRetrieveRequest,
         destination: Destination,
         fencer: Fencer,
+        meanwhile: Callable[[], None],
         likely: Callable[[], Sequence[MatchedPart]],
     ) -> None:
         """`likely()` says what comes if all matches."""
-        super().__init__(request, destination, session.streams)
+        super().__init__(request, destination, session.streams, meanwhile)
         self.http = session.http
         self._session = session
         self._fencer = fencer
@@ -198,7 +207,7 @@ class SessionTrip(OneTrip):
                 request.encode(),
                 timeout_s=request.deadline_s,
                 resend=False,
-                meanwhile=self._foretell if receivers.holds else None,
+                meanwhile=self._while_asked,
             )
         except RequestError as error:
             self._refused(error)
@@ -210,6 +219,11 @@ class SessionTrip(OneTrip):
                 self._cancel()
             raise
         return MatchAndRetrieveAnswer.decode(body)
+
+    def _while_asked(self) -> None:
+        self._meanwhile()
+        if self._session.receivers.holds:
+            self._foretell()
 
     def _foretell(self) -> None:
         """While the gateway works: what takes time once it has answered, and is probably the same then."""
@@ -253,9 +267,14 @@ class ResponseTrip(OneTrip):
     """In the response to the request."""
 
     def __init__(
-        self, http: GatewayHttp, request: MatchAndRetrieveRequest, destination: Destination, verify: Verification
+        self,
+        http: GatewayHttp,
+        request: MatchAndRetrieveRequest,
+        destination: Destination,
+        verify: Verification,
+        meanwhile: Callable[[], None],
     ) -> None:
-        super().__init__(request, destination, 1)
+        super().__init__(request, destination, 1, meanwhile)
         self.http = http
         self._reception = ResponseReception(http, self.expected, verify)
         self._read_on: Callable[[], None] = lambda: None
@@ -265,7 +284,7 @@ class ResponseTrip(OneTrip):
         self._reception.cancel()
 
     def ask(self, path: str) -> MatchAndRetrieveAnswer:
-        answer, self._read_on = self._reception.match(path, self.request)
+        answer, self._read_on = self._reception.match(path, self.request, self._meanwhile)
         return answer
 
     def withdraw(self) -> None:

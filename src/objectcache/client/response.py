@@ -45,10 +45,13 @@ class ResponseReception:
         except RequestError:
             return None
 
-    def match(self, path: str, request: MatchAndRetrieveRequest) -> tuple[MatchAndRetrieveAnswer, Callable[[], None]]:
-        """Ask for what is not known yet. The answer, and what reads on in a thread: to be called once it is known to
-        the expected delivery what comes; it does nothing where nothing does. Raises as `start`."""
-        connection, response = self._ask(path, request.encode(), request.deadline_s)
+    def match(
+        self, path: str, request: MatchAndRetrieveRequest, meanwhile: Callable[[], None]
+    ) -> tuple[MatchAndRetrieveAnswer, Callable[[], None]]:
+        """Ask for what is not known yet; `meanwhile()` is called then. The answer, and what reads on in a thread: to be
+        called once it is known to the expected delivery what comes; it does nothing where nothing does. Raises as
+        `start`, and what `meanwhile` raises."""
+        connection, response = self._ask(path, request.encode(), request.deadline_s, meanwhile)
         try:
             told = response.headers.get(ANSWER_HEADER, "")
             if told:
@@ -72,10 +75,12 @@ class ResponseReception:
         """Nothing comes."""
         self._receiver.fail(self._expected.delivery, error)
 
-    def _ask(self, path: str, body: bytes, deadline_s: float) -> tuple[http.client.HTTPConnection, Response]:
+    def _ask(
+        self, path: str, body: bytes, deadline_s: float, meanwhile: Callable[[], None] | None = None
+    ) -> tuple[http.client.HTTPConnection, Response]:
         self._receiver.expect(self._expected)
         try:
-            connection, response = self._http.start("POST", path, body, timeout_s=deadline_s)
+            connection, response = self._http.start("POST", path, body, timeout_s=deadline_s, meanwhile=meanwhile)
         except ObjectCacheError as error:
             self._receiver.fail(self._expected.delivery, error)
             raise

@@ -6,6 +6,7 @@ whole blocks whatever is in them, `BlockLayer` with a `block_table`.
 `cuda_registrar` pins a cache's buffers: `cache.register_buffers(cuda_registrar)`.
 """
 
+from objectcache.device.ahead import DeviceAhead
 from objectcache.device.blocks import BlockLayer, HostBlocks, block_table
 from objectcache.device.forms import SliceForm, SliceOrder
 from objectcache.device.loading import DeviceLoader, DeviceRetrieval, Places, Spans
@@ -28,6 +29,7 @@ __all__ = [
     "BlockLayer",
     "BlockTable",
     "ContiguousPlace",
+    "DeviceAhead",
     "DeviceLayerSource",
     "DeviceLoader",
     "DeviceRetrieval",

@@ -19,6 +19,7 @@ import torch
 
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cores import leave_bound_core
+from objectcache.device.ahead import DeviceAhead
 from objectcache.device.movers import Movers
 from objectcache.device.places import Place
 from objectcache.device.queueing import MoveQueue
@@ -72,12 +73,22 @@ class DeviceLoader:
         self.queue = MoveQueue(self.device, staging_bytes, num_staging, staged=staged, strided=strided)
         self.movers = Movers("objectcache-device")
 
+    def ahead(self, places: Places, *, idle: bool = False, stream: Any = None) -> DeviceAhead:
+        """For `match_and_retrieve`: what a local tier holds of the first layers is on its way to `places` (of all that
+        is asked for, or of some layers) while it is not known yet what matches. They may be written whatever does.
+
+        `idle`, `stream`: as `load`; where the places are still used nothing is taken.
+        """
+        after = None if idle else current_mark(self.device, stream)
+        return DeviceAhead(self.queue, self.device, places, after, timed=self.timed)
+
     def load(
         self,
         retrieval: Retrieval,
         places: Places,
         *,
         spans: Spans | None = None,
+        ahead: DeviceAhead | None = None,
         idle: bool = False,
         stream: Any = None,
     ) -> DeviceRetrieval:
@@ -85,17 +96,23 @@ class DeviceLoader:
         when all are copied.
 
         `spans` are what is put in place of each part; parts that it does not name have no places. Default: everything.
+        `ahead` is what was given to `match_and_retrieve`, with the same places: what it has taken is in place.
 
         Nothing is written before what `stream` (default: the calling thread's current one) holds by now is done: it may
         still use the places. `idle` says that nothing does: layers come beside that work, and `wait` does not keep the
         host until it is done. Raises LayoutError when places are missing or of another size.
         """
         geometry = retrieval.geometry
+        if ahead is not None and (spans is not None or not _counts(ahead, retrieval)):
+            ahead.forbid(stream=stream)  # what it has written is of no use
+            ahead = None
+        if ahead is not None:
+            ahead.hand_over()
         if spans is None:
             spans = {index: (0, part.num_chunks) for index, part in enumerate(geometry.parts)}
         _check(geometry, spans, places, self.device)
         after = None if idle else current_mark(self.device, stream)
-        return DeviceRetrieval(self, retrieval, places, spans, after)
+        return DeviceRetrieval(self, retrieval, places, spans, after, ahead)
 
     def close(self) -> None:
         """No thread of it waits for another load; those that move layers go on to the end."""
@@ -109,7 +126,15 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
     some of it; nobody is told of it as placed.
     """
 
-    def __init__(self, loader: DeviceLoader, retrieval: Retrieval, places: Places, spans: Spans, after: Event) -> None:
+    def __init__(
+        self,
+        loader: DeviceLoader,
+        retrieval: Retrieval,
+        places: Places,
+        spans: Spans,
+        after: Event,
+        ahead: DeviceAhead | None,
+    ) -> None:
         self.retrieval = retrieval
         self._loader = loader
         self._places = places
@@ -126,10 +151,11 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             layer: sum(geometry.parts[part].num_chunks for part in geometry.parts_of(layer)) for layer in geometry.order
         }
         """Chunks by layer, of all its parts."""
-        self._events: dict[int, Event] = {}
+        self._taken = dict(ahead.taken) if ahead is not None else {}
+        self._events: dict[int, Event] = dict(ahead.events) if ahead is not None else {}
         """Of layers that are queued in part: the latest of it."""
-        self._last_copied: Event = None
-        self._last_placed: Event = None
+        self._last_copied: Event = ahead.copied if ahead is not None else None
+        self._last_placed: Event = ahead.placed if ahead is not None else None
         self._over = threading.Event()
         loader.movers.run(self._run)
 
@@ -231,7 +257,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             if self._closing:
                 raise DeliveryCancelledError("the retrieval was closed")
             span = self._spans.get(part, (0, 0))
-            first, stop = max(chunks.first, span[0]), min(chunks.stop, span[1])
+            first, stop = max(chunks.first, span[0], self._taken.get((part, layer), 0)), min(chunks.stop, span[1])
             if first < stop:
                 blocks = self.retrieval.blocks(layer, part, first, stop)
                 place, placed = self._places[part, layer], self._events.get(layer)
@@ -246,6 +272,14 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
             with self._condition:
                 self._placed[layer] = self._events.pop(layer, None)
                 self._condition.notify_all()
+
+
+def _counts(ahead: DeviceAhead, retrieval: Retrieval) -> bool:
+    """Whether all that it has taken is what `retrieval` delivers, and no more than that."""
+    parts = retrieval.geometry.parts
+    return retrieval.ahead is ahead and all(
+        chunks <= parts[part].num_chunks for (part, _), chunks in ahead.taken.items()
+    )
 
 
 def _check(geometry: DeliveryGeometry, spans: Spans, places: Places, device: torch.device) -> None:

@@ -64,6 +64,11 @@ def make_current(device: torch.device) -> None:
         _CUDA.set_device(device)
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """As `make_current`, inside."""
+    return _CUDA.device(device) if device.type == "cuda" else nullcontext()
+
+
 def new_event() -> Event:
     """One that lets a waiting thread of the host sleep instead of spin."""
     return _CUDA.Event(blocking=True)

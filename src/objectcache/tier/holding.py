@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -218,6 +219,26 @@ class Holding:
             put_mapped(task.part, task.layer, task.extent.at, slices)
         return tasks, units
 
+    def mapped_ahead(self, geometry: DeliveryGeometry, most_bytes: int) -> Iterator[tuple[int, int, list[Slices]]]:
+        """Of what `read` would put, what is asked for first: (part, layer, its chunks from the first on). The first
+        unit, and as many more as take `most_bytes` in all. What is wrong with a file `read` will find again."""
+        left = most_bytes
+        for (unit, part, layer), tasks in groupby(self._tasks(geometry), _where):
+            blocks = []
+            for task in tasks:
+                slices = task.extent.file.mapped(task.extent.layers.index(layer), task.stop)
+                if slices is None:
+                    return
+                with suppress(ObjectCacheError):
+                    self._check(task, geometry)
+                if id(task.extent) not in self._checked:
+                    return
+                blocks.append(slices)
+            left -= sum(slices.nbytes for slices in blocks)
+            if unit and left < 0:
+                return
+            yield part, layer, blocks
+
     def cancel(self) -> bool:
         """Begin nothing more. Whether that was so already."""
         with self._lock:
@@ -296,6 +317,10 @@ class Holding:
                 return
         for file in self._files:
             file.close()
+
+
+def _where(task: _Task) -> tuple[int, int, int]:
+    return task.unit, task.part, task.layer
 
 
 def _cut(task: _Task, geometry: DeliveryGeometry) -> Iterator[_Task]:

@@ -17,7 +17,7 @@ from objectcache.bench.ttft.timeline import Recorder, Timeline
 from objectcache.bench.ttft.world import World
 from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions, whole_match
 from objectcache.client import GatewayCache
-from objectcache.device import BlockTable, DeviceLoader
+from objectcache.device import BlockTable, DeviceLoader, Places
 
 _CUDA: Any = torch.cuda  # untyped
 
@@ -211,23 +211,27 @@ class Through(Path):
         most_tokens = None
         if self._load is not None:
             most_tokens = self._load(whole_match(world.namespace, chain), self._promised_bytes_s)
+        ahead = None
         if most_tokens == 0:
             match, retrieval = cache.match(world.namespace, chain), None
         else:
+            if self._tiering is not None:
+                wanted = whole_match(world.namespace, chain).bounded(most_tokens)
+                ahead = self._loader.ahead(self._places(wanted.tokens), idle=True)
             match, retrieval = cache.match_and_retrieve(
-                world.namespace, chain, options=options, most_tokens=most_tokens
+                world.namespace, chain, options=options, most_tokens=most_tokens, ahead=ahead
             )
         recorder.timeline.matched_ms = recorder.now_ms()
         tokens = match.bounded(most_tokens).tokens
         if match.lease is not None:
             self._promised_bytes_s = match.lease.rate_bytes_s
         if retrieval is None:
+            if ahead is not None:
+                ahead.forbid()
             self._open = [match, None, None]
             return 0
         recorder.timeline.answered_ms = recorder.now_ms()
-        table = self._table(tokens)
-        places = {(0, layer): paged.at(table) for layer, paged in enumerate(world.layers)}
-        loading = self._loader.load(retrieval, places, idle=True)
+        loading = self._loader.load(retrieval, self._places(tokens), ahead=ahead, idle=True)
         self._open = [match, retrieval, loading]
         return tokens
 
@@ -249,10 +253,12 @@ class Through(Path):
         landed = (retrieval.landed_s(layer) for layer in range(len(self.world.layers)))
         return [at_s for at_s in landed if at_s is not None]
 
-    def _table(self, tokens: int) -> BlockTable:
+    def _places(self, tokens: int) -> Places:
+        """Of the first `tokens`. The table is kept: it stands for what an engine has made by then."""
         if tokens not in self._tables:
             self._tables[tokens] = self.world.table(tokens)
-        return self._tables[tokens]
+        table = self._tables[tokens]
+        return {(0, layer): paged.at(table) for layer, paged in enumerate(self.world.layers)}
 
     def finish(self, recorder: Recorder) -> None:
         match, retrieval, loading = self._open

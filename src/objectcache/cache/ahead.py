@@ -1,0 +1,26 @@
+"""Who takes what the local tier holds of a prefix while the storage side is still asked whether that matches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Slices = npt.NDArray[np.uint8]
+"""uint8 [chunks, slice_bytes]."""
+
+
+class Ahead(ABC):
+    """Given with what is asked for. What it has taken counts only if the `Retrieval` says so (`Retrieval.ahead`): less
+    may match, or the store have other versions than were held."""
+
+    @abstractmethod
+    def take(self, part: int, layer: int, blocks: Sequence[Slices]) -> None:
+        """What is held of the part at index `part` of what is asked for, at `layer`: its chunks from the first on, in
+        as many arrays as they lie in. They are only to be read, and stay as they are until `wait` has returned."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Return when nothing reads any more what was taken, and never will again."""
