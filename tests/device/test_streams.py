@@ -144,7 +144,7 @@ def test_whoever_comes_later_has_the_last_word(
         monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", 1 if straight else 4096)
         layer = paged_kv(cache.tensors[0], chunk_tokens=4)
         place = layer.at(BlockTable(range(6), block_tokens=4, chunk_tokens=4, num_chunks=6))
-        _, placed = loader.queue.move([slices], place, 0, None, None)
+        _, placed = loader.queue.move([slices], place, 0, None)
     late.host_wait(placed)
     found = torch.zeros(later.shape, dtype=torch.uint8)
     place.gather(found, 0)
@@ -171,9 +171,7 @@ def test_what_was_queued_before_a_copy_is_refused_is_waited_for(seed: int, monke
     monkeypatch.setattr(LateStream, "copy", refusing)
     slices = random_slices(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6))
     with pytest.raises(DeliveryError, match="refused"):
-        loader.queue.move(
-            [slices[:3], slices[3:]], make(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6)).place, 0, None, None
-        )
+        loader.queue.move([slices[:3], slices[3:]], make(Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6)).place, 0, None)
     assert len(calls) == 2
     assert not any(stream.queue for stream in late.streams), "nobody else knows of it"
 
@@ -188,6 +186,6 @@ def test_copies_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape("kv", torch.bfloat16, 2, 8, 4, 4, 6)
     place, slices, most = make(shape).place, random_slices(shape), 0
     for _ in range(40):
-        loader.queue.move([slices], place, 0, None, None)
+        loader.queue.move([slices], place, 0, None)
         most = max(most, *(len(stream.queue) for stream in late.streams))
     assert 20 < most < 60

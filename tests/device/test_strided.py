@@ -173,7 +173,7 @@ def test_on_a_gpu(pinned: bool) -> None:
     for number, source in enumerate(slices):
         place = layer.at(BlockTable(tables[number % 2], block_tokens=16, chunk_tokens=16, num_chunks=64))
         assert (place.copies(0, 64) is None) == bool(number % 2)
-        _, placed = loader.queue.move([source.numpy()[:20], source.numpy()[20:]], place, 0, None, None)
+        _, placed = loader.queue.move([source.numpy()[:20], source.numpy()[20:]], place, 0, None)
         placed.synchronize()
         found = torch.zeros(64, 1 << 16, dtype=torch.uint8, device="cuda")
         place.gather(found, 0)

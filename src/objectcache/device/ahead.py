@@ -62,7 +62,7 @@ class DeviceAhead(Ahead, AbstractContextManager["DeviceAhead"]):
             if event is None and self._timed:
                 event = timed_event()
             with on_device(self._device), torch.inference_mode():  # only in it can caches that engines made be written
-                self.copied, self.placed = self._queue.move(blocks, place, 0, self.copied, event)
+                self.copied, self.placed = self._queue.move(blocks, place, 0, event)
             self.events[layer] = self.placed
             self.taken[part, layer] = chunks
 

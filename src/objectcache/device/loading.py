@@ -263,9 +263,7 @@ class DeviceRetrieval(AbstractContextManager["DeviceRetrieval"]):
                 place, placed = self._places[part, layer], self._events.get(layer)
                 if placed is None and self._loader.timed:
                     placed = timed_event()
-                self._last_copied, self._last_placed = self._loader.queue.move(
-                    blocks, place, first - span[0], self._last_copied, placed
-                )
+                self._last_copied, self._last_placed = self._loader.queue.move(blocks, place, first - span[0], placed)
                 self._events[layer] = self._last_placed
         self._missing[layer] -= chunks.num
         if not self._missing[layer]:

@@ -48,13 +48,13 @@ class MoveQueue:
         """Copies straight to a place, since the host last waited for all of them."""
 
     def move(
-        self, blocks: Sequence[npt.NDArray[np.uint8]], place: Place, first: int, copied: Event, placed: Event
+        self, blocks: Sequence[npt.NDArray[np.uint8]], place: Place, first: int, placed: Event
     ) -> tuple[Event, Event]:
         """Queue slices, uint8 [chunks, slice_bytes] each in host memory, one array behind the other, for the chunks of
         `place` from `first` on.
 
-        Returns the moments when the host memory is free, and when the place has them: the given events, if any, set
-        anew.
+        Returns the moments when the host memory is free, and when the place has them: the latter is the given event, if
+        any, set anew; the former may be the same one.
         """
         slices = [torch.from_numpy(block) for block in blocks]
         if not self._staged:
@@ -66,17 +66,15 @@ class MoveQueue:
             try:
                 straight = self._straight(slices, place, first) if self._strided else None
                 if straight is not None:
-                    return self._copy(straight, copied, placed)
-                return self._stage(slices, place, first, copied, placed)
+                    return self._copy(straight, placed)
+                return self._stage(slices, place, first, placed)
             except BaseException:
                 # What is queued by now nobody would have a moment of: it reads the memory and writes the place.
                 host_wait(self._copies.mark())
                 host_wait(self._scatters.mark())
                 raise
 
-    def _stage(
-        self, slices: Sequence[torch.Tensor], place: Place, first: int, copied: Event, placed: Event
-    ) -> tuple[Event, Event]:
+    def _stage(self, slices: Sequence[torch.Tensor], place: Place, first: int, placed: Event) -> tuple[Event, Event]:
         """By staging memory, and a kernel."""
         for slot, begin, stop in self._ring.pieces(sum(map(len, slices)), place.slice_bytes):
             staged = slot.slices(stop - begin, place.slice_bytes)
@@ -90,7 +88,7 @@ class MoveQueue:
                 place.scatter(staged, first + begin)
                 slot.freed = self._scatters.mark(slot.freed)
         self._scattered = self._scatters.mark(placed)
-        return self._copies.mark(copied), self._scattered
+        return self._copies.mark(), self._scattered
 
     def _straight(
         self, slices: Sequence[torch.Tensor], place: Place, first: int
@@ -108,7 +106,7 @@ class MoveQueue:
         return found
 
     def _copy(
-        self, straight: Sequence[tuple[Sequence[StridedCopy], torch.Tensor]], copied: Event, placed: Event
+        self, straight: Sequence[tuple[Sequence[StridedCopy], torch.Tensor]], placed: Event
     ) -> tuple[Event, Event]:
         self._queued += sum(len(copies) for copies, _ in straight)
         if self._queued > _MOST_QUEUED:
@@ -119,7 +117,8 @@ class MoveQueue:
         self._scattered = None
         for copies, block in straight:
             self._copies.copy(copies, block)
-        return self._copies.mark(copied), self._copies.mark(placed)
+        moment = self._copies.mark(placed)  # each call costs
+        return moment, moment
 
 
 def _alongside(

@@ -36,7 +36,8 @@ class StridedCopy(NamedTuple):
 
     def moved(self, target: int, source: int) -> StridedCopy:
         """Both so many bytes further."""
-        return self._replace(target=self.target + target, source=self.source + source)
+        to, to_pitch_bytes, of, *size = self
+        return StridedCopy(to + target, to_pitch_bytes, of + source, *size)
 
 
 Offsets = npt.NDArray[np.int64]

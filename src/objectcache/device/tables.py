@@ -15,7 +15,7 @@ from objectcache.errors import LayoutError
 
 _CUDA: Any = torch.cuda  # untyped
 _MOST_INDICES = 64
-"""Runs of chunks whose index is kept: all layers of a group have the same."""
+"""Runs of chunks whose index, or copies, are kept: all layers of a group have the same."""
 _MOST_COPIES = 8
 """Of one kind of a run of chunks: more take longer to queue than staging and a kernel do."""
 
@@ -63,6 +63,7 @@ class BlockTable:
         self._uploaded: dict[Any, torch.Tensor] = {}
         self._indices: dict[tuple[Any, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: dict[tuple[int, ...], Rows] = {}
+        self._copies: dict[tuple[int, ...], tuple[StridedCopy, ...] | None] = {}
 
     def index(self, device: torch.device, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Block, and cell within it, of each cell of chunks [first, stop): int64 [stop - first, cells a chunk] each.
@@ -83,11 +84,21 @@ class BlockTable:
     ) -> tuple[StridedCopy, ...] | None:
         """Of one kind of chunks [first, stop), in slices of `slice_bytes` where a cell's `row_bytes` follow another's:
         to where blocks, and cells of a block, are `pitches_bytes` apart. None where they are many."""
-        key = (*pitches_bytes, row_bytes, slice_bytes)
+        run = (first, stop, *pitches_bytes, row_bytes, slice_bytes)
+        kept = self._copies
+        if run not in kept:
+            if len(kept) >= _MOST_INDICES:
+                kept = self._copies = {}
+            kept[run] = self._find_copies(*run)
+        return kept[run]
+
+    def _find_copies(
+        self, first: int, stop: int, block_bytes: int, cell_bytes: int, row_bytes: int, slice_bytes: int
+    ) -> tuple[StridedCopy, ...] | None:
+        key = (block_bytes, cell_bytes, row_bytes, slice_bytes)
         rows = self._rows.get(key)
         if rows is None:  # layers are mostly alike
             blocks, cells = self._cells.numpy()
-            block_bytes, cell_bytes = pitches_bytes
             targets = blocks * block_bytes + cells * cell_bytes
             sources = np.add.outer(np.arange(len(blocks)) * slice_bytes, np.arange(blocks.shape[1]) * row_bytes)
             rows = self._rows[key] = Rows(targets.ravel(), sources.ravel(), row_bytes)
