@@ -141,16 +141,18 @@ class KeyChain(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> KeyChain: ...
     def __getitem__(self, index: int | slice) -> bytes | KeyChain:
+        data = self._data
+        size = len(data) // KEY_BYTES
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
+            start, stop, step = index.indices(size)
             if step != 1:
                 return KeyChain(b"".join(self[i] for i in range(start, stop, step)))
-            return KeyChain(self._data[start * KEY_BYTES : stop * KEY_BYTES])
+            return KeyChain(data[start * KEY_BYTES : stop * KEY_BYTES])
         if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
+            index += size
+        if not 0 <= index < size:
             raise IndexError(index)
-        return self._data[index * KEY_BYTES : (index + 1) * KEY_BYTES]
+        return data[index * KEY_BYTES : (index + 1) * KEY_BYTES]
 
     def __iter__(self) -> Iterator[bytes]:
         data = self._data

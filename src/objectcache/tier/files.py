@@ -41,6 +41,8 @@ class _Source:
             raise StoreUnavailableError(f"reading the local tier failed: {error.strerror}") from error
 
 
+Beginning = tuple[int, int, bytes]
+"""Where a file's chunks begin: group, shard, and the first one's key."""
 Registrar = Callable[[int, int], Callable[[], None]]
 """As `BufferPool.register` takes them."""
 
@@ -146,6 +148,9 @@ class TierFile:
     # -- read -------------------------------------------------------------------------------------
 
     def _opened(self) -> SegmentReader:
+        reader = self._reader
+        if reader is not None:
+            return reader
         with self._lock:
             if self._reader is None:
                 self._reader = SegmentReader.open(_Source(self._descriptor))
@@ -165,6 +170,12 @@ class TierFile:
     def keys(self) -> KeyChain:
         """Raises IntegrityError."""
         return self._opened().header.keys
+
+    @property
+    def beginning(self) -> Beginning:
+        """Raises IntegrityError."""
+        header = self._opened().header
+        return header.group, header.shard, header.keys[0]
 
     def check(
         self,

@@ -121,13 +121,13 @@ class Finder:
     ) -> tuple[TierFile, int] | None:
         """The file that covers most of `part` from chunk `at` on, open, and how many chunks that are."""
         left = len(part.keys) - at
-        directory = self._extents.directory("tier", extent_name(part, part.keys[at]))
-        mapped = self._mappings.find(directory, part.keys, at, step, rest=rest, num_layers=num_layers)
+        mapped = self._mappings.find(part.group, part.shard, part.keys, at, step, rest=rest, num_layers=num_layers)
         if mapped is not None:
             if mapped.name.num_layers <= len(part.shape.layers):
                 mapped.touch(self._extents)
                 return mapped, min(mapped.name.num_chunks, left)
             mapped.close()
+        directory = self._extents.directory("tier", extent_name(part, part.keys[at]))
         best: tuple[TierFile, int] | None = None
         for certain, name, found in _candidates(directory, part, at, rest=rest, num_layers=num_layers):
             if best is not None and min(found.num_chunks, left) <= best[1]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from objectcache.errors import ConfigError, StoreUnavailableError
 from objectcache.keys import KeyChain
-from objectcache.tier.files import Registrar, TierFile
+from objectcache.tier.files import Beginning, Registrar, TierFile
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class Mappings:
         self._registrars: list[Registrar] = []
         self._lock = threading.Lock()
         self._files: OrderedDict[TierFile, None] = OrderedDict()  # least recently used first
-        self._in: dict[str, dict[str, TierFile]] = {}  # by directory and path
+        self._at: dict[str, TierFile] = {}  # by path
+        self._beginning: dict[Beginning, list[TierFile]] = {}
         self._leaving: list[TierFile] = []
         self._bytes = self._windows = 0
         self._closed = threading.Event()
@@ -49,14 +50,14 @@ class Mappings:
         return self._bytes
 
     def find(
-        self, directory: str, keys: KeyChain, at: int, step: int, *, rest: bool, num_layers: int | None
+        self, group: int, shard: int, keys: KeyChain, at: int, step: int, *, rest: bool, num_layers: int | None
     ) -> TierFile | None:
-        """A mapped file in `directory` of `num_layers` (None: any) that has all of `keys` from `at` on, or else the
+        """A mapped file of the shard and of `num_layers` (None: any) that has all of `keys` from `at` on, or else the
         longest of whole steps whose chunks are all wanted: the caller closes it."""
         best: TierFile | None = None
         left = len(keys) - at
         with self._lock:
-            for file in self._in.get(directory, {}).values():
+            for file in self._beginning.get((group, shard, keys[at]), ()):
                 name = file.name
                 if name.rest is not rest or num_layers not in (None, name.num_layers):
                     continue
@@ -73,7 +74,7 @@ class Mappings:
     def at(self, path: str) -> TierFile | None:
         """The file, if it is mapped: the caller closes it."""
         with self._lock:
-            file = self._in.get(_directory(path), {}).get(path)
+            file = self._at.get(path)
             if file is None:
                 return None
             self._files.move_to_end(file)
@@ -94,7 +95,8 @@ class Mappings:
             if self._closed.is_set():
                 return
             self._files[file.share()] = None
-            self._in.setdefault(_directory(file.path), {})[file.path] = file
+            self._at[file.path] = file
+            self._beginning.setdefault(file.beginning, []).append(file)
             self._bytes += size
             self._windows += file.mapped_layers
             while self._bytes > self._limit_bytes or self._windows > self._max_windows:
@@ -113,10 +115,11 @@ class Mappings:
     def _drop(self, file: TierFile) -> None:
         """Holds the lock."""
         del self._files[file]
-        directory = _directory(file.path)
-        del self._in[directory][file.path]
-        if not self._in[directory]:
-            del self._in[directory]
+        del self._at[file.path]
+        beginning = file.beginning
+        self._beginning[beginning].remove(file)
+        if not self._beginning[beginning]:
+            del self._beginning[beginning]
         self._bytes -= file.mapped_bytes
         self._windows -= file.mapped_layers
         self._leaving.append(file)
@@ -152,11 +155,8 @@ class Mappings:
             self.stop()
             files, self._leaving = [*self._files, *self._leaving], []
             self._files.clear()
-            self._in.clear()
+            self._at.clear()
+            self._beginning.clear()
             self._bytes = self._windows = 0
         for file in files:
             file.close()
-
-
-def _directory(path: str) -> str:
-    return path.rpartition("/")[0]
