@@ -75,8 +75,7 @@ class LeaseTable:
             del self._moved[next(iter(self._moved))]
 
     def _pin(self, held: _Held) -> None:
-        for segment in held.segment_ids:
-            self._pins[segment] += 1
+        self._pins.update(held.segment_ids)
 
     def _unpin(self, held: _Held) -> None:
         for segment in held.segment_ids:

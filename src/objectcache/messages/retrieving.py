@@ -210,9 +210,8 @@ def _versions(item: object) -> Versions:
     match item:
         case [list(chunks), bytes(tags)] if len(tags) == SEGMENT_TAG_BYTES * len(chunks):
             if all(type(count) is int and count > 0 for count in chunks):
-                return tuple(
-                    (count, tags[i * SEGMENT_TAG_BYTES :][:SEGMENT_TAG_BYTES]) for i, count in enumerate(chunks)
-                )
+                starts = range(0, len(tags), SEGMENT_TAG_BYTES)
+                return tuple(zip(chunks, [tags[at : at + SEGMENT_TAG_BYTES] for at in starts], strict=True))
     raise RequestError("retrieve answer.versions must be pairs of chunk counts and tags")
 
 
