@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
+import numpy as np
+
 from objectcache.buffers import Buffer, BufferPool
 from objectcache.client.orders import SLOTS, Order
 from objectcache.client.receivers import Receivers
@@ -183,7 +185,7 @@ class ProcessReceivers(Receivers):
                 f"receiving processes have no room to keep track of so many deliveries at once ({error}): "
                 "close retrievals sooner, or have fewer receiver_processes"
             ) from error
-        board.view[:] = bytes(len(board.view))
+        np.frombuffer(board.view, np.uint8).fill(0)
         return board
 
     def _await(self, expected: Expected, board: Buffer, *, shaped: bool = True) -> None:
