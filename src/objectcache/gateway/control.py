@@ -138,7 +138,10 @@ class ControlStream(asyncio.Protocol):
                 self._ask(frame)
         except RequestError as error:  # nothing behind it makes sense
             self._fail("unknown", 0, error, time.perf_counter())
-            self._transport.close()
+            if self._transport.get_write_buffer_size():  # of a client that reads nothing, which would keep it
+                self._transport.abort()
+            else:
+                self._transport.close()
 
     def _ask(self, frame: ControlFrame) -> None:
         """Raises RequestError where the stream is to end."""
