@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ READER, OTHER = key_named("reader"), key_named("other")
 GRANTS = {"reader": {BUCKET: "read"}, "other": {"*": "admin"}}
 
 
-def in_session(stored: Stored, session: SessionAnswer, **changed: int) -> bytes:
+def in_session(stored: Stored, session: SessionAnswer, **changed: Any) -> bytes:
     asked = MatchAndRetrieveRequest.decode(request(stored, Target(TargetKind.TCP, session.session)))
     return replace(asked, **changed).encode()
 
