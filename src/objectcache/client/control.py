@@ -56,7 +56,7 @@ class ControlStream:
         """As `GatewayHttp.request("POST", path, body, resend=False)`, with what that raises."""
         if self._lock.acquire(blocking=False):
             try:
-                connection = self._find()
+                connection = self._find(timeout_s)
                 if connection is not None:
                     return self._exchange(connection, asked, body, self._http.bound_s(timeout_s), meanwhile)
             finally:
@@ -74,7 +74,7 @@ class ControlStream:
             finally:
                 self._lock.release()
 
-    def _find(self) -> HTTPConnection | None:
+    def _find(self, timeout_s: float | None) -> HTTPConnection | None:
         if self._connection is not None:
             if not was_closed(self._connection):
                 return self._connection
@@ -84,7 +84,7 @@ class ControlStream:
         if self._closed or not self._ability.expected(time.monotonic()):
             return None
         try:
-            self._connection, self._reader = self._open(), ControlReader()
+            self._connection, self._reader = self._open(timeout_s), ControlReader()
         except SessionNotFoundError:
             return None  # which says nothing about another one
         except ObjectCacheError:
@@ -92,9 +92,9 @@ class ControlStream:
             return None
         return self._connection
 
-    def _open(self) -> HTTPConnection:
+    def _open(self, timeout_s: float | None) -> HTTPConnection:
         """Raises ObjectCacheError."""
-        connection = self._http.connect(self._http.bound_s(OPEN_S))
+        connection = self._http.connect(self._http.bound_s(OPEN_S if timeout_s is None else min(OPEN_S, timeout_s)))
         try:
             self._http.endpoint.send(
                 connection,
