@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
 from objectcache.cache import KVCache, RetrieveOptions
 from objectcache.client import GatewayCache
+from objectcache.client.control import ControlStream
 from objectcache.client.http import GatewayHttp
 from objectcache.keys import KeyChain, Namespace
 from objectcache.testing.synthetic import check_delivery
@@ -40,6 +42,15 @@ class Requests:
             return answer
 
         monkeypatch.setattr(GatewayHttp, "start", spying)
+        exchange = ControlStream._exchange
+
+        def spying_too(stream: ControlStream, connection: HTTPConnection, *args: Any) -> bytes:
+            self.seen.append(IN_ONE)
+            answer = exchange(stream, connection, *args)
+            self.behind(IN_ONE)
+            return answer
+
+        monkeypatch.setattr(ControlStream, "_exchange", spying_too)
 
 
 def load(

@@ -42,6 +42,13 @@ def stored(cache: KVCache, layout: KVLayout = LAYOUT) -> tuple[Namespace, KeyCha
     return namespace, chain
 
 
+def of_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client asks in one, and the control stream that it would ask over, no gateway knows yet."""
+    path = GatewayCache._path
+    monkeypatch.setattr(GatewayCache, "_path", lambda self, name: path(self, name.replace(IN_ONE, "kv-of-tomorrow")))
+    monkeypatch.setattr("objectcache.client.control.CONTROL_PROTOCOL", "kv-control-of-tomorrow")
+
+
 @each_target
 def test_it_is_one_request(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
     with open_cache(gateway, options) as cache:
@@ -58,8 +65,7 @@ def test_it_is_one_request(gateway: GatewayProcess, requests: Requests, options:
 def test_a_gateway_that_does_not_know_it_is_asked_twice(
     gateway: GatewayProcess, requests: Requests, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = GatewayCache._path
-    monkeypatch.setattr(GatewayCache, "_path", lambda self, name: path(self, name.replace(IN_ONE, "kv-of-tomorrow")))
+    of_tomorrow(monkeypatch)
     with open_cache(gateway, options) as cache:
         namespace, chain = stored(cache)
         for _ in range(3):
@@ -72,11 +78,10 @@ def test_a_gateway_that_does_not_know_it_is_asked_twice(
 def test_a_gateway_that_did_not_know_it_is_replaced(
     gateway: GatewayProcess, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = GatewayCache._path
     with open_cache(gateway, TARGETS[0]) as cache:
         namespace, chain = stored(cache)
         with monkeypatch.context() as old:
-            old.setattr(GatewayCache, "_path", lambda self, name: path(self, name.replace(IN_ONE, "kv-of-tomorrow")))
+            of_tomorrow(old)
             load(cache, namespace, chain)
         load(cache, namespace, chain)
         assert IN_ONE not in requests.seen

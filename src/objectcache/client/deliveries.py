@@ -21,6 +21,7 @@ from objectcache.cache.destination import Destination
 from objectcache.cache.landing import Landing
 from objectcache.cache.retrieval import Retrieval
 from objectcache.cache.tiering import TieredDelivery
+from objectcache.client.abilities import Ability
 from objectcache.client.corrections import WindowCorrections
 from objectcache.client.fencing import Asked, Fencer
 from objectcache.client.http import GatewayHttp
@@ -60,6 +61,7 @@ class Deliveries(KVCache):
         self._http = GatewayHttp(self.options.endpoint(host, port, tls=tls), timeout_s=self.options.timeout_s)
         self._session: DataSession | None = None
         self._session_lock = threading.Lock()
+        self._controls = Ability()
         self._fencer = Fencer(bucket, self.options.fence_s)
         self._deliveries = itertools.count(secrets.randbits(48))
         self._corrections = WindowCorrections(self._path("kv-windows"))
@@ -290,6 +292,7 @@ class Deliveries(KVCache):
                     receiver_processes=options.receiver_processes,
                     verify=options.verification(),
                     timeout_s=options.timeout_s,
+                    controls=self._controls,
                 )
             return self._session
 

@@ -42,14 +42,25 @@ class Endpoint:
             connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.server_name or self.host)
         return connection
 
-    def send(self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes = b"") -> None:
+    def send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        signed: Mapping[str, str] | None = None,
+        unsigned: Mapping[str, str] | None = None,
+    ) -> None:
         """A whole request, signed, in one go: http.client sends the body behind the head, and the gateway wakes twice.
+        `signed` and `unsigned` are further headers.
 
         `responses.answer` has the response. Raises OSError, http.client.InvalidURL.
         """
         if not _TARGET.fullmatch(target):
             raise http.client.InvalidURL(f"{target!r} cannot stand in a request line")
-        fields = self.headers(method, target, body)
+        fields = self.headers(method, target, body, signed)
+        fields |= unsigned or {}
         if body or method not in ("GET", "HEAD", "DELETE"):
             fields["Content-Length"] = str(len(body))
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]

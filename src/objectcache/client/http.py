@@ -68,9 +68,9 @@ class GatewayHttp:
 
         Raises DeliveryTimeoutError when there is no answer within `timeout_s`, where that is less than usual.
         """
-        bound_s = self._timeout_s if timeout_s is None else min(self._timeout_s, max(timeout_s, SHORTEST_TIMEOUT_S))
+        bound_s = self.bound_s(timeout_s)
         reused, connection = self._take(bound_s)
-        if reused and not resend and _was_closed(connection):
+        if reused and not resend and was_closed(connection):
             connection.close()
             reused, connection = False, self.connect(bound_s)
         try:
@@ -78,7 +78,7 @@ class GatewayHttp:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not reused or not resend or isinstance(error, TimeoutError):
-                raise self._no_answer(error, bound_s) from error
+                raise self.no_answer(error, bound_s) from error
             # A kept connection may have been closed by the other side since: that says nothing about the gateway.
             self._drop_idle()
             connection = self.connect(bound_s)
@@ -86,8 +86,8 @@ class GatewayHttp:
                 response = self._send(connection, method, path, body, bound_s)
             except (OSError, http.client.HTTPException) as again:
                 connection.close()
-                raise self._no_answer(again, bound_s) from again
-        self._breaker.succeeded()
+                raise self.no_answer(again, bound_s) from again
+        self.answered()
         self.check(connection, response)
         return connection, response
 
@@ -121,7 +121,7 @@ class GatewayHttp:
         try:
             return self.endpoint.connect(bound_s)
         except OSError as error:
-            raise self._no_answer(error, bound_s) from error
+            raise self.no_answer(error, bound_s) from error
 
     def close(self) -> None:
         with self._lock:
@@ -155,7 +155,16 @@ class GatewayHttp:
                 raise
         return answer(connection, method)
 
-    def _no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:
+    def bound_s(self, timeout_s: float | None) -> float:
+        """How long an answer is waited for."""
+        return self._timeout_s if timeout_s is None else min(self._timeout_s, max(timeout_s, SHORTEST_TIMEOUT_S))
+
+    def answered(self) -> None:
+        """The gateway did."""
+        self._breaker.succeeded()
+
+    def no_answer(self, error: Exception, bound_s: float) -> ObjectCacheError:
+        """It did not, within `bound_s`: what is to be raised."""
         if isinstance(error, TimeoutError) and bound_s < self._timeout_s:
             # Somebody is in more of a hurry than a gateway need be: that is late, and says nothing about it.
             return DeliveryTimeoutError(f"no answer from {self._where} within {bound_s:g} s")
@@ -174,7 +183,7 @@ class GatewayHttp:
         return f"the gateway at {self.endpoint.host}:{self.endpoint.port}"
 
 
-def _was_closed(connection: http.client.HTTPConnection) -> bool:
+def was_closed(connection: http.client.HTTPConnection) -> bool:
     """Whether the other side has closed a kept connection, or said something that nobody asked for."""
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)

@@ -18,7 +18,7 @@ from objectcache.client.session import DataSession
 from objectcache.errors import IntegrityError, KeyNotFoundError, ObjectCacheError, RequestError
 from objectcache.keys import KeyChain, Namespace
 from objectcache.layout import ALIGNMENT_BYTES, KVLayout, delivery_geometry
-from objectcache.messages import MatchAndRetrieveAnswer, MatchAndRetrieveRequest, MatchRequest
+from objectcache.messages import Asked, MatchAndRetrieveAnswer, MatchAndRetrieveRequest, MatchRequest
 from objectcache.transports.receiver import Expected, ExpectedPart
 from objectcache.transports.verification import Verification
 
@@ -201,12 +201,11 @@ class SessionTrip(OneTrip):
         try:
             if self._expecting:
                 receivers.expect(self.expected, self.destination.buffer.offset)
-            body = self.http.request(
-                "POST",
+            body = self._session.control.ask(
+                Asked.MATCH_AND_RETRIEVE,
                 path,
                 request.encode(),
                 timeout_s=request.deadline_s,
-                resend=False,
                 meanwhile=self._while_asked,
             )
         except RequestError as error:

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 
 from objectcache.buffers import BufferPool
+from objectcache.client.abilities import Ability
+from objectcache.client.control import ControlStream
 from objectcache.client.http import GatewayHttp
 from objectcache.client.nixl_receivers import NixlReceivers
 from objectcache.client.process_receivers import ProcessReceivers
@@ -34,6 +36,7 @@ class DataSession:
         streams: int,
         http: GatewayHttp,
         receivers: Receivers,
+        control: ControlStream,
         *,
         owns_http: bool = False,
     ) -> None:
@@ -43,6 +46,7 @@ class DataSession:
         self.http = http
         self._owns_http = owns_http
         self.receivers = receivers
+        self.control = control
         self.dead = False
 
     @classmethod
@@ -58,9 +62,10 @@ class DataSession:
         receiver_processes: int = 0,
         verify: Verification,
         timeout_s: float,
+        controls: Ability,
     ) -> DataSession:
         """`target` is "nixl", "shm", "tcp", or "auto" for the better of the last two; `receiver` is "threads" or
-        "process", for TCP.
+        "process", for TCP. `controls`: gateways have control streams.
 
         Raises what the gateway answers, NixlRefusedError, SharedMemoryRefusedError, DataConnectionsRefusedError,
         GatewayUnavailableError, DeliveryError (NIXL cannot begin here).
@@ -98,7 +103,8 @@ class DataSession:
         else:
             processes = receiver_processes or max(1, streams // 2)
             receivers = _receivers(receiver, pool, lost, verify, processes)
-        session = cls(answer.session, kind, streams, own_http, receivers, owns_http=own_http is not http)
+        control = ControlStream(own_http, bucket, answer.session, controls)
+        session = cls(answer.session, kind, streams, own_http, receivers, control, owns_http=own_http is not http)
         opened.append(session)
         for stream, sock in enumerate(sockets):
             receivers.attach(stream, sock)
@@ -106,6 +112,7 @@ class DataSession:
 
     def close(self) -> None:
         self.dead = True
+        self.control.close()
         self.receivers.close()
         if self._owns_http:
             self.http.close()

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
+from objectcache.errors import (
+    EntityTooLargeError,
+    KeyNotFoundError,
+    ObjectCacheError,
+    ObjectNotFoundError,
+    TruncatedBodyError,
+)
 from objectcache.gateway.object_headers import CHECKSUM_PREFIX
+
+log = logging.getLogger(__name__)
 
 
 def xml_response(body: bytes) -> web.Response:
@@ -20,3 +31,19 @@ def put_response(etag: str, checksum: tuple[str, str], *, closes: bool) -> web.R
     if closes:
         response.force_close()
     return response
+
+
+def typed_error(problem: Exception, request: web.Request) -> ObjectCacheError:
+    """What is answered for what went wrong."""
+    if isinstance(problem, ObjectNotFoundError):
+        return KeyNotFoundError(str(problem))  # as S3 calls it
+    if isinstance(problem, ObjectCacheError):
+        return problem
+    if isinstance(problem, web.HTTPRequestEntityTooLarge):
+        return EntityTooLargeError(problem.text or "the body is too large")
+    if isinstance(problem, web.RequestPayloadError) or (
+        isinstance(problem, ConnectionError) and request.transport is None
+    ):
+        return TruncatedBodyError(f"the body broke off: {problem}")
+    log.error("%s %s failed", request.method, request.path, exc_info=problem)
+    return ObjectCacheError("the gateway failed: its log says why")

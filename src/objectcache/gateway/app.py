@@ -8,24 +8,20 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPStatus
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from objectcache.config import GatewayConfig
-from objectcache.errors import (
-    EntityTooLargeError,
-    KeyNotFoundError,
-    ObjectCacheError,
-    ObjectNotFoundError,
-    TruncatedBodyError,
-)
+from objectcache.gateway.answers import typed_error
 from objectcache.gateway.bandwidth import Bandwidth
 from objectcache.gateway.bandwidth_routes import BandwidthRoutes
 from objectcache.gateway.bucket_routes import BucketRoutes
 from objectcache.gateway.buckets import BucketTable
 from objectcache.gateway.call import Call, Handler
+from objectcache.gateway.control import Ask, ControlRoute
 from objectcache.gateway.draining import Drain
 from objectcache.gateway.guard import Guard, open_keys
 from objectcache.gateway.handoff import awaits_continue
@@ -42,7 +38,7 @@ from objectcache.gateway.shared_memory import SharedMemoryListener
 from objectcache.gateway.sharing import Sharing
 from objectcache.gateway.tls import tls_context
 from objectcache.gateway.uploads import UploadRoutes
-from objectcache.messages import MAX_MESSAGE_BYTES
+from objectcache.messages import MAX_MESSAGE_BYTES, Asked
 from objectcache.s3 import error_body
 from objectcache.s3.access import ALL_BUCKETS
 from objectcache.transports.connecting import leave_unpaced, settle
@@ -78,17 +74,21 @@ class Gateway:
         self._merging = Merging(config, self._buckets, self._pool)
         self._drain = Drain()
         objects = ObjectRoutes(self._buckets, self._pool)
+        kv = KVRoutes(
+            self._buckets,
+            self._pool,
+            self._sessions,
+            self.metrics,
+            self._drain,
+            self._bandwidth,
+            self._endpoints,
+            config,
+        )
+        asks = {Asked.MATCH_AND_RETRIEVE: Ask("kv-match-and-retrieve", kv.match_and_retrieve_in_session)}
+        self._control = ControlRoute(self._buckets, self._sessions, self._drain, asks, self._count)
         routes = (
-            KVRoutes(
-                self._buckets,
-                self._pool,
-                self._sessions,
-                self.metrics,
-                self._drain,
-                self._bandwidth,
-                self._endpoints,
-                config,
-            ),
+            kv,
+            self._control,
             StoringRoutes(self._buckets, self._pool, self.metrics, self._drain),
             ReadingRoutes(self._buckets, self._pool),
             objects,
@@ -174,6 +174,7 @@ class Gateway:
         """End everything, also what is still under way."""
         self._ready = False
         await self._merging.stop()
+        self._control.close()
         for listener in (self._listener, self._shared):
             if listener is not None:
                 await listener.stop()
@@ -208,7 +209,7 @@ class Gateway:
         try:
             operation, response = await self._answer(request, request_id)
         except Exception as problem:  # noqa: BLE001 - whatever went wrong, the client gets an S3 error
-            error = _typed(problem, request)
+            error = typed_error(problem, request)
             body = error_body(error, request.path, request_id)
             if request.method == "HEAD":
                 body = b""
@@ -225,7 +226,8 @@ class Gateway:
 
     def _count(self, operation: str, status: int, took_s: float) -> None:
         self.metrics.requests.labels(operation, status).inc()
-        self.metrics.request_seconds.labels(operation).observe(took_s)
+        if status != HTTPStatus.SWITCHING_PROTOCOLS:  # that is how long a control stream was open
+            self.metrics.request_seconds.labels(operation).observe(took_s)
 
     async def _answer(self, request: web.Request, request_id: str) -> tuple[str, web.StreamResponse]:
         """The operation's name, and its response."""
@@ -281,19 +283,3 @@ def _request(
     """aiohttp's own kind, without an application."""
     loop = asyncio.get_running_loop()
     return web.Request(message, payload, protocol, writer, task, loop, client_max_size=MAX_MESSAGE_BYTES)
-
-
-def _typed(problem: Exception, request: web.Request) -> ObjectCacheError:
-    """What is answered for what went wrong."""
-    if isinstance(problem, ObjectNotFoundError):
-        return KeyNotFoundError(str(problem))  # as S3 calls it
-    if isinstance(problem, ObjectCacheError):
-        return problem
-    if isinstance(problem, web.HTTPRequestEntityTooLarge):
-        return EntityTooLargeError(problem.text or "the body is too large")
-    if isinstance(problem, web.RequestPayloadError) or (
-        isinstance(problem, ConnectionError) and request.transport is None
-    ):
-        return TruncatedBodyError(f"the body broke off: {problem}")
-    log.error("%s %s failed", request.method, request.path, exc_info=problem)
-    return ObjectCacheError("the gateway failed: its log says why")

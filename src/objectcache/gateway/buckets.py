@@ -66,6 +66,10 @@ class BucketTable:
         self._absent_until_s.pop(name, None)
         return core
 
+    def at_hand(self, name: str) -> CacheCore | None:
+        """If it is open."""
+        return self._buckets.get(name)
+
     async def get(self, name: str) -> CacheCore:
         """Raises BucketNotFoundError."""
         core = self._buckets.get(name)

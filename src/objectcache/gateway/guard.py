@@ -42,6 +42,10 @@ class Caller:
         grant = self.guard.grant(self.access_key, bucket)
         return grant is not None and grant >= wanted
 
+    def secret(self) -> str | None:
+        """The access key's, as it is now; None: there is none."""
+        return self.guard.secret(self.access_key)
+
     @property
     def is_stranger(self) -> bool:
         """Not signed, where that gives no access to anything."""
@@ -111,6 +115,9 @@ class Guard:
         if not access_key or self._keys is None:
             return self._anonymous
         return max(filter(None, (self._keys.grant(access_key, bucket), self._anonymous)), default=None)
+
+    def secret(self, access_key: str) -> str | None:
+        return self._keys.secret(access_key) if self._keys and access_key else None
 
     def admit(self, request: web.Request) -> Caller:
         """Who sent the request. Raises what is wrong with its signature; nothing of the body has been asked for."""

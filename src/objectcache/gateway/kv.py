@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -74,6 +75,13 @@ UPLOAD_TIMEOUT_S = 60.0
 GONE_POLL_S = 0.25
 STORE_HEADER = "x-kv-store"
 MSGPACK = "application/msgpack"
+
+
+class _Planned(NamedTuple):
+    descriptor: Descriptor
+    plan: Plan
+    expected_bytes_s: float
+
 
 _Tell = Callable[[RetrieveAnswer], RetrieveAnswer | MatchAndRetrieveAnswer]
 
@@ -182,35 +190,72 @@ class KVRoutes:
         core = await self._buckets.get(call.bucket)
         asked = MatchAndRetrieveRequest.decode(await call.body())
         await self._freshness.wait(core.following)
-        by_session = asked.target.kind is not TargetKind.HTTP
-        session = self._session_of(call, asked.target) if by_session else None
-        if call.request.transport is None or call.request.transport.is_closing():
-            raise RequestError("the client went away")  # and has cancelled what it knew of
+        if asked.target.kind is not TargetKind.HTTP:
+            return _answer(self._match_and_deliver(call, core, asked).encode())
+        _check_there(call)
+        match, planned, known = self._planned_match(call, core, asked)
+        if planned is None:
+            return _answer(MatchAndRetrieveAnswer(match).encode())
+
+        def tell(accepted: RetrieveAnswer) -> MatchAndRetrieveAnswer:
+            return MatchAndRetrieveAnswer(match, accepted, *known)
+
+        try:
+            return await self._respond(call, core, planned.descriptor, planned.plan, tell)
+        except BaseException:
+            core.release(match.lease)  # nobody has been told of it
+            raise
+
+    def match_and_retrieve_in_session(self, call: Call, body: bytes) -> bytes | Awaitable[bytes]:
+        """The same for an ask over a control stream: at once, unless something must be waited for."""
+        self._drain.check()
+        asked = MatchAndRetrieveRequest.decode(body)
+        if asked.target.kind is TargetKind.HTTP:
+            raise RequestError("there is no response on a control stream: ask for one by HTTP")
+        core = self._buckets.at_hand(call.bucket)
+        if core is not None and core.following.use():
+            return self._match_and_deliver(call, core, asked).encode()
+        return self._match_and_deliver_later(call, asked)
+
+    async def _match_and_deliver_later(self, call: Call, asked: MatchAndRetrieveRequest) -> bytes:
+        core = await self._buckets.get(call.bucket)
+        await self._freshness.wait(core.following)
+        return self._match_and_deliver(call, core, asked).encode()
+
+    def _match_and_deliver(self, call: Call, core: CacheCore, asked: MatchAndRetrieveRequest) -> MatchAndRetrieveAnswer:
+        """In a session."""
+        session = self._session_of(call, asked.target)
+        _check_there(call)
+        match, planned, known = self._planned_match(call, core, asked)
+        if planned is None:
+            return MatchAndRetrieveAnswer(match)
+        try:
+            accepted = self._deliver(call, core, session, *planned)
+        except BaseException:
+            core.release(match.lease)  # nobody has been told of it
+            raise
+        return MatchAndRetrieveAnswer(match, accepted, *known)
+
+    def _planned_match(
+        self, call: Call, core: CacheCore, asked: MatchAndRetrieveRequest
+    ) -> tuple[MatchAnswer, _Planned | None, tuple[bool, bool]]:
+        """What matches, how it is to be delivered (None: nothing is), and whether what is held, and a bound, count."""
         found = self._matched(core, asked.match)
         expected_bytes_s = self._expected_bytes_s(call)
-        match = _match_answer(found, _known(expected_bytes_s))
+        match, known = _match_answer(found, _known(expected_bytes_s)), (bool(asked.held), bool(asked.most_tokens))
         if found is None:
-            return _answer(MatchAndRetrieveAnswer(match).encode())
+            return match, None, known
         try:
             delivered = found.bounded(asked.most_tokens or None)
             descriptor = asked.descriptor(_described(delivered, asked.held), match.lease)
             if all(part.all_held for part in descriptor.parts):
-                return _answer(MatchAndRetrieveAnswer(match).encode())
+                return match, None, known
             plan = core.plan(descriptor, _known(expected_bytes_s) or None)
-            if plan.geometry.total_bytes > asked.room_bytes:
-                return _answer(MatchAndRetrieveAnswer(match).encode())
-            known = bool(asked.held), bool(asked.most_tokens)
-            if session is None:
-
-                def tell(accepted: RetrieveAnswer) -> MatchAndRetrieveAnswer:
-                    return MatchAndRetrieveAnswer(match, accepted, *known)
-
-                return await self._respond(call, core, descriptor, plan, tell)
-            accepted = self._deliver(call, core, session, descriptor, plan, expected_bytes_s)
         except BaseException:
-            core.release(match.lease)  # nobody has been told of it
+            core.release(match.lease)
             raise
-        return _answer(MatchAndRetrieveAnswer(match, accepted, *known).encode())
+        fits = plan.geometry.total_bytes <= asked.room_bytes
+        return match, _Planned(descriptor, plan, expected_bytes_s) if fits else None, known
 
     def _session_of(self, call: Call, target: Target) -> Session:
         return self._sessions.get(target.session, call.bucket, call.caller.access_key)
@@ -338,6 +383,12 @@ class KVRoutes:
         session = self._sessions.get(asked.session, call.bucket, call.caller.access_key)
         quiet = await session.carriers.cancel(asked.delivery, asked.epoch, asked.timeout_s)
         return _answer(CancelAnswer(quiet).encode())
+
+
+def _check_there(call: Call) -> None:
+    transport = call.request.transport
+    if transport is None or transport.is_closing():
+        raise RequestError("the client went away")  # and has cancelled what it knew of
 
 
 def is_of_this_host(request: web.Request) -> bool:

@@ -61,6 +61,7 @@ _ON_BUCKET = (
             "POST kv-damage": "kv-damage",
             "POST kv-explain": "kv-explain",
             "GET kv-sent": "kv-sent",
+            "GET kv-control": "kv-control",
         },
     )
     | _operations(

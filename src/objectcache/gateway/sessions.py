@@ -46,6 +46,8 @@ class Session:
     kind: TargetKind | None = None
     memory_bytes: int = 0
     nixl_agent: str = ""
+    control: asyncio.Transport | None = None
+    """Of its control stream, which ends with it."""
 
     @property
     def connections(self) -> int:
@@ -103,6 +105,8 @@ class SessionTable:
 
     def close(self, session: Session) -> None:
         if self._sessions.pop(session.id, None) is not None:
+            if session.control is not None:
+                session.control.abort()
             session.carriers.end()
 
     def lost(self, id: bytes) -> None:

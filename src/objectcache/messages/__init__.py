@@ -1,5 +1,6 @@
 """Bodies of the KV sub-resources besides the descriptor: msgpack maps, versioned, validated where they are decoded."""
 
+from objectcache.messages.control import Asked
 from objectcache.messages.matching import MatchAnswer, MatchRequest, ReleaseRequest
 from objectcache.messages.packing import MAX_MESSAGE_BYTES, MESSAGE_VERSION
 from objectcache.messages.retrieving import (
@@ -34,6 +35,7 @@ __all__ = [
     "MAX_SEGMENT_BYTES",
     "MESSAGE_VERSION",
     "NIXL_MEMORIES",
+    "Asked",
     "CancelAnswer",
     "CancelRequest",
     "CommitRequest",
