@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from objectcache.cache.ahead import Ahead, Slices
-from objectcache.cache.base import whole_match
+from objectcache.cache.base import PartId, whole_match
 from objectcache.cache.retrieval import Retrieval
+from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.messages import MatchAndRetrieveAnswer
-from objectcache.testing.synthetic import check_delivery, expected_layer, store_parts, upload_part
+from objectcache.testing.synthetic import check_delivery, expected_layer, prompt, store_parts, upload_part
 from tests.client.asking import TARGETS, Requests, all_is_free, open_cache
-from tests.client.test_one_trip_tier import CHUNKS, FIRST_LAYERS, World, lose, on_any_disk, requests, tiered
+from tests.client.test_one_trip_tier import (
+    CHUNKS,
+    FIRST_LAYERS,
+    SLICE_BYTES,
+    World,
+    lose,
+    on_any_disk,
+    requests,
+    tiered,
+)
 from tests.gateway.process import GatewayProcess
 
 __all__ = ["on_any_disk", "requests"]
@@ -28,7 +38,11 @@ class Taker(Ahead):
     def __init__(self, world: World) -> None:
         self._whole = whole_match(world.namespace, world.chain)
         self.taken: dict[tuple[int, int], Sequence[Slices]] = {}
-        self.waits = 0
+        self.waits = self.begun = 0
+
+    def begin(self) -> bool:
+        self.begun += 1
+        return self.begun == 1
 
     def take(self, part: int, layer: int, blocks: Sequence[Slices]) -> None:
         assert (part, layer) not in self.taken
@@ -171,13 +185,9 @@ def test_what_is_not_mapped_is_not_given(gateway: GatewayProcess, requests: Requ
             assert not taker.taken
 
 
-class _UnableError(Exception):
-    pass
-
-
 @each_target
 def test_who_cannot_take_it(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
-    """Nothing is left of the request."""
+    """What fails is not more than would have been saved."""
     with tiered(gateway, requests, (options, True)) as world:
         store_parts(world.cache, world.namespace, world.chain)
         world.load(world.chain)
@@ -185,11 +195,56 @@ def test_who_cannot_take_it(gateway: GatewayProcess, requests: Requests, options
 
         def unable(part: int, layer: int, blocks: Sequence[Slices]) -> None:
             Taker.take(taker, part, layer, blocks)
-            raise _UnableError
+            raise OSError("no room")
 
         taker.take = unable  # type: ignore[method-assign]
-        with pytest.raises(_UnableError):
-            ask(world, taker)
-        assert taker.waits
+        with ask(world, taker) as retrieval:
+            assert list(taker.taken) == [(0, 0)]
+            assert taker.waits
+            assert retrieval.ahead is None
         all_is_free(world.cache)
+
+
+@each_target
+def test_it_is_of_one_request(gateway: GatewayProcess, requests: Requests, options: dict[str, Any]) -> None:
+    with tiered(gateway, requests, (options, True)) as world:
+        store_parts(world.cache, world.namespace, world.chain)
         world.load(world.chain)
+        taker = Taker(world)
+        ask(world, taker).close()
+        with ask(world, taker) as retrieval:
+            assert retrieval.ahead is None
+
+
+def test_a_request_that_is_asked_again(gateway: GatewayProcess, requests: Requests) -> None:
+    """The session is gone: what was taken for it counts."""
+    with tiered(gateway, requests, ({"target": "tcp"}, True)) as world:
+        store_parts(world.cache, world.namespace, world.chain)
+        world.load(world.chain)
+        gateway.restart()
+        taker = Taker(world)
+        with ask(world, taker) as retrieval:
+            assert taker.begun == 1
+            assert retrieval.ahead is taker
+
+
+def test_parts_that_stand_elsewhere(gateway: GatewayProcess, requests: Requests) -> None:
+    """A window begins elsewhere, since less matches than was asked for."""
+    window, extent = 8, 24
+    layout = KVLayout(
+        (
+            KVGroup("full", 16, (KVShard(0, (0,), (SLICE_BYTES,)),)),
+            KVGroup("sliding", 16, (KVShard(0, (1,), (SLICE_BYTES,)),), MatchRule.WINDOW, window * 16),
+        )
+    )
+    with tiered(gateway, requests, ({"target": "tcp"}, True), layout) as world:
+        chain = prompt(world.namespace, window + extent)
+        for part in (PartId(0, 0), PartId(1, 0)):
+            world.cache.commit([upload_part(world.cache, world.namespace, chain, part)])
+        world.load(chain)
+        world.chain = prompt(world.namespace, window + extent + 9)
+        taker = Taker(world)
+        with ask(world, taker) as retrieval:
+            assert (0, 0) in taker.taken
+            assert taker.waits
+            assert retrieval.ahead is None

@@ -108,8 +108,11 @@ class LateWorld:
             patch.setattr(f"objectcache.device.{module}.Lane", self.stream)
         for module in ("loading", "saving"):
             patch.setattr(f"objectcache.device.{module}.current_mark", lambda *_: self.compute.mark())
-        patch.setattr("objectcache.device.loading.current_wait", lambda _, event, __=None: self.compute.wait(event))
-        for module in ("loading", "queueing", "saving", "staging"):
+        for module in ("ahead", "loading"):
+            patch.setattr(
+                f"objectcache.device.{module}.current_wait", lambda _, event, __=None: self.compute.wait(event)
+            )
+        for module in ("ahead", "loading", "queueing", "saving", "staging"):
             patch.setattr(f"objectcache.device.{module}.host_wait", self.host_wait)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from types import SimpleNamespace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,7 +13,10 @@ import torch
 from objectcache.cache.in_place import InPlace
 from objectcache.device import BlockTable, DeviceAhead, DeviceLoader, paged_kv
 from objectcache.errors import LayoutError
+from tests.device.late import LateWorld
 from tests.device.world import CHUNKS, World
+
+LEAST_ROW_BYTES = (1, 150, 4096)
 
 
 def flat(world: World, part: int, layer: int) -> npt.NDArray[np.uint8]:
@@ -86,15 +92,61 @@ def test_less_comes_than_was_taken(loader: DeviceLoader) -> None:
 @pytest.mark.parametrize("ended", ["wait", "forbid", "left", "loaded"])
 def test_nothing_is_taken_any_more(loader: DeviceLoader, ended: str) -> None:
     world = World()
-    with loader.ahead(world.places) as ahead:
-        if ended == "loaded":
-            world.retrieval.read_in_place(InPlace(world.geometry, world.memory.data), ahead)
-            loader.load(world.retrieval, world.places, ahead=ahead).close()
-        elif ended != "left":
-            getattr(ahead, ended)()
+    ahead = loader.ahead(world.places)
+    assert ahead.begin()
+    if ended == "loaded":
+        world.retrieval.read_in_place(InPlace(world.geometry, world.memory.data), ahead)
+        loader.load(world.retrieval, world.places, ahead=ahead).close()
+    elif ended == "left":
+        with ahead:
+            pass
+    else:
+        getattr(ahead, ended)()
     ahead.take(0, 0, [flat(world, 0, 0)])
     assert not in_place(world, 0, 0).any()
     assert not ahead.taken
+
+
+def test_it_is_of_one_request(loader: DeviceLoader) -> None:
+    ahead = loader.ahead(World().places)
+    assert [ahead.begin(), ahead.begin()] == [True, False]
+    ended = loader.ahead(World().places)
+    ended.forbid()
+    assert not ended.begin()
+
+
+def test_places_that_are_still_used(loader: DeviceLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_over in (False, True):
+        monkeypatch.setattr(
+            "objectcache.device.loading.current_mark", lambda *_, over=is_over: SimpleNamespace(query=lambda: over)
+        )
+        assert loader.ahead(World().places).begin() is is_over
+        assert loader.ahead(World().places, idle=True).begin()
+
+
+def test_what_engines_made_can_be_written(loader: DeviceLoader) -> None:
+    with torch.inference_mode():
+        cache = torch.zeros(2, CHUNKS, 4, 2, 8, dtype=torch.bfloat16)
+    table = BlockTable(range(CHUNKS), block_tokens=4, chunk_tokens=4, num_chunks=CHUNKS)
+    place = paged_kv(cache, chunk_tokens=4).at(table)
+    loader.ahead({(0, 0): place}).take(0, 0, [np.full((CHUNKS, place.slice_bytes), 7, np.uint8)])
+    assert (cache.view(torch.uint8) == 7).all()
+
+
+def test_spans_are_moved(loader: DeviceLoader) -> None:
+    world = World()
+    whole = world.places[0, 0]
+    table = BlockTable([4, 1, 3], block_tokens=4, chunk_tokens=4, num_chunks=3)
+    places = {(0, layer): paged_kv(world.kv[layer], chunk_tokens=4).at(table) for layer in range(2)}
+    ahead = loader.ahead({(0, 0): whole})
+    ahead.take(0, 0, [255 - flat(world, 0, 0)])
+    world.retrieval.read_in_place(InPlace(world.geometry, world.memory.data), ahead)
+    world.retrieval.land(0)
+    with loader.load(world.retrieval, dict(places), spans={0: (2, 5)}, ahead=ahead) as loading:
+        loading.wait(0, timeout_s=20)
+        slices = torch.zeros(3, whole.slice_bytes, dtype=torch.uint8)
+        places[0, 0].gather(slices, 0)
+        assert torch.equal(slices, world.landed(0, 0)[2:5])
 
 
 def test_places_of_some_layers(loader: DeviceLoader) -> None:
@@ -113,3 +165,91 @@ def test_more_than_the_place_takes(loader: DeviceLoader) -> None:
         with pytest.raises(LayoutError):
             loader.ahead(world.places).take(0, 0, [np.ascontiguousarray(block) for block in blocks])
     assert not in_place(world, 0, 0).any()
+
+
+# -- streams that are as late as they may be ----------------------------------------------------------
+
+
+@pytest.fixture(params=range(12))
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LateWorld:
+    """All layers go straight to their places, or some, or none."""
+    monkeypatch.setattr("objectcache.device.places.LEAST_ROW_BYTES", LEAST_ROW_BYTES[request.param % 3])
+    world = LateWorld(request.param)
+    world.install(monkeypatch)
+    return world
+
+
+def late_loader() -> DeviceLoader:
+    return DeviceLoader("cpu", staged=True, staging_bytes=1000, num_staging=2, strided=True)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("chunks", [3, CHUNKS])
+@pytest.mark.parametrize("same", [True, False])
+def test_the_engine_finds_it(late: LateWorld, chunks: int, counts: bool, same: bool) -> None:
+    """Whether it counts or not, and whose loader has taken it."""
+    loader, world = late_loader(), World()
+    expected = {key: world.landed(*key) for key in world.places}
+    ahead = (loader if same else late_loader()).ahead(world.places, idle=True)
+    for part, layer in world.places:
+        held = flat(world, part, layer)[:chunks]
+        ahead.take(part, layer, [held.copy() if counts else 255 - held])
+    if counts:
+        world.retrieval.read_in_place(InPlace(world.geometry, world.memory.data), ahead)
+    loading = loader.load(world.retrieval, world.places, ahead=ahead, idle=True)
+    for unit in range(3):
+        world.retrieval.land(unit)
+    found = {key: torch.zeros(slices.shape, dtype=torch.uint8) for key, slices in expected.items()}
+    for (part, layer), slices in found.items():
+        loading.wait(layer, timeout_s=20)
+        with late.compute():
+            world.places[part, layer].gather(slices, 0)
+    assert loading.join(20)
+    late.finish()
+    for key, slices in found.items():
+        assert torch.equal(slices, expected[key]), key
+
+
+def test_the_memory_is_free_after_a_wait(late: LateWorld) -> None:
+    world = World()
+    ahead = late_loader().ahead(world.places, idle=True)
+    held = flat(world, 0, 0).copy()
+    ahead.take(0, 0, [held])
+    ahead.wait()
+    held[:] = 0
+    late.finish()
+    assert torch.equal(in_place(world, 0, 0), world.landed(0, 0))
+
+
+@pytest.mark.parametrize("how", ["left", "waited for", "forbidden", "not loaded", "closed", "of no use"])
+def test_the_places_are_somebody_elses_then(late: LateWorld, how: str) -> None:
+    loader, world = late_loader(), World()
+    caches = world.kv + world.latent
+    loading = None
+    with ExitStack() as stack:
+        ahead = loader.ahead(world.places, idle=True)
+        if how != "of no use":
+            stack.enter_context(ahead)
+        ahead.take(0, 0, [flat(world, 0, 0)])
+        if how == "waited for":  # as caches do, where nothing matches
+            ahead.wait()
+        if how == "forbidden":
+            ahead.forbid()
+        if how in ("not loaded", "closed"):
+            world.retrieval.read_in_place(InPlace(world.geometry, world.memory.data), ahead)
+        if how == "not loaded":
+            with pytest.raises(LayoutError):
+                loader.load(world.retrieval, {}, ahead=ahead)
+            ahead.wait()
+        if how in ("closed", "of no use"):
+            with late.lock:
+                loading = loader.load(world.retrieval, world.places, ahead=ahead, idle=True)
+                loading.forbid()
+    with late.compute():
+        for cache in caches:
+            cache.copy_(torch.full_like(cache, 3))
+    late.finish()
+    assert all(bool((cache == 3).all()) for cache in caches)
+    if loading is not None:
+        loading.close()
+        assert loading.join(20)

@@ -179,3 +179,26 @@ def test_on_a_gpu(pinned: bool) -> None:
         place.gather(found, 0)
         assert torch.equal(found.cpu(), source)
     undo()
+
+
+def test_copies_are_kept_for_what_they_are_of() -> None:
+    """Runs of one table, and caches whose blocks are otherwise apart."""
+    table = BlockTable(range(6), block_tokens=4, chunk_tokens=4, num_chunks=6)
+    found = {
+        (first, stop, pitch): table.copies(first, stop, (pitch, 4096), 4096, 8192)
+        for pitch in (8192, 16384)
+        for first, stop in ((0, 3), (0, 6), (2, 6))
+        for _ in range(2)
+    }
+    for (first, stop, pitch), copies in found.items():
+        assert copies is not None
+        (copy,) = copies
+        assert (copy.target, copy.target_pitch_bytes, copy.rows) == (first * pitch, pitch, stop - first)
+
+
+def test_few_copies_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.device.tables._MOST_INDICES", 3)
+    table = BlockTable(range(6), block_tokens=4, chunk_tokens=4, num_chunks=6)
+    for stop in range(1, 7):
+        assert table.copies(0, stop, (8192, 4096), 4096, 8192)
+        assert len(table._copies) <= 3

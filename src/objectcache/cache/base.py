@@ -321,8 +321,8 @@ class KVCache(AbstractContextManager["KVCache"], ABC):
         is one to be saved. None when nothing matched.
 
         Whoever wants less of it in the end closes the retrieval, and retrieves the match shortened. Where a local tier
-        holds the beginning of it, `ahead` may be given that while the storage side is asked. Raises like both, what
-        `ahead` raises, and RequestError for `most_tokens` below 1; nothing is leased then.
+        holds the beginning of it, `ahead` may be given that while the storage side is asked. Raises like both, and
+        RequestError for `most_tokens` below 1; nothing is leased then.
         """
         check_most_tokens(most_tokens)
         match = self.match(namespace, chain, parts=parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -20,9 +21,12 @@ from objectcache.keys import Namespace
 from objectcache.layout import DeliveryGeometry, delivery_geometry
 from objectcache.tier import DEFAULT_FIRST_LAYERS, Holding, LocalTier, Registrar, TierPart, TierStats
 
+log = logging.getLogger(__name__)
+
 READERS = min(4, os.cpu_count() or 1)
 _AHEAD_BYTES = 32 << 20
-"""Beyond the first layer, before it is known what matches: by then there are some for the engine to go on with."""
+"""The first layer, whatever it takes, and those behind it that fit in so much with it: by the time it is known what
+matches there are some for the engine to go on with."""
 _POOL_SHARE = 0.5
 """How full the destination pool may be when what was delivered stays in it a little longer to be kept."""
 
@@ -185,12 +189,20 @@ class TieredDelivery:
         """Of what the storage side sends, once it is known; without them nothing is kept."""
 
     def take_ahead(self) -> None:
-        """Give what is mapped and comes first to who wants it ahead, once."""
-        if self._holding is not None and self._ahead is not None and not self._taken:
-            self._taken = True
+        """Give what is mapped and comes first to who wants it ahead, once. What goes wrong costs only what it saves."""
+        if self._holding is None or self._ahead is None or self._taken:
+            return
+        self._taken = self._ahead.begin()
+        if not self._taken:
+            self._ahead = None
+            return
+        try:
             geometry = delivery_geometry(tuple(part.shape for part in self.parts), 1)
             for part, layer, blocks in self._holding.mapped_ahead(geometry, _AHEAD_BYTES):
                 self._ahead.take(part, layer, blocks)
+        except Exception:
+            log.warning("what the local tier holds could not be taken ahead", exc_info=True)
+            self._end_ahead()
 
     def prepare(self) -> None:
         """What `read` will need, while the storage side is asked."""
@@ -200,7 +212,7 @@ class TieredDelivery:
     def narrow(self, parts: Sequence[MatchedPart]) -> None:
         """It is `parts` that come. Before anything is read."""
         if [(part.part, part.first) for part in parts] != [(part.part, part.first) for part in self._asked]:
-            self._forget_ahead()  # it knows them by where they stood
+            self._end_ahead()  # it knows them by where they stood
         self._asked = list(parts)
         if self._holding is not None:
             self._holding.narrow([(*part.part, part.first, len(part.keys)) for part in parts])
@@ -246,13 +258,7 @@ class TieredDelivery:
     def ask_for_all(self) -> None:
         """What is held is not read."""
         self.drop()
-        self._forget_ahead()
         self._holding = None
-
-    def _forget_ahead(self) -> None:
-        """What was taken ahead does not count."""
-        self._end_ahead()
-        self._ahead = None
 
     def read(self, geometry: DeliveryGeometry, landing: Landing) -> None:
         """Read what is held, beside the delivery of the rest; what is mapped is read where it is."""
@@ -273,15 +279,14 @@ class TieredDelivery:
     def drop(self) -> None:
         """Neither read nor asked for any more."""
         if self._holding is not None:
-            try:
-                self._end_ahead()
-            finally:
-                self._holding.close()
+            self._end_ahead()
+            self._holding.close()
 
     def _end_ahead(self) -> None:
-        """Before what is held is let go."""
-        if self._taken and self._ahead is not None:
-            self._ahead.wait()
+        """What was taken ahead does not count, and nobody reads what is held any more."""
+        ahead, self._ahead = self._ahead, None
+        if self._taken and ahead is not None:
+            ahead.wait()
 
     def closer(self, geometry: DeliveryGeometry, pool: BufferPool, destination: Destination) -> Callable[[bool], None]:
         """For `Retrieval`'s `on_close`."""

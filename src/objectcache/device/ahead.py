@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +18,8 @@ from objectcache.errors import LayoutError
 
 
 class DeviceAhead(Ahead, AbstractContextManager["DeviceAhead"]):
-    """Made by `DeviceLoader.ahead`, given to `match_and_retrieve`, and then to `load` with what that returned. Its
-    context is left after that, or when nothing is loaded. Thread-safe."""
+    """Of one request: made by `DeviceLoader.ahead`, given to `match_and_retrieve`, and then to `load` with what that
+    returned. Its context is left after that, or when nothing is loaded. Thread-safe."""
 
     def __init__(
         self,
@@ -28,15 +28,21 @@ class DeviceAhead(Ahead, AbstractContextManager["DeviceAhead"]):
         places: Mapping[tuple[int, int], Place],
         after: Event,
         *,
+        stream: Any,
         timed: bool,
     ) -> None:
-        self._queue = queue
+        self.queue = queue
         self._device = device
         self._places = places
         self._after = after
+        self._stream = stream
         self._timed = timed
         self._lock = threading.Lock()
-        self._closed = False
+        self._begun = False
+        self._ended = False
+        """Nothing is taken any more."""
+        self._handed_over = False
+        """Another answers for the places."""
         self.taken: dict[tuple[int, int], int] = {}
         """By (index of the part, layer): chunks, from the first on."""
         self.events: dict[int, Event] = {}
@@ -45,12 +51,17 @@ class DeviceAhead(Ahead, AbstractContextManager["DeviceAhead"]):
         self.placed: Event = None
         """When nothing reads what was taken, and when all of it is in place."""
 
+    def begin(self) -> bool:
+        """Not where the places are still used."""
+        with self._lock:
+            first, self._begun = not self._begun, True
+            return first and not self._ended and (self._after is None or bool(self._after.query()))
+
     def take(self, part: int, layer: int, blocks: Sequence[Slices]) -> None:
-        """Queue copies to the place, if it has one and nothing uses that any more. Raises LayoutError where the place
-        takes less, DeliveryError."""
+        """Queue copies to the place, if it has one. Raises LayoutError where that takes less, and what torch raises."""
         with self._lock:
             place = self._places.get((part, layer))
-            if self._closed or place is None or not (self._after is None or self._after.query()):
+            if self._ended or place is None:
                 return
             chunks = sum(map(len, blocks))
             if chunks > place.num_chunks or any(block.shape[1] != place.slice_bytes for block in blocks):
@@ -62,29 +73,35 @@ class DeviceAhead(Ahead, AbstractContextManager["DeviceAhead"]):
             if event is None and self._timed:
                 event = timed_event()
             with on_device(self._device), torch.inference_mode():  # only in it can caches that engines made be written
-                self.copied, self.placed = self._queue.move(blocks, place, 0, event)
+                self.copied, self.placed = self.queue.move(blocks, place, 0, event)
             self.events[layer] = self.placed
             self.taken[part, layer] = chunks
 
     def wait(self) -> None:
         with self._lock:
-            self._closed = True
+            self._ended = True
             copied = self.copied
-        host_wait(copied)
+        with suppress(RuntimeError):  # torch's: a device that is lost copies nothing
+            host_wait(copied)
+
+    def wait_placed(self) -> None:
+        """Nothing is taken any more, and the host waits until all is in place."""
+        self.wait()
+        host_wait(self.placed)
 
     def hand_over(self) -> None:
         """Who loads the rest answers for it from here on."""
         with self._lock:
-            self._closed = True
+            self._ended = self._handed_over = True
 
     def forbid(self, *, stream: Any = None) -> None:
-        """No place is written by anything that comes after this call in `stream` (default: the current one)."""
+        """No place is written by anything that comes after this call in `stream` (default: that of `ahead`)."""
         with self._lock:
-            self._closed = True
-        current_wait(self._device, self.placed, stream)
+            self._ended = True
+        current_wait(self._device, self.placed, stream or self._stream)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._closed:
+        if not self._handed_over:
             self.forbid()

@@ -77,10 +77,10 @@ class DeviceLoader:
         """For `match_and_retrieve`: what a local tier holds of the first layers is on its way to `places` (of all that
         is asked for, or of some layers) while it is not known yet what matches. They may be written whatever does.
 
-        `idle`, `stream`: as `load`; where the places are still used nothing is taken.
+        `idle`, `stream`: as `load`; where the places are still used nothing is taken. For one request each.
         """
         after = None if idle else current_mark(self.device, stream)
-        return DeviceAhead(self.queue, self.device, places, after, timed=self.timed)
+        return DeviceAhead(self.queue, self.device, places, after, stream=stream, timed=self.timed)
 
     def load(
         self,
@@ -103,16 +103,19 @@ class DeviceLoader:
         host until it is done. Raises LayoutError when places are missing or of another size.
         """
         geometry = retrieval.geometry
-        if ahead is not None and (spans is not None or not _counts(ahead, retrieval)):
+        if ahead is not None and ahead.queue is not self.queue:
+            ahead.wait_placed()  # nothing orders what is written from here
+        if ahead is not None and (ahead.queue is not self.queue or spans is not None or not _counts(ahead, retrieval)):
             ahead.forbid(stream=stream)  # what it has written is of no use
             ahead = None
-        if ahead is not None:
-            ahead.hand_over()
         if spans is None:
             spans = {index: (0, part.num_chunks) for index, part in enumerate(geometry.parts)}
         _check(geometry, spans, places, self.device)
         after = None if idle else current_mark(self.device, stream)
-        return DeviceRetrieval(self, retrieval, places, spans, after, ahead)
+        loading = DeviceRetrieval(self, retrieval, places, spans, after, ahead)
+        if ahead is not None:
+            ahead.hand_over()
+        return loading
 
     def close(self) -> None:
         """No thread of it waits for another load; those that move layers go on to the end."""
@@ -276,7 +279,7 @@ def _counts(ahead: DeviceAhead, retrieval: Retrieval) -> bool:
     """Whether all that it has taken is what `retrieval` delivers, and no more than that."""
     parts = retrieval.geometry.parts
     return retrieval.ahead is ahead and all(
-        chunks <= parts[part].num_chunks for (part, _), chunks in ahead.taken.items()
+        part < len(parts) and chunks <= parts[part].num_chunks for (part, _), chunks in ahead.taken.items()
     )
 
 

@@ -221,11 +221,13 @@ class Holding:
 
     def mapped_ahead(self, geometry: DeliveryGeometry, most_bytes: int) -> Iterator[tuple[int, int, list[Slices]]]:
         """Of what `read` would put, what is asked for first: (part, layer, its chunks from the first on). The first
-        unit, and as many more as take `most_bytes` in all. What is wrong with a file `read` will find again."""
+        unit, and those behind it that fit in `most_bytes` with it. What is wrong with a file `read` will find again."""
         left = most_bytes
         for (unit, part, layer), tasks in groupby(self._tasks(geometry), _where):
-            blocks = []
+            blocks: list[Slices] = []
             for task in tasks:
+                if task.extent.at != sum(map(len, blocks)):
+                    return  # no gap may be
                 slices = task.extent.file.mapped(task.extent.layers.index(layer), task.stop)
                 if slices is None:
                     return

@@ -17,7 +17,8 @@ from objectcache.bench.ttft.timeline import Recorder, Timeline
 from objectcache.bench.ttft.world import World
 from objectcache.cache.base import CHUNKWISE, Match, RetrieveOptions, whole_match
 from objectcache.client import GatewayCache
-from objectcache.device import BlockTable, DeviceLoader, Places
+from objectcache.device import BlockTable, DeviceAhead, DeviceLoader, Places
+from objectcache.keys import KeyChain
 
 _CUDA: Any = torch.cuda  # untyped
 
@@ -205,19 +206,31 @@ class Through(Path):
 
     def begin(self, recorder: Recorder) -> int:
         """Match, and have what is to be loaded sent, in one where that is all: its tokens."""
-        world, cache = self.world, self._cache
+        world = self.world
         chain = world.chain[: self._chunks]
         options = replace(self._options, trace=self._trace)
         most_tokens = None
         if self._load is not None:
             most_tokens = self._load(whole_match(world.namespace, chain), self._promised_bytes_s)
-        ahead = None
+        with ExitStack() as stack:
+            ahead = None
+            if self._tiering is not None:
+                wanted = whole_match(world.namespace, chain).bounded(most_tokens)
+                ahead = stack.enter_context(self._loader.ahead(self._places(wanted.tokens), idle=True))
+            return self._ask(recorder, chain, options, most_tokens, ahead)
+
+    def _ask(
+        self,
+        recorder: Recorder,
+        chain: KeyChain,
+        options: RetrieveOptions,
+        most_tokens: int | None,
+        ahead: DeviceAhead | None,
+    ) -> int:
+        world, cache = self.world, self._cache
         if most_tokens == 0:
             match, retrieval = cache.match(world.namespace, chain), None
         else:
-            if self._tiering is not None:
-                wanted = whole_match(world.namespace, chain).bounded(most_tokens)
-                ahead = self._loader.ahead(self._places(wanted.tokens), idle=True)
             match, retrieval = cache.match_and_retrieve(
                 world.namespace, chain, options=options, most_tokens=most_tokens, ahead=ahead
             )
@@ -226,8 +239,6 @@ class Through(Path):
         if match.lease is not None:
             self._promised_bytes_s = match.lease.rate_bytes_s
         if retrieval is None:
-            if ahead is not None:
-                ahead.forbid()
             self._open = [match, None, None]
             return 0
         recorder.timeline.answered_ms = recorder.now_ms()
