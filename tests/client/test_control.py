@@ -184,17 +184,62 @@ def test_meanwhile_is_called_before_the_answer() -> None:
     ids=["end", "http", "other", "nothing"],
 )
 def test_nobody_knows_whether_it_was_accepted(answer: bytes | None) -> None:
-    with other_side(SWITCHED, answer) as (control, _):
+    """And the next ones go by HTTP: what is on the way may let nothing else through."""
+    with other_side(SWITCHED, answer) as (control, ability):
         with pytest.raises(GatewayUnavailableError):
             ask(control)
         assert control._connection is None
+        assert not ability.expected(time.monotonic())
 
 
-def test_no_answer_in_time() -> None:
-    with other_side(SWITCHED, b"") as (control, _):
+@pytest.mark.parametrize("proven", [True, False])
+def test_no_answer_in_time(proven: bool) -> None:
+    """A gateway may be slow; what has never carried an answer may be no gateway."""
+    answers = [SWITCHED, *([control_frame(200, 1, b"answer")] if proven else []), b""]
+    with other_side(*answers) as (control, ability):
+        if proven:
+            assert ask(control) == b"answer"
+        begun_s = time.monotonic()
         with pytest.raises(DeliveryTimeoutError):
             ask(control, timeout_s=0.2)
+        assert time.monotonic() - begun_s < 0.8
         assert control._connection is None, "what comes late is nobody's"
+        assert ability.expected(time.monotonic()) is proven
+
+
+def test_each_ask_has_its_own_time() -> None:
+    with other_side(SWITCHED, control_frame(200, 1, b"answer"), b"") as (control, _):
+        assert ask(control, timeout_s=0.2) == b"answer"
+        sock = control._connection
+        assert sock is not None
+        begun_s = time.monotonic()
+        with pytest.raises(DeliveryTimeoutError):
+            ask(control, timeout_s=0.6)
+        assert time.monotonic() - begun_s > 0.5
+
+
+def test_opening_takes_of_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in a hurry learns nothing of the gateway; who is not asks by HTTP in time."""
+    with other_side(b"") as (control, ability):
+        begun_s = time.monotonic()
+        with pytest.raises(DeliveryTimeoutError):
+            ask(control, timeout_s=0.2)
+        assert time.monotonic() - begun_s < 0.8
+        assert ability.expected(time.monotonic())
+    monkeypatch.setattr("objectcache.client.control.OPEN_S", 0.2)
+    with other_side(b"") as (control, ability):
+        begun_s = time.monotonic()
+        with pytest.raises(DeliveryTimeoutError):
+            ask(control, timeout_s=0.6)
+        assert time.monotonic() - begun_s < 0.8
+        assert not ability.expected(time.monotonic())
+
+
+def test_what_is_too_large_is_asked_by_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which says so."""
+    monkeypatch.setattr("objectcache.client.control.MAX_MESSAGE_BYTES", 3)
+    with other_side(OK) as (control, _):
+        assert ask(control) == b"by"
 
 
 def test_errors_are_the_gateways() -> None:

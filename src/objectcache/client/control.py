@@ -11,7 +11,13 @@ from http.client import HTTPConnection, HTTPException
 from objectcache.client.abilities import Ability
 from objectcache.client.http import GatewayHttp, was_closed
 from objectcache.client.responses import answer
-from objectcache.errors import GatewayUnavailableError, ObjectCacheError, RequestError, SessionNotFoundError
+from objectcache.errors import (
+    DeliveryTimeoutError,
+    GatewayUnavailableError,
+    ObjectCacheError,
+    RequestError,
+    SessionNotFoundError,
+)
 from objectcache.messages.control import (
     CONTROL_PROTOCOL,
     SESSION_HEADER,
@@ -20,6 +26,7 @@ from objectcache.messages.control import (
     ControlReader,
     control_frame,
 )
+from objectcache.messages.packing import MAX_MESSAGE_BYTES
 from objectcache.s3 import parse_error
 
 OPEN_S = 2.0
@@ -42,6 +49,8 @@ class ControlStream:
         self._connection: HTTPConnection | None = None
         self._reader = ControlReader()
         self._asked = 0
+        self._proven = False
+        """Whether the connection has carried an answer."""
         self._closed = False
 
     def ask(
@@ -54,7 +63,8 @@ class ControlStream:
         meanwhile: Callable[[], None] | None = None,
     ) -> bytes:
         """As `GatewayHttp.request("POST", path, body, resend=False)`, with what that raises."""
-        if self._lock.acquire(blocking=False):
+        if len(body) <= MAX_MESSAGE_BYTES and self._lock.acquire(blocking=False):
+            begun_s = time.monotonic()
             try:
                 connection = self._find(timeout_s)
                 if connection is not None:
@@ -63,6 +73,8 @@ class ControlStream:
                 self._lock.release()
                 if self._closed:
                     self.close()
+            if timeout_s is not None:
+                timeout_s -= time.monotonic() - begun_s
         return self._http.request("POST", path, body, timeout_s=timeout_s, resend=False, meanwhile=meanwhile)
 
     def close(self) -> None:
@@ -87,9 +99,12 @@ class ControlStream:
             self._connection, self._reader = self._open(timeout_s), ControlReader()
         except SessionNotFoundError:
             return None  # which says nothing about another one
-        except ObjectCacheError:
-            self._ability.missed(time.monotonic())
+        except ObjectCacheError as error:
+            hurried = isinstance(error, DeliveryTimeoutError) and timeout_s is not None and timeout_s < OPEN_S
+            if not hurried:
+                self._ability.missed(time.monotonic())
             return None
+        self._proven = False
         return self._connection
 
     def _open(self, timeout_s: float | None) -> HTTPConnection:
@@ -108,6 +123,9 @@ class ControlStream:
                 response.close()
                 return connection
             self._http.check(connection, response, keeps=False)
+        except TimeoutError as error:
+            connection.close()
+            raise DeliveryTimeoutError("no control stream in time") from error
         except (OSError, HTTPException) as error:
             connection.close()
             raise GatewayUnavailableError(f"no control stream: {error!r}") from error
@@ -134,10 +152,15 @@ class ControlStream:
             frame = self._receive(connection)
         except OSError as error:
             self._drop()
+            # A gateway may be slow. But what has never carried an answer, or carries something else, never may: there
+            # are proxies that pass the upgrade on, and not what follows. HTTP goes through those.
+            if not self._proven or not isinstance(error, TimeoutError):
+                self._ability.missed(time.monotonic())
             raise self._http.no_answer(error, bound_s) from error
         except BaseException:
             self._drop()
             raise
+        self._proven = True
         self._http.answered()
         if frame.code >= 300:
             if not frame.id:
@@ -157,6 +180,8 @@ class ControlStream:
             raise ConnectionError(f"no answer, but {error}") from error
         if frame.id != self._asked and (frame.id or frame.code < 300):
             raise ConnectionError("the answer is to something else")
+        if frame.code != HTTPStatus.OK and frame.code < 300:
+            raise ConnectionError(f"no answer has the status {frame.code}")
         return frame
 
     def _drop(self) -> None:

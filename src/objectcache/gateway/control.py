@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import select
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from aiohttp import hdrs, web
 
 from objectcache.descriptor import ID_BYTES
 from objectcache.errors import (
+    AccessDeniedError,
     InvalidAccessKeyIdError,
     InvalidArgumentError,
     MethodNotAllowedError,
@@ -54,6 +56,8 @@ class Ask(NamedTuple):
     answer: Callable[[Call, bytes], bytes | Awaitable[bytes]]
 
 
+_ONE_AT_A_TIME = "a control stream is asked one thing at a time: the last answer comes first"
+
 Count = Callable[[str, int, float], None]
 """Told of the operation, the status, and how long it took."""
 
@@ -79,6 +83,10 @@ class ControlRoute:
         if call.header(hdrs.UPGRADE).lower() != CONTROL_PROTOCOL:
             raise RequestError(f"a control stream is asked for by Upgrade: {CONTROL_PROTOCOL}")
         session = self._sessions.get(_session_id(call), call.bucket, call.caller.access_key)
+        signature = call.header(hdrs.AUTHORIZATION) or call.query.get("X-Amz-Signature", "")
+        if signature and signature in session.control_signatures:
+            raise AccessDeniedError("a signed request opens one control stream: sign another one")
+        session.control_signatures.add(signature)
         transport = call.request.transport
         if transport is None or transport.is_closing():
             raise RequestError("the client went away")
@@ -117,6 +125,8 @@ class ControlStream(asyncio.Protocol):
         self._count = count
         self._reader = ControlReader()
         self._later: asyncio.Task[None] | None = None
+        self._gone = select.poll()
+        self._gone.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         if session.control is not None:
             session.control.abort()
         session.control = transport
@@ -134,8 +144,12 @@ class ControlStream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
-            while (frame := self._reader.take()) is not None:
-                self._ask(frame)
+            frame = self._reader.take()
+            if frame is None:
+                return
+            if self._reader.holds:  # else whoever sends many at once would have all of the loop's time
+                raise RequestError(_ONE_AT_A_TIME)
+            self._ask(frame)
         except RequestError as error:  # nothing behind it makes sense
             self._fail("unknown", 0, error, time.perf_counter())
             if self._transport.get_write_buffer_size():  # of a client that reads nothing, which would keep it
@@ -147,7 +161,10 @@ class ControlStream(asyncio.Protocol):
         """Raises RequestError where the stream is to end."""
         started_s = time.perf_counter()
         if self._later is not None or self._transport.get_write_buffer_size():
-            raise RequestError("a control stream is asked one thing at a time: the last answer comes first")
+            raise RequestError(_ONE_AT_A_TIME)
+        if self._gone.poll(0):  # its client gave up, and what it asked for would be sent to nobody
+            self.abort()
+            return
         operation = "unknown"
         try:
             ask = self._asks.get(frame.code)  # type: ignore[call-overload]

@@ -30,6 +30,7 @@ from objectcache.errors import (
     KeyNotFoundError,
     NamespaceMismatchError,
     RequestError,
+    SessionNotFoundError,
 )
 from objectcache.frames import FRAME_HEADER_BYTES
 from objectcache.gateway.bandwidth import Bandwidth
@@ -63,6 +64,7 @@ from objectcache.messages import (
     SessionAnswer,
     SessionRequest,
 )
+from objectcache.messages.control import SESSION_HEADER
 from objectcache.plan import Plan
 from objectcache.transports.nixl import is_installed
 from objectcache.transports.source import wire_bytes
@@ -212,6 +214,8 @@ class KVRoutes:
         asked = MatchAndRetrieveRequest.decode(body)
         if asked.target.kind is TargetKind.HTTP:
             raise RequestError("there is no response on a control stream: ask for one by HTTP")
+        if asked.target.session.hex() != call.header(SESSION_HEADER).lower():
+            raise SessionNotFoundError("the control stream is another session's")
         core = self._buckets.at_hand(call.bucket)
         if core is not None and core.following.use():
             return self._match_and_deliver(call, core, asked).encode()

@@ -7,7 +7,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from objectcache.descriptor import ID_BYTES, Target, TargetKind
 from objectcache.errors import (
@@ -48,6 +48,8 @@ class Session:
     nixl_agent: str = ""
     control: asyncio.Transport | None = None
     """Of its control stream, which ends with it."""
+    control_signatures: set[str] = field(default_factory=set)
+    """With which one was opened: whoever has seen such a request go by is not to open another."""
 
     @property
     def connections(self) -> int:

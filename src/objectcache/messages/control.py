@@ -52,6 +52,11 @@ class ControlReader:
         else:
             self._data = data
 
+    @property
+    def holds(self) -> bool:
+        """Whether anything is left that was fed."""
+        return bool(self._data)
+
     def take(self) -> ControlFrame | None:
         """The next frame, once all of it is there. Raises RequestError for what is none, and EntityTooLargeError for
         one that is too large, before it is there: no more can be taken then."""
