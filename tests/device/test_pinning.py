@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,8 +56,13 @@ def test_memory_that_cannot_be_pinned_is_said(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_what_the_local_tier_holds_is_pinned_where_it_is(tmp_path: Path) -> None:
-    tier = open_tier(tmp_path)
+def test_what_the_local_tier_holds_is_pinned_where_it_is() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # CUDA pins no files of a disk
+        _check_pinned(Path(folder))
+
+
+def _check_pinned(folder: Path) -> None:
+    tier = open_tier(folder)
     tier.mappings.register(cuda_registrar)
     part = part_of(keys_of(1, 70))
     come(tier, part.keys)
