@@ -17,6 +17,9 @@ _MARKS = (
     ("computed_ms", "layer computed", COLOURS[3]),
 )
 
+_MOST_SIDE_BY_SIDE = 5
+"""Names of paths that fit below a cell's axis one beside the other."""
+
 
 def draw(result: BenchmarkResult, path: Path) -> None:
     """Above: added TTFT by cell and path. Below: the timeline of a layerwise run of each cell."""
@@ -42,7 +45,9 @@ def _draw_added(axis: Any, cell: str, rows: list[Row]) -> None:
         axis.plot([place] * len(added), added, "o", color=colour, alpha=0.5, markersize=4)
         axis.hlines(row["added_ms"], place - 0.3, place + 0.3, color=colour, linewidth=2)
     axis.axhline(local["floor_ms"] - local["median"], color=COLOURS[4], linewidth=1, linestyle=":")
-    axis.set_xticks(range(len(shown)), [row["path"].replace(" ", "\n") for row in shown], fontsize=7)
+    upright = len(shown) > _MOST_SIDE_BY_SIDE
+    names = [row["path"] if upright else row["path"].replace(" ", "\n") for row in shown]
+    axis.set_xticks(range(len(shown)), names, fontsize=7, rotation=90 if upright else 0)
     axis.set_title(f"{cell}\nlocal DRAM {local['median']:.1f} ms", fontsize=9)
     axis.set_ylabel("added TTFT, ms (dotted: the cap's floor)", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
