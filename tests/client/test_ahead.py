@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from objectcache.cache.ahead import Ahead, Slices
+from objectcache.cache.ahead import Ahead
 from objectcache.cache.base import PartId, whole_match
+from objectcache.cache.in_place import Slices
 from objectcache.cache.retrieval import Retrieval
 from objectcache.layout import KVGroup, KVLayout, KVShard, MatchRule
 from objectcache.messages import MatchAndRetrieveAnswer
@@ -35,10 +36,11 @@ each_target = pytest.mark.parametrize("options", TARGETS, ids=["tcp", "process",
 class Taker(Ahead):
     """Keeps a copy of what it takes, and looks at it again when it is let go."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, on_take: Callable[[], None] = lambda: None) -> None:
         self._whole = whole_match(world.namespace, world.chain)
         self.taken: dict[tuple[int, int], Sequence[Slices]] = {}
         self.waits = self.begun = 0
+        self._on_take = on_take
 
     def begin(self) -> bool:
         self.begun += 1
@@ -48,6 +50,7 @@ class Taker(Ahead):
         assert (part, layer) not in self.taken
         self.taken[part, layer] = blocks
         self._check()
+        self._on_take()
 
     def wait(self) -> None:
         self.waits += 1
@@ -93,16 +96,12 @@ def test_it_is_given_before_the_answer(
     with tiered(gateway, requests, (options, True)) as world:
         store_parts(world.cache, world.namespace, world.chain)
         world.load(world.chain)
-        taker = Taker(world)
         before = len(answers)
-
-        def take(part: int, layer: int, blocks: Sequence[Slices]) -> None:
-            assert len(answers) == before
-            Taker.take(taker, part, layer, blocks)
-
-        taker.take = take  # type: ignore[method-assign]
+        then: list[int] = []
+        taker = Taker(world, lambda: then.append(len(answers)))
         with ask(world, taker) as retrieval:
             assert taker.chunks == {(0, layer): CHUNKS for layer in range(FIRST_LAYERS)}
+            assert then == [before] * FIRST_LAYERS
             assert len(answers) == before + 1
             assert retrieval.ahead is taker
             assert not taker.waits, "it may still be read"
@@ -191,13 +190,11 @@ def test_who_cannot_take_it(gateway: GatewayProcess, requests: Requests, options
     with tiered(gateway, requests, (options, True)) as world:
         store_parts(world.cache, world.namespace, world.chain)
         world.load(world.chain)
-        taker = Taker(world)
 
-        def unable(part: int, layer: int, blocks: Sequence[Slices]) -> None:
-            Taker.take(taker, part, layer, blocks)
+        def unable() -> None:
             raise OSError("no room")
 
-        taker.take = unable  # type: ignore[method-assign]
+        taker = Taker(world, unable)
         with ask(world, taker) as retrieval:
             assert list(taker.taken) == [(0, 0)]
             assert taker.waits

@@ -34,7 +34,7 @@ class World:
         request = SimpleNamespace(path="/bucket", protocol=SimpleNamespace(connection_lost=lambda error: None))
         call: Any = SimpleNamespace(caller=caller, bucket="bucket", request=request)
         session: Any = SimpleNamespace(control=None)
-        asks = {Asked.MATCH_AND_RETRIEVE: Ask("asked", lambda call, body: self.answers.pop(0))}
+        asks: dict[int, Ask] = {Asked.MATCH_AND_RETRIEVE: Ask("asked", lambda call, body: self.answers.pop(0))}
         self.stream = ControlStream(
             transport, call, session, asks, lambda operation, status, took_s: self.counted.append((operation, status))
         )

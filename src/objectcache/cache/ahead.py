@@ -5,11 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-Slices = npt.NDArray[np.uint8]
-"""uint8 [chunks, slice_bytes]."""
+from objectcache.cache.in_place import Slices
 
 
 class Ahead(ABC):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from objectcache.cache.ahead import Ahead, Slices
+from objectcache.cache.ahead import Ahead
+from objectcache.cache.in_place import Slices
 from objectcache.device.places import Place
 from objectcache.device.queueing import MoveQueue
 from objectcache.device.streams import Event, current_wait, host_wait, on_device, timed_event

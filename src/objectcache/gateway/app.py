@@ -84,7 +84,9 @@ class Gateway:
             self._endpoints,
             config,
         )
-        asks = {Asked.MATCH_AND_RETRIEVE: Ask("kv-match-and-retrieve", kv.match_and_retrieve_in_session)}
+        asks: dict[int, Ask] = {
+            Asked.MATCH_AND_RETRIEVE: Ask("kv-match-and-retrieve", kv.match_and_retrieve_in_session)
+        }
         self._control = ControlRoute(self._buckets, self._sessions, self._drain, asks, self._count)
         routes = (
             kv,

@@ -36,7 +36,6 @@ from objectcache.gateway.sessions import Session, SessionTable
 from objectcache.messages.control import (
     CONTROL_PROTOCOL,
     SESSION_HEADER,
-    Asked,
     ControlFrame,
     ControlReader,
     control_frame,
@@ -45,18 +44,17 @@ from objectcache.s3 import Grant, error_body
 
 log = logging.getLogger(__name__)
 
-_SWITCHED = (f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {CONTROL_PROTOCOL}\r\n\r\n").encode()
+_SWITCHED = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {CONTROL_PROTOCOL}\r\n\r\n".encode()
+_ONE_AT_A_TIME = "a control stream is asked one thing at a time: the last answer comes first"
 
 
 class Ask(NamedTuple):
-    """`answer(call, body)` is the body that HTTP would answer with, at once or later; raises as the handler would.
-    `operation` is what it is counted as."""
+    """What one number of `Asked` stands for: `answer(call, body)` is the body that HTTP would answer with, at once or
+    later; raises as the handler would. `operation` is what it is counted as."""
 
     operation: str
     answer: Callable[[Call, bytes], bytes | Awaitable[bytes]]
 
-
-_ONE_AT_A_TIME = "a control stream is asked one thing at a time: the last answer comes first"
 
 Count = Callable[[str, int, float], None]
 """Told of the operation, the status, and how long it took."""
@@ -66,7 +64,7 @@ class ControlRoute:
     """Opens control streams. `close` ends those that are open."""
 
     def __init__(
-        self, buckets: BucketTable, sessions: SessionTable, drain: Drain, asks: Mapping[Asked, Ask], count: Count
+        self, buckets: BucketTable, sessions: SessionTable, drain: Drain, asks: Mapping[int, Ask], count: Count
     ) -> None:
         self._buckets = buckets
         self._sessions = sessions
@@ -84,9 +82,10 @@ class ControlRoute:
             raise RequestError(f"a control stream is asked for by Upgrade: {CONTROL_PROTOCOL}")
         session = self._sessions.get(_session_id(call), call.bucket, call.caller.access_key)
         signature = call.header(hdrs.AUTHORIZATION) or call.query.get("X-Amz-Signature", "")
-        if signature and signature in session.control_signatures:
+        if signature in session.control_signatures:
             raise AccessDeniedError("a signed request opens one control stream: sign another one")
-        session.control_signatures.add(signature)
+        if signature:
+            session.control_signatures.add(signature)
         transport = call.request.transport
         if transport is None or transport.is_closing():
             raise RequestError("the client went away")
@@ -113,7 +112,7 @@ class ControlStream(asyncio.Protocol):
     """One of them. Asks are answered one after the other: a client has one under way."""
 
     def __init__(
-        self, transport: asyncio.Transport, call: Call, session: Session, asks: Mapping[Asked, Ask], count: Count
+        self, transport: asyncio.Transport, call: Call, session: Session, asks: Mapping[int, Ask], count: Count
     ) -> None:
         """`call` opens it."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -167,7 +166,7 @@ class ControlStream(asyncio.Protocol):
             return
         operation = "unknown"
         try:
-            ask = self._asks.get(frame.code)  # type: ignore[call-overload]
+            ask = self._asks.get(frame.code)
             if ask is None:
                 raise MethodNotAllowedError(f"nothing that a control stream is asked has the number {frame.code}")
             operation = ask.operation
